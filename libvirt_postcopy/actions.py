@@ -1,0 +1,41 @@
+"""What the core asks for.  A driver carries actions out and feeds back what came of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Action", "ReadStats", "Switch", "VerifySwitch", "Abort", "Note"]
+
+
+class Action:
+    """Base of all actions."""
+
+
+@dataclass(frozen=True)
+class ReadStats(Action):
+    """Read the source's statistics and state; answer with ``StatsSeen``."""
+
+
+@dataclass(frozen=True)
+class Switch(Action):
+    """Send ``migrate-start-postcopy``; answer with ``SwitchAccepted`` or ``SwitchRefused``."""
+
+    reason: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class VerifySwitch(Action):
+    """Look whether the source is in post-copy; answer with ``StatusSeen`` or ``SwitchNotSeen``."""
+
+
+@dataclass(frozen=True)
+class Abort(Action):
+    """Abort the migration job.  Only ever asked for while the guest runs on the source."""
+
+
+@dataclass(frozen=True)
+class Note(Action):
+    """Something that the operator should know, in one line."""
+
+    text: str

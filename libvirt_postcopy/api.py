@@ -1,0 +1,285 @@
+"""The calls that programs use: start a migration, drive it, get its result."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Union
+
+import libvirt_postcopy.vir.calls as vir
+from libvirt_postcopy.constants import CLIENT_SIDE_FLAGS, MigrateFlags
+from libvirt_postcopy.drivers.native import NativeDriver, Target
+from libvirt_postcopy.drivers.runner import Observer, Runner
+from libvirt_postcopy.errors import (
+    GuestLost,
+    LibvirtError,
+    MigrationCancelled,
+    MigrationError,
+    MigrationFailed,
+    NotSupportedError,
+    PostcopyBroken,
+    PostcopyError,
+    StateError,
+    UsageError,
+    refusal,
+)
+from libvirt_postcopy.events import AbortRequested, Place, SwitchRequested
+from libvirt_postcopy.migration import Summary
+from libvirt_postcopy.phases import Phase
+from libvirt_postcopy.policy import AfterPrecopy, Policy, parse
+from libvirt_postcopy.stats import Stats
+from libvirt_postcopy.vir.protocols import Connection, Domain
+
+__all__ = ["Job", "MigrationResult", "job_stats", "migrate", "start"]
+
+Destination = Union[str, Connection]
+"""A libvirt URI, or an open connection (``libvirt.virConnect``)."""
+
+_FORBIDDEN = {
+    MigrateFlags.VIR_MIGRATE_TUNNELLED: "leave out --tunnelled; --tls encrypts without it",
+    MigrateFlags.VIR_MIGRATE_OFFLINE: "an offline migration moves no memory; use libvirt's own call for it",
+    MigrateFlags.VIR_MIGRATE_PAUSED: "post-copy needs a guest that runs; suspend it after the migration",
+}
+
+
+@dataclass(frozen=True)
+class MigrationResult(Summary):
+    """A migration that came to its end.
+
+    :ivar domain: The domain, looked up on the destination over a connection to the destination; None
+        where this client has none (PEER2PEER to a host that only the source can reach).
+    :ivar driver: How it was carried out: ``native``.
+    :ivar is_peer2peer: The daemons talked to each other; otherwise the client managed it.
+    """
+
+    domain: Domain | None = None
+    driver: str = "native"
+    is_peer2peer: bool = False
+
+
+class Job:
+    """A migration under way.  All methods may be called from any thread."""
+
+    def __init__(self, runner: Runner, driver: NativeDriver) -> None:
+        self._runner = runner
+        self._driver = driver
+
+    @property
+    def phase(self) -> Phase:
+        """Where the migration is."""
+        return self._runner.migration.phase
+
+    @property
+    def guest(self) -> Place:
+        """Where the guest is."""
+        return self._runner.migration.place
+
+    @property
+    def is_over(self) -> bool:
+        """Whether :meth:`wait` would return at once."""
+        return self._runner.wait(0)
+
+    def stats(self) -> Stats | None:
+        """The last reading of the statistics, at most 0.5 s old; None before the first."""
+        return self._runner.migration.stats
+
+    def summary(self) -> Summary:
+        """The figures so far."""
+        return self._runner.migration.summary()
+
+    def start_postcopy(self, reason: str = "asked for") -> None:
+        """Ask for the switch, now or as soon as pre-copy has begun.
+
+        Returns at once; the switch is verified, and asked for again if it does not come.
+
+        :raises StateError: If the migration is over.
+        """
+        if self.is_over:
+            raise StateError(f"the migration is over: {self.phase.value}")
+        self._runner.put(SwitchRequested(reason))
+
+    def abort(self) -> None:
+        """Ask for the migration to be undone; returns at once.
+
+        Has an effect only before the switch.  Afterwards it would lose the guest and is not sent.
+
+        :raises StateError: If the guest is no longer wholly on the source.
+        """
+        if self.is_over:
+            raise StateError(f"the migration is over: {self.phase.value}")
+        if self.guest is not Place.SOURCE:
+            raise StateError(
+                "the guest is split: aborting now would lose it",
+                cure="let the migration go on",
+            )
+        self._runner.put(AbortRequested())
+
+    def wait(self, timeout: float | None = None) -> MigrationResult:
+        """Wait for the end.
+
+        :param timeout: Seconds; None waits for ever.
+        :raises TimeoutError: If it is not over by then; the migration goes on.
+        :raises MigrationCancelled: If :meth:`abort` took effect.
+        :raises MigrationFailed: If the guest still runs on the source.
+        :raises PostcopyBroken: If the guest is split.
+        :raises GuestLost: If it is gone.
+        :raises UsageError: If the arguments turned out wrong; nothing was started.
+        """
+        if not self._runner.wait(timeout):
+            raise TimeoutError(f"the migration is still {self.phase.value}")
+        migration, driver = self._runner.migration, self._driver
+        if migration.phase is not Phase.COMPLETED:
+            raise self._failure()
+        summary = migration.summary()
+        figures = {each.name: getattr(summary, each.name) for each in fields(Summary)}
+        return MigrationResult(
+            **figures,
+            domain=driver.domain,
+            driver=driver.name,
+            is_peer2peer=driver.is_peer2peer,
+        )
+
+    def _failure(self) -> PostcopyError:
+        cause = self._driver.error
+        phase = self.phase
+        if isinstance(cause, (UsageError, NotSupportedError)):
+            return cause  # nothing was sent
+        what = cause.what if cause else "the guest is on neither host"
+        made: MigrationError = _FAILURES.get(phase, PostcopyBroken)(
+            what,
+            side=cause.side if cause else "",
+            cure=_CURES.get(phase, "") or (cause.cure if cause else ""),
+            phase=phase.value,
+        )
+        if isinstance(cause, LibvirtError) and cause.__cause__ is not None:
+            return refusal(made, cause.__cause__)  # type: ignore[arg-type]
+        made.__cause__ = cause
+        return made
+
+
+_FAILURES: Mapping[Phase, type[MigrationError]] = {
+    Phase.CANCELLED: MigrationCancelled,
+    Phase.FAILED: MigrationFailed,
+    Phase.LOST: GuestLost,
+}
+_SPLIT_CURE = (
+    "the guest is split over both hosts: destroy, resume and reset neither half"
+)
+_CURES: Mapping[Phase, str] = {phase: _SPLIT_CURE for phase in Phase if phase.is_split}
+
+
+def start(
+    dom: Domain,
+    dest: Destination,
+    *,
+    policy: Policy | str | None = None,
+    flags: int = 0,
+    params: Mapping[str, Any] | None = None,
+    peer2peer: bool | None = None,
+    observer: Observer | None = None,
+) -> Job:
+    """Start a migration and return at once.
+
+    :param dom: A running domain (``libvirt.virDomain``).
+    :param dest: Where to.  A URI means PEER2PEER, and management by this client where the source's
+        daemon cannot reach the destination; a connection means management by this client.
+    :param policy: When to switch, as an object or a specification; ``after-precopy`` if None.
+    :param flags: ``VIR_MIGRATE_*``.  LIVE is added, and POSTCOPY unless the policy is ``never``.
+    :param params: Typed parameters of ``virDomainMigrate3``, in libvirt's units (MiB/s, ms).
+    :param peer2peer: True or False where the way is not to be chosen.
+    :param observer: Is shown each event and action on the migration's own thread; must not block.
+    :raises UsageError: If the arguments cannot be meant; nothing was started.
+    :raises LibvirtError: If the source's daemon does not answer; nothing was started.
+    """
+    chosen = _policy(policy, flags)
+    wanted = _flags(chosen, flags)
+    target = _target(dest, wanted, peer2peer)
+    if not vir.is_running(dom):
+        raise UsageError(
+            f"domain '{dom.name()}' is not running",
+            side="source",
+            cure="start it first; libvirt's own offline migration moves a definition",
+        )
+    driver = NativeDriver(
+        dom, target, params or {}, wanted & ~MigrateFlags.VIR_MIGRATE_PEER2PEER
+    )
+    runner = Runner(driver, chosen, observer)
+    runner.start()
+    return Job(runner, driver)
+
+
+def migrate(
+    dom: Domain,
+    dest: Destination,
+    *,
+    policy: Policy | str | None = None,
+    flags: int = 0,
+    params: Mapping[str, Any] | None = None,
+    peer2peer: bool | None = None,
+    observer: Observer | None = None,
+) -> MigrationResult:
+    """Migrate and wait for the end; see :func:`start` and :meth:`Job.wait`.
+
+    An interrupt (``KeyboardInterrupt``) leaves the migration to itself; use :func:`start` to decide.
+    """
+    job = start(
+        dom,
+        dest,
+        policy=policy,
+        flags=flags,
+        params=params,
+        peer2peer=peer2peer,
+        observer=observer,
+    )
+    return job.wait()
+
+
+def job_stats(dom: Domain) -> Stats | None:
+    """Read the statistics of a domain's running migration; None where there is none.
+
+    ``Stats.sync_count`` is the dirty-sync count of the series, libvirt's ``memory_iteration``.
+    """
+    return vir.read_stats(dom)
+
+
+def _policy(policy: Policy | str | None, flags: int) -> Policy:
+    """The policy given, else the one that the series' flag means, which is also the default."""
+    if isinstance(policy, str):
+        policy = parse(policy)
+    if policy is None:
+        return AfterPrecopy()
+    if flags & CLIENT_SIDE_FLAGS and str(policy) != str(AfterPrecopy()):
+        raise UsageError(
+            f"VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY contradicts the policy '{policy}'",
+            cure="give one of them",
+        )
+    return policy
+
+
+def _flags(policy: Policy, flags: int) -> MigrateFlags:
+    wanted = MigrateFlags(flags) & ~CLIENT_SIDE_FLAGS
+    enabled = MigrateFlags.VIR_MIGRATE_POSTCOPY
+    if not policy.enables_postcopy:
+        return (wanted & ~enabled) | MigrateFlags.VIR_MIGRATE_LIVE
+    for flag, cure in _FORBIDDEN.items():
+        if flag & wanted:
+            raise UsageError(f"post-copy and {flag.name} do not go together", cure=cure)
+    return wanted | enabled | MigrateFlags.VIR_MIGRATE_LIVE
+
+
+def _target(dest: Destination, flags: MigrateFlags, peer2peer: bool | None) -> Target:
+    if isinstance(dest, str):
+        if not dest.strip():
+            raise UsageError("the destination URI is empty", side="destination")
+        is_asked = bool(flags & MigrateFlags.VIR_MIGRATE_PEER2PEER)
+        return Target(
+            uri=dest,
+            is_peer2peer=peer2peer is not False,
+            may_fall_back=peer2peer is None and not is_asked,
+        )
+    if peer2peer:
+        raise UsageError(
+            "a connection cannot be handed to the source's daemon",
+            cure="give the destination as a URI for PEER2PEER",
+        )
+    return Target(connection=dest)

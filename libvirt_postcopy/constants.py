@@ -1,0 +1,206 @@
+"""libvirt's numbers, spelled as in C, and the 2014 series' own names.
+
+One class per C enum, so that a search finds both.  Importing this module needs no libvirt: a binding
+built against an old libvirt lacks the newer names, but numbers and string keys always work.
+
+Source: ``include/libvirt/libvirt-domain.h``, ``virterror.h`` (libvirt 11.3.0).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, IntFlag
+
+__all__ = [
+    "VIR_MIGRATE_ENABLE_POSTCOPY",
+    "VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY",
+    "CLIENT_SIDE_FLAGS",
+    "MigrateFlags",
+    "MigrateParam",
+    "AbortJobFlags",
+    "MaxSpeedFlags",
+    "JobStatsFlags",
+    "JobType",
+    "DomainState",
+    "RunningReason",
+    "PausedReason",
+    "EventID",
+    "LifecycleEvent",
+    "SuspendedDetail",
+    "ResumedDetail",
+    "ErrorNumber",
+]
+
+
+class MigrateFlags(IntFlag):
+    """``virDomainMigrateFlags``."""
+
+    VIR_MIGRATE_LIVE = 1 << 0
+    VIR_MIGRATE_PEER2PEER = 1 << 1
+    VIR_MIGRATE_TUNNELLED = 1 << 2
+    VIR_MIGRATE_PERSIST_DEST = 1 << 3
+    VIR_MIGRATE_UNDEFINE_SOURCE = 1 << 4
+    VIR_MIGRATE_PAUSED = 1 << 5
+    VIR_MIGRATE_NON_SHARED_DISK = 1 << 6
+    VIR_MIGRATE_NON_SHARED_INC = 1 << 7
+    VIR_MIGRATE_CHANGE_PROTECTION = 1 << 8
+    VIR_MIGRATE_UNSAFE = 1 << 9
+    VIR_MIGRATE_OFFLINE = 1 << 10
+    VIR_MIGRATE_COMPRESSED = 1 << 11
+    VIR_MIGRATE_ABORT_ON_ERROR = 1 << 12
+    VIR_MIGRATE_AUTO_CONVERGE = 1 << 13
+    VIR_MIGRATE_RDMA_PIN_ALL = 1 << 14
+    VIR_MIGRATE_POSTCOPY = 1 << 15  #: since libvirt 1.3.3
+    VIR_MIGRATE_TLS = 1 << 16  #: since libvirt 3.2.0
+    VIR_MIGRATE_PARALLEL = 1 << 17  #: since libvirt 5.2.0
+    VIR_MIGRATE_NON_SHARED_SYNCHRONOUS_WRITES = 1 << 18  #: since libvirt 8.0.0
+    VIR_MIGRATE_POSTCOPY_RESUME = 1 << 19  #: since libvirt 8.5.0
+    VIR_MIGRATE_ZEROCOPY = 1 << 20  #: since libvirt 8.5.0
+
+
+VIR_MIGRATE_ENABLE_POSTCOPY = MigrateFlags.VIR_MIGRATE_POSTCOPY
+"""The series' name for what libvirt 1.3.3 merged as ``VIR_MIGRATE_POSTCOPY``; the bit is the same."""
+
+VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY = MigrateFlags(1 << 30)
+"""The series' policy flag: switch to post-copy when the first pass over memory is done.
+
+libvirt dropped the policy and gave the series' bit, 16, to ``VIR_MIGRATE_TLS``, so the flag lives on
+the client's side only, in a bit that libvirt does not use.  If it ever reached a daemon, that daemon
+would refuse the call ("unsupported flags") rather than do something else.
+"""
+
+CLIENT_SIDE_FLAGS = VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY
+"""All flags that are ours and must never reach libvirt."""
+
+
+class MigrateParam:
+    """Keys of the typed parameters of ``virDomainMigrate3`` (``VIR_MIGRATE_PARAM_*``)."""
+
+    VIR_MIGRATE_PARAM_URI = "migrate_uri"
+    VIR_MIGRATE_PARAM_DEST_NAME = "destination_name"
+    VIR_MIGRATE_PARAM_DEST_XML = "destination_xml"
+    VIR_MIGRATE_PARAM_PERSIST_XML = "persistent_xml"
+    VIR_MIGRATE_PARAM_BANDWIDTH = "bandwidth"  #: MiB/s
+    VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY = (
+        "bandwidth.postcopy"  #: MiB/s, since libvirt 5.1.0
+    )
+    VIR_MIGRATE_PARAM_GRAPHICS_URI = "graphics_uri"
+    VIR_MIGRATE_PARAM_LISTEN_ADDRESS = "listen_address"
+
+
+class AbortJobFlags(IntFlag):
+    """``virDomainAbortJobFlagsValues``."""
+
+    VIR_DOMAIN_ABORT_JOB_POSTCOPY = 1 << 0  #: since libvirt 8.5.0
+
+
+class MaxSpeedFlags(IntFlag):
+    """``virDomainMigrateMaxSpeedFlags``."""
+
+    VIR_DOMAIN_MIGRATE_MAX_SPEED_POSTCOPY = 1 << 0  #: since libvirt 5.1.0
+
+
+class JobStatsFlags(IntFlag):
+    """``virDomainGetJobStatsFlags``."""
+
+    VIR_DOMAIN_JOB_STATS_COMPLETED = 1 << 0
+    VIR_DOMAIN_JOB_STATS_KEEP_COMPLETED = 1 << 1
+
+
+class JobType(IntEnum):
+    """``virDomainJobType``."""
+
+    VIR_DOMAIN_JOB_NONE = 0
+    VIR_DOMAIN_JOB_BOUNDED = 1
+    VIR_DOMAIN_JOB_UNBOUNDED = 2
+    VIR_DOMAIN_JOB_COMPLETED = 3
+    VIR_DOMAIN_JOB_FAILED = 4
+    VIR_DOMAIN_JOB_CANCELLED = 5
+
+
+class DomainState(IntEnum):
+    """``virDomainState``."""
+
+    VIR_DOMAIN_NOSTATE = 0
+    VIR_DOMAIN_RUNNING = 1
+    VIR_DOMAIN_BLOCKED = 2
+    VIR_DOMAIN_PAUSED = 3
+    VIR_DOMAIN_SHUTDOWN = 4
+    VIR_DOMAIN_SHUTOFF = 5
+    VIR_DOMAIN_CRASHED = 6
+    VIR_DOMAIN_PMSUSPENDED = 7
+
+
+class RunningReason(IntEnum):
+    """``virDomainRunningReason``, the ones that speak of migration."""
+
+    VIR_DOMAIN_RUNNING_MIGRATED = 2
+    VIR_DOMAIN_RUNNING_MIGRATION_CANCELED = 6
+    VIR_DOMAIN_RUNNING_POSTCOPY = 10
+    VIR_DOMAIN_RUNNING_POSTCOPY_FAILED = 11  #: since libvirt 8.5.0
+
+
+class PausedReason(IntEnum):
+    """``virDomainPausedReason``, the ones that speak of migration."""
+
+    VIR_DOMAIN_PAUSED_MIGRATION = 2
+    VIR_DOMAIN_PAUSED_POSTCOPY = 12
+    VIR_DOMAIN_PAUSED_POSTCOPY_FAILED = 13
+
+
+class EventID(IntEnum):
+    """``virDomainEventID``, the ones we listen to."""
+
+    VIR_DOMAIN_EVENT_ID_LIFECYCLE = 0
+    VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION = 20  #: since libvirt 1.3.2
+    VIR_DOMAIN_EVENT_ID_JOB_COMPLETED = 21  #: since libvirt 1.3.3
+
+
+class LifecycleEvent(IntEnum):
+    """``virDomainEventType``."""
+
+    VIR_DOMAIN_EVENT_DEFINED = 0
+    VIR_DOMAIN_EVENT_UNDEFINED = 1
+    VIR_DOMAIN_EVENT_STARTED = 2
+    VIR_DOMAIN_EVENT_SUSPENDED = 3
+    VIR_DOMAIN_EVENT_RESUMED = 4
+    VIR_DOMAIN_EVENT_STOPPED = 5
+    VIR_DOMAIN_EVENT_SHUTDOWN = 6
+    VIR_DOMAIN_EVENT_PMSUSPENDED = 7
+    VIR_DOMAIN_EVENT_CRASHED = 8
+
+
+class SuspendedDetail(IntEnum):
+    """``virDomainEventSuspendedDetailType``, the ones that speak of migration."""
+
+    VIR_DOMAIN_EVENT_SUSPENDED_MIGRATED = 1
+    VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY = 7
+    VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY_FAILED = 8
+
+
+class ResumedDetail(IntEnum):
+    """``virDomainEventResumedDetailType``, the ones that speak of migration."""
+
+    VIR_DOMAIN_EVENT_RESUMED_MIGRATED = 1
+    VIR_DOMAIN_EVENT_RESUMED_POSTCOPY = 3
+    VIR_DOMAIN_EVENT_RESUMED_POSTCOPY_FAILED = 4  #: since libvirt 8.5.0
+
+
+class ErrorNumber(IntEnum):
+    """``virErrorNumber``, the ones we decide by."""
+
+    VIR_ERR_INTERNAL_ERROR = 1
+    VIR_ERR_NO_SUPPORT = 3
+    VIR_ERR_NO_CONNECT = 5
+    VIR_ERR_INVALID_ARG = 8
+    VIR_ERR_OPERATION_FAILED = 9
+    VIR_ERR_OPERATION_DENIED = 29
+    VIR_ERR_SYSTEM_ERROR = 38
+    VIR_ERR_RPC = 39
+    VIR_ERR_NO_DOMAIN = 42
+    VIR_ERR_OPERATION_INVALID = 55
+    VIR_ERR_OPERATION_TIMEOUT = 68
+    VIR_ERR_ARGUMENT_UNSUPPORTED = 74
+    VIR_ERR_OPERATION_ABORTED = 78
+    VIR_ERR_MIGRATE_UNSAFE = 81
+    VIR_ERR_OPERATION_UNSUPPORTED = 84
+    VIR_ERR_MIGRATE_FINISH_OK = 93

@@ -1,0 +1,302 @@
+"""libvirt's own migration job with ``VIR_MIGRATE_POSTCOPY``.
+
+The migrate call blocks until the last page has arrived, so it has a thread of its own; everything else goes
+through the runner's loop.
+
+Who manages it: with a destination *URI* the source's daemon talks to the destination's itself
+(``VIR_MIGRATE_PEER2PEER``): the guest's downtime then holds no round trip through the client, and the
+migration survives the client.  Where the source's daemon cannot reach the destination, the client manages it
+over its own two connections, as it does when given a connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import libvirt_postcopy.vir.calls as vir
+from libvirt_postcopy.constants import MigrateFlags
+from libvirt_postcopy.drivers.runner import Sink
+from libvirt_postcopy.errors import (
+    LibvirtError,
+    NotSupportedError,
+    PostcopyError,
+    UsageError,
+)
+from libvirt_postcopy.events import (
+    AbortRefused,
+    Ended,
+    Event,
+    Half,
+    Place,
+    Side,
+    SplitFailed,
+    StatsSeen,
+    StatusSeen,
+    SwitchAccepted,
+    SwitchNotSeen,
+    SwitchRefused,
+)
+from libvirt_postcopy.features import (
+    MULTIFD_AND_POSTCOPY,
+    is_too_early,
+    is_unreachable_peer,
+    version_text,
+)
+from libvirt_postcopy.phases import Status, whereabouts
+from libvirt_postcopy.vir.events import DomainWatch, ensure_event_loop
+from libvirt_postcopy.vir.protocols import Connection, Domain
+
+__all__ = ["NativeDriver", "Target"]
+
+LOG = logging.getLogger("libvirt_postcopy.drivers")
+
+_CONNECT_FIRST_S = 1.0
+"""How long a peer-to-peer migration waits for our own connection to the destination, which only listens."""
+
+_POSTCOPY_PARALLEL = (
+    MigrateFlags.VIR_MIGRATE_POSTCOPY | MigrateFlags.VIR_MIGRATE_PARALLEL
+)
+
+
+@dataclass
+class Target:
+    """Where to: a URI, a connection, or a URI of which we hold a connection too.
+
+    :ivar is_peer2peer: Whether the source's daemon is to talk to the destination's.
+    :ivar may_fall_back: Whether the client may manage it instead where that is not possible.
+    """
+
+    uri: str | None = None
+    connection: Connection | None = None
+    is_peer2peer: bool = False
+    may_fall_back: bool = False
+    error: PostcopyError | None = None
+    ready: threading.Event = field(default_factory=threading.Event)
+
+    def connect(self) -> None:
+        """Open our own connection, unless one was given; keep the error where it fails."""
+        if self.connection is None:
+            try:
+                self.connection = vir.open_connection(self.uri, "destination")
+            except LibvirtError as error:
+                LOG.debug("no connection to %s: %s", self.uri, error)
+                self.error = error
+        self.ready.set()
+
+    def require(self) -> Connection:
+        """Wait for the connection.
+
+        :raises LibvirtError: If it cannot be had.
+        """
+        self.ready.wait()
+        if self.connection is None:
+            assert self.error is not None
+            raise self.error
+        return self.connection
+
+
+class NativeDriver:
+    """Carries a migration out as one libvirt job.
+
+    :param flags: libvirt's own only.
+    :param params: Typed parameters of ``virDomainMigrate3``.
+    """
+
+    name = "native"
+
+    def __init__(
+        self,
+        dom: Domain,
+        target: Target,
+        params: Mapping[str, Any],
+        flags: MigrateFlags,
+    ) -> None:
+        self._dom = dom
+        self._target = target
+        self._params = dict(params)
+        self._flags = flags
+        self._uuid = dom.UUIDString()
+        self._watches: list[DomainWatch] = []
+        self._events_from: Connection | None = None
+        self._sink: Sink = lambda event: None
+        self._is_closed = False
+        self._closing = threading.Lock()
+        self.domain: Domain | None = None  #: on the destination, once it is there
+        self.error: PostcopyError | None = None  #: why the call failed
+
+    @property
+    def is_peer2peer(self) -> bool:
+        """Whether the source's daemon talks to the destination's, as it turned out."""
+        return self._target.is_peer2peer
+
+    # Driver
+
+    def begin(self, sink: Sink) -> None:
+        """Start the migrate call; see :class:`libvirt_postcopy.drivers.runner.Driver`."""
+        self._sink = sink
+        started_loop = ensure_event_loop()
+        self._watch(self._source_for_events(started_loop), Side.SOURCE)
+        for job in (self._connect_destination, self._run):
+            threading.Thread(
+                target=job, name=f"postcopy{job.__name__}", daemon=True
+            ).start()
+
+    def switch(self) -> Event:
+        """Send ``migrate-start-postcopy``."""
+        try:
+            vir.start_postcopy(self._dom)
+        except LibvirtError as error:
+            return SwitchRefused(error.what, is_final=not is_too_early(error.what))
+        except NotSupportedError as error:
+            return SwitchRefused(str(error), is_final=True)
+        return SwitchAccepted()
+
+    def verify_switch(self) -> Event:
+        """Read the source's state."""
+        return _SEEN.get(vir.half(self._dom), SwitchNotSeen())
+
+    def read_stats(self) -> list[Event]:
+        """Read the source's statistics, and its state for what no event has told."""
+        events: list[Event] = [StatsSeen(vir.read_stats(self._dom))]
+        if vir.half(self._dom) is Half.SPLIT:
+            events.append(_SEEN[Half.SPLIT])
+        return events
+
+    def abort(self) -> Event | None:
+        """Abort libvirt's job.  libvirt itself refuses this once the guest is split."""
+        try:
+            vir.abort_job(self._dom)
+        except LibvirtError as error:
+            return AbortRefused(error.what)
+        return None
+
+    def close(self) -> None:
+        """Listen no more."""
+        with self._closing:
+            self._is_closed = True
+            watches, self._watches = self._watches, []
+        for watch in watches:
+            watch.close()
+
+    # Listening
+
+    def _source_for_events(self, started_loop: bool) -> Connection:
+        """A connection opened before there was an event loop delivers nothing: open another."""
+        connection = self._dom.connect()
+        if not started_loop:
+            return connection
+        try:
+            self._events_from = vir.open_connection(connection.getURI(), "source")
+        except LibvirtError as error:
+            LOG.info("no connection for events, polling only: %s", error)
+            return connection
+        return self._events_from
+
+    def _watch(self, connection: Connection, side: Side) -> None:
+        watch = DomainWatch(connection, self._uuid, side, self._sink)
+        with self._closing:
+            if not self._is_closed:
+                self._watches.append(watch)
+                return
+        watch.close()
+
+    def _connect_destination(self) -> None:
+        self._target.connect()
+        if self._target.connection is not None:
+            self._watch(self._target.connection, Side.DESTINATION)
+
+    # The call
+
+    def _run(self) -> None:
+        try:
+            self._check_pair()
+            self._migrate()
+        except PostcopyError as error:
+            self.error = error
+        except Exception as error:  # a bug of ours must not leave the caller waiting
+            LOG.exception("the migrate call failed unexpectedly")
+            self.error = PostcopyError(f"unexpected: {error!r}")
+        text = None if self.error is None else str(self.error)
+        self._sink(Ended(error=text, found=self._look()))
+
+    def _check_pair(self) -> None:
+        """Refuse what would endanger the guest, as far as both hosts can be asked.
+
+        :raises UsageError: If both are the same host.
+        :raises NotSupportedError: If the pair of features kills this QEMU.
+        """
+        is_risky = _POSTCOPY_PARALLEL in self._flags
+        if not self._target.ready.wait(_CONNECT_FIRST_S) and not is_risky:
+            return
+        if self._target.connection is None and not is_risky:
+            return
+        source, destination = self._dom.connect(), self._target.require()
+        uuid = vir.host_uuid(source)
+        if uuid is not None and uuid == vir.host_uuid(destination):
+            raise UsageError(
+                "source and destination are the same host",
+                side="destination",
+                cure="name another host; two daemons on one machine need different host_uuid",
+            )
+        if is_risky:
+            _require_multifd(Side.SOURCE, source)
+            _require_multifd(Side.DESTINATION, destination)
+
+    def _migrate(self) -> None:
+        if self._target.is_peer2peer:
+            try:
+                with vir.refusals("source"):
+                    self._dom.migrateToURI3(
+                        str(self._target.uri),
+                        self._params,
+                        self._flags | MigrateFlags.VIR_MIGRATE_PEER2PEER,
+                    )
+                return
+            except LibvirtError as error:
+                if not self._may_manage_instead(error):
+                    raise
+                LOG.info("the client manages the migration: %s", error)
+            self._target.is_peer2peer = False
+        with vir.refusals():
+            self._dom.migrate3(self._target.require(), self._params, self._flags)
+
+    def _may_manage_instead(self, error: LibvirtError) -> bool:
+        """Only where the source's daemon never reached the other, so nothing has been started."""
+        if not (self._target.may_fall_back and is_unreachable_peer(error.what)):
+            return False
+        self._target.ready.wait()
+        return self._target.connection is not None
+
+    # Where the guest is
+
+    def _look(self) -> Place | None:
+        """Look at both hosts once the call has returned; what cannot be asked is not guessed."""
+        there = Half.UNKNOWN
+        try:
+            if self._target.connection is not None:
+                self.domain = vir.find_domain(self._target.connection, self._uuid)
+                there = Half.GONE if self.domain is None else vir.half(self.domain)
+        except LibvirtError as error:
+            LOG.warning("the destination cannot be asked for the guest: %s", error)
+        return whereabouts(vir.half(self._dom), there)
+
+
+_SEEN: Mapping[Half, Event] = {
+    Half.SPLIT: StatusSeen(Side.SOURCE, Status.POSTCOPY_ACTIVE.value),
+    Half.SPLIT_FAILED: SplitFailed(Side.SOURCE),
+}
+
+
+def _require_multifd(side: Side, connection: Connection) -> None:
+    with vir.refusals(side.value):
+        version = connection.getVersion()
+    if version < MULTIFD_AND_POSTCOPY:
+        raise NotSupportedError(
+            f"QEMU {version_text(version)} cannot do --parallel and post-copy together and may lose the guest",
+            side=side.value,
+            cure="leave one of them out, or use QEMU >= 10.1 on both hosts",
+        )

@@ -1,0 +1,145 @@
+"""What can go wrong, by what the caller can do next.
+
+::
+
+    PostcopyError
+    ├── UsageError            wrong arguments; nothing was sent
+    ├── NotSupportedError     this libvirt or QEMU cannot do it; nothing was sent
+    ├── StateError            not now: .phase .event
+    ├── LibvirtError          libvirt refused: .code .message
+    └── MigrationError        .phase .guest (where the guest is) .cause_text
+        ├── MigrationCancelled    asked for by us; the guest runs on the source
+        ├── MigrationFailed       before the switch; the guest runs on the source
+        ├── PostcopyBroken        after it: the guest is split, neither half may be destroyed
+        └── GuestLost             a half is gone after the switch
+
+Each says in one line what, where and the cure.  An error that stands for a refusal of libvirt can also
+be caught as ``libvirt.libvirtError``: :func:`refusal` builds it from the ``libvirtError`` that was
+caught, so this module never imports libvirt.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+__all__ = [
+    "PostcopyError",
+    "UsageError",
+    "NotSupportedError",
+    "StateError",
+    "LibvirtError",
+    "MigrationError",
+    "MigrationCancelled",
+    "MigrationFailed",
+    "PostcopyBroken",
+    "GuestLost",
+    "refusal",
+]
+
+
+class PostcopyError(Exception):
+    """Root of all errors of this package.
+
+    :ivar what: What is wrong, one line.
+    :ivar side: ``source``, ``destination``, ``client`` or empty where no side is meant.
+    :ivar cure: What to do about it; may be empty.
+    """
+
+    def __init__(self, what: str, *, side: str = "", cure: str = "") -> None:
+        super().__init__(what, side, cure)
+        self.what = " ".join(what.split())
+        self.side = side
+        self.cure = cure
+
+    def __str__(self) -> str:
+        where = f"{self.side}: " if self.side else ""
+        cure = f" ({self.cure})" if self.cure else ""
+        return f"{where}{self.what}{cure}"
+
+
+class UsageError(PostcopyError):
+    """Wrong arguments; nothing was sent."""
+
+
+class NotSupportedError(PostcopyError):
+    """This libvirt or QEMU cannot do what was asked; nothing was sent."""
+
+
+class StateError(PostcopyError):
+    """What was asked or seen does not fit the phase the migration is in; nothing changed."""
+
+
+class LibvirtError(PostcopyError):
+    """libvirt refused a call.
+
+    :ivar code: Its ``VIR_ERR_*`` number, or None where libvirt gave none.
+    """
+
+    code: int | None = None
+
+
+class MigrationError(PostcopyError):
+    """A migration did not come to its end.
+
+    :ivar guest: Where the guest is: ``source``, ``destination``, ``split`` or ``lost``.
+    :ivar phase: The phase in which it ended, a word of :class:`libvirt_postcopy.phases.Phase`.
+    """
+
+    guest = "source"
+
+    def __init__(
+        self, what: str, *, side: str = "", cure: str = "", phase: str = ""
+    ) -> None:
+        super().__init__(what, side=side, cure=cure)
+        self.phase = phase
+
+
+class MigrationCancelled(MigrationError):
+    """The migration was aborted as asked; the guest runs on the source."""
+
+
+class MigrationFailed(MigrationError):
+    """The migration failed before the switch; the guest runs on the source."""
+
+
+class PostcopyBroken(MigrationError):
+    """The migration broke after the switch: the guest is split and neither half may be destroyed."""
+
+    guest = "split"
+
+
+class GuestLost(MigrationError):
+    """A half of the guest is gone after the switch; what is left cannot run."""
+
+    guest = "lost"
+
+
+Error = TypeVar("Error", bound=PostcopyError)
+
+
+_CATCHABLE: dict[tuple[type, type], type] = {}
+
+
+def _catchable_as(ours: type[Error], theirs: type[Exception]) -> type[Error]:
+    """Derive ``ours`` from ``libvirtError`` too, without running the latter's constructor.
+
+    That constructor reads the thread's *last* error, which by now may be another one.
+    """
+    key = (ours, theirs)
+    if key not in _CATCHABLE:
+        body = {"__init__": ours.__init__, "__module__": ours.__module__}
+        _CATCHABLE[key] = type(ours.__name__, key, body)
+    return _CATCHABLE[key]
+
+
+def refusal(error: Error, cause: Exception) -> Error:
+    """Make ``error`` catchable as the class of ``cause`` (a ``libvirtError``), and keep its parts.
+
+    :param error: One of ours, as it would be raised without libvirt.
+    :param cause: The ``libvirtError`` that libvirt raised.
+    """
+    made = _catchable_as(type(error), type(cause))(error.what)
+    made.__dict__.update(error.__dict__)
+    made.__dict__["err"] = getattr(cause, "err", None)
+    made.__cause__ = cause
+    return made

@@ -1,0 +1,169 @@
+"""What was seen.  Values only: adapters make them, the core takes them, the recorder keeps them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from libvirt_postcopy.stats import Stats
+
+__all__ = [
+    "Side",
+    "Place",
+    "Half",
+    "Event",
+    "StatusSeen",
+    "PassSeen",
+    "StatsSeen",
+    "Stopped",
+    "Resumed",
+    "SplitFailed",
+    "SwitchRequested",
+    "SwitchAccepted",
+    "SwitchRefused",
+    "SwitchNotSeen",
+    "AbortRequested",
+    "AbortRefused",
+    "Finished",
+    "Ended",
+]
+
+
+class Side(str, Enum):
+    """Which of the two hosts."""
+
+    SOURCE = "source"
+    DESTINATION = "destination"
+
+
+class Place(str, Enum):
+    """Where the guest is, in the words that ``MigrationError.guest`` uses."""
+
+    SOURCE = "source"  #: a failure goes back; the destination may be removed
+    SPLIT = "split"  #: neither half may be destroyed, resumed, reset or undefined
+    DESTINATION = "destination"
+    LOST = "lost"
+
+
+class Half(str, Enum):
+    """What one host's daemon says of the domain."""
+
+    WHOLE = "whole"  #: an ordinary one, running or paused by its user
+    MIGRATING = "migrating"  #: stopped for the switch, or waiting for its memory
+    SPLIT = "split"
+    SPLIT_FAILED = "split, post-copy failed"
+    INACTIVE = "inactive"
+    GONE = "gone"
+    UNKNOWN = "unknown"  #: the daemon does not answer
+
+
+class Event:
+    """Base of all events."""
+
+
+@dataclass(frozen=True)
+class StatusSeen(Event):
+    """A side's QEMU is in this status (QAPI ``MigrationStatus``), known to us or not.
+
+    A level, not an edge: the same status may be seen several times, and some may be missed.
+    """
+
+    side: Side
+    status: str
+
+
+@dataclass(frozen=True)
+class PassSeen(Event):
+    """QEMU's ``MIGRATION_PASS``, libvirt's migration iteration: pass ``number`` begins."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class StatsSeen(Event):
+    """A reading of the source's statistics; None where none could be had."""
+
+    stats: Stats | None
+
+
+@dataclass(frozen=True)
+class Stopped(Event):
+    """The vCPUs of a side stopped (``STOP``)."""
+
+    side: Side
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """The vCPUs of a side run (``RESUME``)."""
+
+    side: Side
+
+
+@dataclass(frozen=True)
+class SplitFailed(Event):
+    """libvirt says "post-copy failed" of a side.
+
+    Ambiguous: QEMU's channel broke, or only a control connection was lost while pages still flow.
+    """
+
+    side: Side
+
+
+@dataclass(frozen=True)
+class SwitchRequested(Event):
+    """The caller wants the switch now."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class SwitchAccepted(Event):
+    """``migrate-start-postcopy`` was accepted, which means only that QEMU set a boolean."""
+
+
+@dataclass(frozen=True)
+class SwitchRefused(Event):
+    """``migrate-start-postcopy`` was refused.
+
+    :ivar is_final: Asking again cannot help, for example because post-copy was not enabled.
+    """
+
+    message: str
+    is_final: bool
+
+
+@dataclass(frozen=True)
+class SwitchNotSeen(Event):
+    """A look at the source found that the accepted switch has not taken effect."""
+
+
+@dataclass(frozen=True)
+class AbortRequested(Event):
+    """The caller wants the migration undone, if that is still possible."""
+
+
+@dataclass(frozen=True)
+class AbortRefused(Event):
+    """The abort could not be carried out now, for example because the job is only being set up."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """libvirt's final statistics (``JOB_COMPLETED``)."""
+
+    stats: Stats
+
+
+@dataclass(frozen=True)
+class Ended(Event):
+    """The operation as a whole is over: the migrate call returned.
+
+    :ivar error: What libvirt said; None on success.
+    :ivar found: Where a look at both hosts found the guest; None where they could not be looked at.
+    """
+
+    error: str | None = None
+    found: Place | None = None

@@ -1,0 +1,141 @@
+"""What a refusal of libvirt or QEMU means: which side it speaks of, and the cure.
+
+Texts are those of libvirt 7.0 to 12.8 and QEMU 5.2 to 11.1; a text that nobody knows is shown as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+__all__ = [
+    "Explanation",
+    "explain",
+    "is_too_early",
+    "is_unreachable_peer",
+    "version_text",
+]
+
+MULTIFD_AND_POSTCOPY = 10_001_000
+"""First QEMU (``virConnectGetVersion``) whose multifd and postcopy-ram work together: 10.1.
+
+Before it QEMU refuses the pair (8.1 to 10.0) or dies at the end of the migration (7.2)."""
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What is wrong, on which side, and what to do."""
+
+    what: str
+    side: str
+    cure: str
+
+
+_UFFD_CURE = (
+    "on the destination, let QEMU use userfaultfd: sysctl vm.unprivileged_userfaultfd=1, "
+    "or with QEMU >= 8.0 give its user access to /dev/userfaultfd"
+)
+
+#: (pattern, what or empty for libvirt's own words, side, cure)
+_KNOWN: tuple[tuple[str, str, str, str], ...] = (
+    (
+        r"Postcopy is not supported|[Uu]serfaultfd not available",
+        "the destination's QEMU refused post-copy: {message}",
+        "destination",
+        _UFFD_CURE,
+    ),
+    (
+        r"[Dd]omain is not running",
+        "the domain is not running",
+        "source",
+        "start it first; a stopped one moves with --offline",
+    ),
+    (
+        r"Attempt to migrate guest to the same host",
+        "source and destination are the same host: {message}",
+        "destination",
+        "name another host; two daemons on one machine need different host_uuid in libvirtd.conf",
+    ),
+    (
+        r"not supported with non-live or paused migration",
+        "",
+        "source",
+        "post-copy needs --live, and a guest that runs and is not to be paused",
+    ),
+    (
+        r"not supported with tunnelled migration",
+        "",
+        "source",
+        "leave out --tunnelled; --tls encrypts without it",
+    ),
+    (
+        r"Migration option 'postcopy-ram' is not supported by QEMU binary",
+        "this QEMU has no post-copy",
+        "source",
+        "post-copy needs QEMU >= 2.6",
+    ),
+    (
+        r"without shared storage is unsafe",
+        "",
+        "source",
+        "share the disks, copy them (--copy-storage-all), or say --unsafe if they are shared",
+    ),
+    (
+        r"another migration job is already running",
+        "",
+        "source",
+        "wait for it, abort it, or attach to it",
+    ),
+    (
+        (
+            r"remote libvirt URI|unable to connect to|[Nn]o route to host|Connection refused|"
+            r"Name or service not known|Temporary failure in name resolution|Network is unreachable|"
+            r"Cannot recv data|[Nn]o connection driver available|transport in URL not recognised|"
+            r"timed out"
+        ),
+        "",
+        "destination",
+        "check the name, that its libvirt daemon listens, and the firewall",
+    ),
+    (
+        r"domain '[^']*' (already exists|is already defined)|already exists with uuid",
+        "",
+        "destination",
+        "a domain of this name or UUID is there already; remove it only if it is not this guest's other half",
+    ),
+)
+
+#: ``migrate-start-postcopy`` sent while libvirt was still setting the migration up.
+_TOO_EARLY = re.compile(
+    r"Enable postcopy with migrate_set_capability|"
+    r"Postcopy must be started after migration has been started|"
+    r"only be started while outgoing migration is in progress"
+)
+
+
+def explain(message: str) -> Explanation:
+    """Find out what a refusal means.
+
+    :param message: libvirt's error message, with QEMU's inside where it was QEMU that refused.
+    """
+    for pattern, what, side, cure in _KNOWN:
+        if re.search(pattern, message):
+            return Explanation(
+                (what or "{message}").format(message=message), side, cure
+            )
+    return Explanation(message, "", "")
+
+
+def is_too_early(message: str) -> bool:
+    """Whether a refused switch may be accepted a moment later."""
+    return _TOO_EARLY.search(message) is not None
+
+
+def is_unreachable_peer(message: str) -> bool:
+    """Whether the source's daemon could not connect to the destination's (PEER2PEER)."""
+    return re.search(r"connect to remote libvirt URI", message) is not None
+
+
+def version_text(number: int) -> str:
+    """Write ``virConnectGetVersion``'s number (major * 1,000,000 + minor * 1,000 + release)."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

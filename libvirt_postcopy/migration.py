@@ -1,0 +1,432 @@
+"""The core: decides what to do next in one migration, without doing any of it.
+
+Theory of operation
+===================
+
+:class:`Migration` is fed events with the time at which each was seen, and answers with actions.  It never
+reads a clock, waits, or calls libvirt: whoever runs it carries the actions out, feeds back what came of
+them, and calls :meth:`Migration.tick` no later than :meth:`Migration.deadline`.  The same object serves a
+live migration, a replay and a simulation.
+
+The switch is asked for once the policy says so, and then *verified*: ``migrate-start-postcopy`` succeeds as
+soon as QEMU has noted the wish, which takes effect at a later moment, or never when it came too early or
+too late.  So after an accepted request the source is looked at, and asked again if nothing has come of it.
+Asking twice is harmless (QEMU ignores it); a migration that completes as pre-copy meanwhile is a good end.
+
+Statistics are read every :data:`POLL_S`, and at once when a policy's answer hangs on them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import singledispatchmethod
+
+from libvirt_postcopy import events as ev
+from libvirt_postcopy.actions import (
+    Abort,
+    Action,
+    Note,
+    ReadStats,
+    Switch,
+    VerifySwitch,
+)
+from libvirt_postcopy.events import Event, Place, Side
+from libvirt_postcopy.phases import Phase, next_phase, place
+from libvirt_postcopy.policy import Observation, Policy
+from libvirt_postcopy.stats import Stats
+
+__all__ = ["Migration", "Summary", "SwitchRecord", "POLL_S", "VERIFY_S", "RETRY_S"]
+
+POLL_S = 0.5
+"""Between readings of the statistics: libvirt asks QEMU's monitor for each, so not faster than 2 Hz."""
+
+VERIFY_S = 1.0
+"""From an accepted switch to the look whether it came; doubles with each further attempt, up to 8 s."""
+
+RETRY_S = 0.5
+"""From a refusal that time may cure to the next attempt."""
+
+_LONGEST_VERIFY_S = 8.0
+
+_CAN_ABORT = frozenset((Phase.PREPARING, Phase.PRECOPY))
+
+
+@dataclass(frozen=True)
+class SwitchRecord:
+    """When and why the switch was asked for, and when it came.  Times are ms since the start.
+
+    :ivar attempts: How often ``migrate-start-postcopy`` was sent.
+    :ivar took_effect_ms: When the source said that it is in post-copy; None if it never did.
+    """
+
+    reason: str
+    asked_ms: float
+    attempts: int = 1
+    took_effect_ms: float | None = None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The figures of a migration.
+
+    :ivar total_ms: From the start to the end as QEMU counts it, else as we saw it.
+    :ivar downtime_ms: From the source's STOP to the destination's RESUME where both were seen on our
+        clock, else QEMU's own figure.
+    :ivar qemu_downtime_ms: QEMU's own figure.
+    :ivar passes: Passes over memory that were done before the guest was stopped.
+    :ivar precopy_bytes: Sent for memory up to the switch, to within one reading.
+    :ivar postcopy_bytes: Sent for memory after it.
+    :ivar switch: None if the migration completed as pre-copy.
+    """
+
+    total_ms: float | None = None
+    setup_ms: float | None = None
+    downtime_ms: float | None = None
+    qemu_downtime_ms: float | None = None
+    passes: int = 0
+    precopy_bytes: int | None = None
+    postcopy_bytes: int | None = None
+    postcopy_requests: int | None = None
+    switch: SwitchRecord | None = None
+
+
+class Migration:
+    """One migration, seen from outside.
+
+    :param policy: Says when to switch.
+    :param now: The time at which it starts, on the caller's clock, in seconds.
+    """
+
+    def __init__(self, policy: Policy, now: float) -> None:
+        self._policy = policy
+        self._started = now
+        self._source = Phase.PREPARING
+        self._destination = Phase.PREPARING
+        self._seen: Observation | None = None  # set when pre-copy begins
+        self._stats: Stats | None = None
+        self._stats_at_switch: Stats | None = None
+        self._final_stats: Stats | None = None
+        self._stopped_at: float | None = None
+        self._resumed_at: float | None = None
+        self._switch: SwitchRecord | None = None
+        self._wanted: str | None = None  # a switch asked for before pre-copy began
+        self._can_switch = policy.enables_postcopy
+        self._verify_at: float | None = None
+        self._retry_at: float | None = None
+        self._look_again_at: float | None = None
+        self._abort_wanted = False
+        self._abort_at: float | None = None
+        self._is_reading = False
+        self._read_at = now
+        self._read_for_pass = 0
+        self._ended_at: float | None = None
+        self._error: str | None = None
+
+    # What is known
+
+    @property
+    def phase(self) -> Phase:
+        """The source's phase, which is the migration's."""
+        return self._source
+
+    @property
+    def place(self) -> Place:
+        """Where the guest is."""
+        return place(self._source, self._destination)
+
+    @property
+    def stats(self) -> Stats | None:
+        """The last reading."""
+        return self._stats
+
+    @property
+    def error(self) -> str | None:
+        """What libvirt said when the operation failed."""
+        return self._error
+
+    @property
+    def is_over(self) -> bool:
+        """The operation has ended, well or not."""
+        return self._ended_at is not None
+
+    @property
+    def is_aborting(self) -> bool:
+        """The caller has asked for an abort."""
+        return self._abort_wanted
+
+    @property
+    def downtime_ms(self) -> float | None:
+        """From the source's STOP to the destination's RESUME, None until both were seen."""
+        if self._stopped_at is None or self._resumed_at is None:
+            return None
+        return max(self._resumed_at - self._stopped_at, 0.0) * 1000
+
+    def summary(self) -> Summary:
+        """The figures so far."""
+        final = self._final_stats or self._stats or Stats()
+        switch = self._switch
+        if switch is not None and switch.took_effect_ms is None:
+            switch = None
+        at_switch = self._stats_at_switch or Stats()
+        is_split_known = None not in (final.memory_sent, at_switch.memory_sent)
+        ended = self._ended_at
+        measured_ms = None if ended is None else (ended - self._started) * 1000
+        downtime = self.downtime_ms
+        return Summary(
+            total_ms=measured_ms if final.elapsed_ms is None else final.elapsed_ms,
+            setup_ms=final.setup_ms,
+            downtime_ms=final.downtime_ms if downtime is None else downtime,
+            qemu_downtime_ms=final.downtime_ms,
+            passes=self._seen.passes.done if self._seen else 0,
+            precopy_bytes=at_switch.memory_sent if switch else final.memory_sent,
+            postcopy_bytes=(
+                (final.memory_sent or 0) - (at_switch.memory_sent or 0)
+                if switch and is_split_known
+                else None
+            ),
+            postcopy_requests=final.postcopy_requests,
+            switch=switch,
+        )
+
+    # Driving it
+
+    def feed(self, event: Event, now: float) -> list[Action]:
+        """Take an event into account.
+
+        :return: What to do now, in this order.
+        :raises StateError: If a status was seen that cannot follow; nothing has changed then.
+        """
+        return [*self._take(event, now), *self.tick(now)]
+
+    def deadline(self) -> float | None:
+        """When to call :meth:`tick` at the latest; None once the operation has ended."""
+        if self.is_over:
+            return None
+        times = [self._verify_at, self._retry_at, self._look_again_at, self._abort_at]
+        if not self._is_reading:
+            times.append(self._read_at)
+        return min((time for time in times if time is not None), default=None)
+
+    def tick(self, now: float) -> list[Action]:
+        """Do what has become due."""
+        if self.is_over:
+            return []
+        return [
+            *self._repeat_abort(now),
+            *self._follow_switch(now),
+            *self._decide(now),
+            *self._read(now),
+        ]
+
+    # Events
+
+    @singledispatchmethod
+    def _take(self, event: Event, now: float) -> list[Action]:
+        return []  # an event of a later version of ours, in a recording
+
+    @_take.register
+    def _(self, event: ev.StatusSeen, now: float) -> list[Action]:
+        if event.side is Side.DESTINATION:
+            self._destination = next_phase(event.side, self._destination, event.status)
+            return []
+        self._enter(next_phase(event.side, self._source, event.status), now)
+        return []
+
+    @_take.register
+    def _(self, event: ev.PassSeen, now: float) -> list[Action]:
+        if self._source is Phase.PREPARING:
+            self._enter(Phase.PRECOPY, now)
+        if self._seen is not None:
+            self._seen = replace(
+                self._seen,
+                announced_pass=max(self._seen.announced_pass, event.number),
+                saw_pass_one=self._seen.saw_pass_one or event.number == 1,
+            )
+        return []
+
+    @_take.register
+    def _(self, event: ev.StatsSeen, now: float) -> list[Action]:
+        self._is_reading = False
+        if event.stats is None:
+            return []
+        self._stats = event.stats
+        if self._source is Phase.PREPARING and event.stats.memory_total:
+            self._enter(Phase.PRECOPY, now)
+        if self._source is Phase.PRECOPY and self._seen is not None:
+            passes = self._seen.passes.advance(event.stats)
+            self._seen = replace(
+                self._seen, stats=event.stats, stats_at=now, passes=passes
+            )
+        return []
+
+    @_take.register
+    def _(self, event: ev.Stopped, now: float) -> list[Action]:
+        if event.side is Side.SOURCE and not self._source.is_final:
+            self._stopped_at = now
+        return []
+
+    @_take.register
+    def _(self, event: ev.Resumed, now: float) -> list[Action]:
+        if event.side is Side.SOURCE:
+            self._stopped_at = None
+        elif self._resumed_at is None:
+            self._resumed_at = now
+        return []
+
+    @_take.register
+    def _(self, event: ev.SplitFailed, now: float) -> list[Action]:
+        return [Note(f"libvirt reports post-copy failed on the {event.side.value}")]
+
+    @_take.register
+    def _(self, event: ev.SwitchRequested, now: float) -> list[Action]:
+        if not self._can_switch:
+            return [Note("post-copy is not enabled for this migration")]
+        if self._source is Phase.PREPARING:
+            self._wanted = event.reason  # sent now, libvirt would refuse or lose it
+            return []
+        return self._ask(event.reason, now)
+
+    @_take.register
+    def _(self, event: ev.SwitchAccepted, now: float) -> list[Action]:
+        if self._switch is not None and self._source is Phase.PRECOPY:
+            wait = VERIFY_S * 2 ** min(self._switch.attempts - 1, 8)
+            self._verify_at = now + min(wait, _LONGEST_VERIFY_S)
+        return []
+
+    @_take.register
+    def _(self, event: ev.SwitchRefused, now: float) -> list[Action]:
+        if self._source is not Phase.PRECOPY:
+            return []
+        if event.is_final:
+            self._can_switch = False
+            self._switch = None
+            return [Note(f"the switch to post-copy was refused: {event.message}")]
+        self._retry_at = now + RETRY_S
+        return []
+
+    @_take.register
+    def _(self, event: ev.SwitchNotSeen, now: float) -> list[Action]:
+        if self._source is not Phase.PRECOPY:
+            return []
+        return [
+            Note("the switch to post-copy was accepted but has not come: asking again"),
+            *self._ask_again(),
+        ]
+
+    @_take.register
+    def _(self, event: ev.AbortRequested, now: float) -> list[Action]:
+        if self._abort_wanted:
+            return []
+        if self._source not in _CAN_ABORT:
+            return [
+                Note(f"too late to abort: the migration is {self._source.value} by now")
+            ]
+        self._abort_wanted = True
+        return [Abort()]
+
+    @_take.register
+    def _(self, event: ev.AbortRefused, now: float) -> list[Action]:
+        self._abort_at = now + RETRY_S
+        return []
+
+    @_take.register
+    def _(self, event: ev.Finished, now: float) -> list[Action]:
+        self._final_stats = event.stats
+        return []
+
+    @_take.register
+    def _(self, event: ev.Ended, now: float) -> list[Action]:
+        self._ended_at = now
+        self._error = event.error
+        self._source = self._final_phase(event)
+        return []
+
+    def _final_phase(self, event: ev.Ended) -> Phase:
+        found = event.found
+        if found is None:
+            found = Place.DESTINATION if event.error is None else self.place
+        if found is Place.DESTINATION:
+            return Phase.COMPLETED
+        if found is Place.LOST and self._may_be_lost:
+            return Phase.LOST
+        if found is Place.SPLIT:
+            return self._source if self._source.is_split else Phase.POSTCOPY
+        return Phase.CANCELLED if self._abort_wanted else Phase.FAILED
+
+    @property
+    def _may_be_lost(self) -> bool:
+        """A guest that was never split and is found nowhere was shut down; it was not lost by us."""
+        return self._source.is_split or self._source in (Phase.COMPLETED, Phase.LOST)
+
+    # Moves
+
+    def _enter(self, phase: Phase, now: float) -> None:
+        if phase is self._source:
+            return
+        self._source = phase
+        if phase is Phase.PRECOPY:
+            self._seen = Observation(now=now, since=now)
+        else:
+            self._verify_at = self._retry_at = self._look_again_at = None
+        if phase is Phase.POSTCOPY and self._stats_at_switch is None:
+            self._stats_at_switch = self._stats
+            asked = self._switch or SwitchRecord("somebody else asked", self._ms(now))
+            self._switch = replace(asked, took_effect_ms=self._ms(now))
+
+    def _ms(self, now: float) -> float:
+        return (now - self._started) * 1000
+
+    def _decide(self, now: float) -> list[Action]:
+        """Ask the policy, unless a switch or an abort is under way."""
+        if self._source is not Phase.PRECOPY or self._seen is None:
+            return []
+        if self._switch or self._abort_wanted or not self._can_switch:
+            self._look_again_at = None
+            return []
+        if self._wanted is not None:
+            return self._ask(self._wanted, now)
+        decision = self._policy.decide(replace(self._seen, now=now))
+        self._look_again_at = decision.look_again_at
+        if decision.reason is not None:
+            return self._ask(decision.reason, now)
+        if decision.wants_stats and self._read_for_pass < self._seen.announced_pass:
+            self._read_for_pass = self._seen.announced_pass
+            self._read_at = now
+        return []
+
+    def _ask(self, reason: str, now: float) -> list[Action]:
+        if self._source is not Phase.PRECOPY or self._switch or self._abort_wanted:
+            return []
+        self._look_again_at = None
+        self._switch = SwitchRecord(reason, self._ms(now))
+        return [Switch(reason, attempt=1)]
+
+    def _ask_again(self) -> list[Action]:
+        if self._switch is None or self._abort_wanted:
+            return []
+        self._switch = replace(self._switch, attempts=self._switch.attempts + 1)
+        return [Switch(self._switch.reason, attempt=self._switch.attempts)]
+
+    def _follow_switch(self, now: float) -> list[Action]:
+        if self._verify_at is not None and now >= self._verify_at:
+            self._verify_at = None
+            return [VerifySwitch()]
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+            return self._ask_again()
+        return []
+
+    def _repeat_abort(self, now: float) -> list[Action]:
+        if self._abort_at is None or now < self._abort_at:
+            return []
+        self._abort_at = None
+        if self._source not in _CAN_ABORT:
+            return [Note("the abort came too late")]
+        return [Abort()]
+
+    def _read(self, now: float) -> list[Action]:
+        if self._is_reading or now < self._read_at:
+            return []
+        self._is_reading = True
+        self._read_at = now + POLL_S
+        return [ReadStats()]

@@ -1,0 +1,280 @@
+"""The phases of a migration: legal moves as tables, and where the guest is in each.
+
+Theory of operation
+===================
+
+Each side's QEMU walks its own path and announces it as ``MIGRATION`` events whose statuses (QAPI
+``MigrationStatus``) differ from release to release.  Here they are folded into eleven phases a side.
+
+Two rules:
+
+1. A status is a *level*.  It may be seen again, and those before it may have been missed (a small guest
+   is through in 0.3 s, libvirt reports some statuses only as a domain state).  So the tables also hold
+   the moves that skip a status, as long as they go forward.
+2. A status that no table knows is the next QEMU's: it is kept and shown, and changes nothing.  A known
+   status in a phase that cannot lead to it raises :class:`StateError` and changes nothing either.
+
+Where the guest is follows from both sides' phases, see :func:`place`.  Callers decide by it what may be
+done to which half.
+
+Source: QEMU ``qapi/migration.json``, ``migration/migration.c`` 2.5 to 11.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+from types import MappingProxyType
+
+from libvirt_postcopy.errors import StateError
+from libvirt_postcopy.events import Half, Place, Side
+
+__all__ = [
+    "Phase",
+    "Place",
+    "Status",
+    "TRANSITIONS",
+    "next_phase",
+    "place",
+    "whereabouts",
+]
+
+
+class Status(str, Enum):
+    """QAPI ``MigrationStatus``, every value of QEMU 2.5 to 11.1."""
+
+    NONE = "none"
+    SETUP = "setup"
+    WAIT_UNPLUG = "wait-unplug"  #: since QEMU 4.2
+    ACTIVE = "active"
+    COLO = "colo"
+    PRE_SWITCHOVER = "pre-switchover"  #: since QEMU 2.11
+    DEVICE = "device"  #: since QEMU 2.11; in every flow since 10.0
+    POSTCOPY_DEVICE = "postcopy-device"  #: since QEMU 10.2
+    POSTCOPY_ACTIVE = "postcopy-active"
+    POSTCOPY_PAUSED = "postcopy-paused"  #: since QEMU 3.0
+    POSTCOPY_RECOVER_SETUP = "postcopy-recover-setup"  #: since QEMU 9.1, source only
+    POSTCOPY_RECOVER = "postcopy-recover"  #: since QEMU 3.0
+    COMPLETED = "completed"
+    CANCELLING = "cancelling"
+    CANCELLED = "cancelled"
+    FAILING = "failing"  #: since QEMU 11.0
+    FAILED = "failed"
+
+
+class Phase(str, Enum):
+    """Where one side is on its way."""
+
+    PREPARING = "preparing"  #: set up, nothing sent yet
+    PRECOPY = "pre-copy"  #: memory is copied while the guest runs on the source
+    SWITCHING = "switching"  #: the vCPUs are stopped, the device state is on its way
+    POSTCOPY = "post-copy"  #: the vCPUs are on the destination, pages follow
+    BROKEN = "broken"  #: split, and the link is gone
+    RECOVERING = "recovering"  #: split, and a new link is being set up
+    GOING_BACK = "going back"  #: cancelled or failed, the source is being resumed
+    COMPLETED = "completed"
+    CANCELLED = "cancelled"
+    FAILED = "failed"
+    LOST = "lost"  #: a half is gone after the switch
+
+    @property
+    def is_split(self) -> bool:
+        """The guest's memory is on both sides."""
+        return self in (Phase.POSTCOPY, Phase.BROKEN, Phase.RECOVERING)
+
+    @property
+    def is_final(self) -> bool:
+        """Nothing follows, unless a new attempt is made."""
+        return self in _FINAL
+
+
+_FINAL = frozenset((Phase.COMPLETED, Phase.CANCELLED, Phase.FAILED, Phase.LOST))
+
+
+_Row = Mapping[Status, Phase]
+
+#: How a switch ends, where a skipped status may have hidden the steps between.
+_ONWARD: _Row = {
+    Status.PRE_SWITCHOVER: Phase.SWITCHING,
+    Status.DEVICE: Phase.SWITCHING,
+    Status.POSTCOPY_DEVICE: Phase.SWITCHING,
+    Status.POSTCOPY_ACTIVE: Phase.POSTCOPY,
+    Status.COMPLETED: Phase.COMPLETED,
+}
+_BACK: _Row = {
+    Status.CANCELLING: Phase.GOING_BACK,
+    Status.FAILING: Phase.GOING_BACK,
+    Status.CANCELLED: Phase.CANCELLED,
+    Status.FAILED: Phase.FAILED,
+}
+_SPLIT: _Row = {
+    Status.POSTCOPY_ACTIVE: Phase.POSTCOPY,
+    Status.POSTCOPY_PAUSED: Phase.BROKEN,
+    Status.POSTCOPY_RECOVER_SETUP: Phase.RECOVERING,
+    Status.POSTCOPY_RECOVER: Phase.RECOVERING,
+    Status.COMPLETED: Phase.COMPLETED,
+    # QEMU < 10.0 accepts migrate_cancel after the switch: the source gives up its half.
+    Status.CANCELLING: Phase.LOST,
+    Status.CANCELLED: Phase.LOST,
+    Status.FAILED: Phase.LOST,
+}
+_AGAIN: _Row = {Status.NONE: Phase.PREPARING, Status.SETUP: Phase.PREPARING}
+
+SOURCE: Mapping[Phase, _Row] = MappingProxyType(
+    {
+        Phase.PREPARING: {
+            **_AGAIN,
+            Status.WAIT_UNPLUG: Phase.PREPARING,
+            Status.ACTIVE: Phase.PRECOPY,
+            **_ONWARD,
+            **_BACK,
+            Status.POSTCOPY_PAUSED: Phase.BROKEN,  # found like this by an attach
+            Status.POSTCOPY_RECOVER_SETUP: Phase.RECOVERING,
+            Status.POSTCOPY_RECOVER: Phase.RECOVERING,
+        },
+        Phase.PRECOPY: {
+            Status.ACTIVE: Phase.PRECOPY,
+            **_ONWARD,
+            **_BACK,
+            Status.POSTCOPY_PAUSED: Phase.BROKEN,  # postcopy-active was missed
+        },
+        Phase.SWITCHING: {
+            **_ONWARD,
+            **_BACK,
+            Status.POSTCOPY_PAUSED: Phase.BROKEN,
+        },
+        Phase.POSTCOPY: _SPLIT,
+        Phase.BROKEN: _SPLIT,
+        Phase.RECOVERING: _SPLIT,
+        Phase.GOING_BACK: {
+            **_BACK,
+            Status.COMPLETED: Phase.COMPLETED,  # the cancel came too late
+        },
+        Phase.COMPLETED: {Status.COMPLETED: Phase.COMPLETED, **_AGAIN},
+        Phase.CANCELLED: {Status.CANCELLED: Phase.CANCELLED, **_AGAIN},
+        Phase.FAILED: {Status.FAILED: Phase.FAILED, **_AGAIN},
+        Phase.LOST: {
+            Status.CANCELLING: Phase.LOST,
+            Status.CANCELLED: Phase.LOST,
+            Status.FAILED: Phase.LOST,
+        },
+    }
+)
+
+#: A destination sees no switchover, cannot be cancelled, and goes through ``setup`` again when
+#: ``migrate-recover`` is sent to a QEMU < 10.0.
+_DESTINATION_SPLIT: _Row = {
+    Status.POSTCOPY_ACTIVE: Phase.POSTCOPY,
+    Status.POSTCOPY_PAUSED: Phase.BROKEN,
+    Status.POSTCOPY_RECOVER: Phase.RECOVERING,
+    Status.COMPLETED: Phase.COMPLETED,
+    Status.FAILED: Phase.LOST,
+}
+_DESTINATION_ONWARD: _Row = {
+    Status.POSTCOPY_DEVICE: Phase.SWITCHING,
+    **_DESTINATION_SPLIT,
+    Status.FAILING: Phase.GOING_BACK,
+    Status.FAILED: Phase.FAILED,
+}
+
+DESTINATION: Mapping[Phase, _Row] = MappingProxyType(
+    {
+        Phase.PREPARING: {
+            **_AGAIN,
+            Status.ACTIVE: Phase.PRECOPY,
+            **_DESTINATION_ONWARD,
+        },
+        Phase.PRECOPY: {Status.ACTIVE: Phase.PRECOPY, **_DESTINATION_ONWARD},
+        Phase.SWITCHING: _DESTINATION_ONWARD,
+        Phase.POSTCOPY: _DESTINATION_SPLIT,
+        Phase.BROKEN: {**_DESTINATION_SPLIT, Status.SETUP: Phase.BROKEN},
+        Phase.RECOVERING: _DESTINATION_SPLIT,
+        Phase.GOING_BACK: {
+            Status.FAILING: Phase.GOING_BACK,
+            Status.FAILED: Phase.FAILED,
+        },
+        Phase.COMPLETED: {Status.COMPLETED: Phase.COMPLETED, **_AGAIN},
+        Phase.CANCELLED: {},
+        Phase.FAILED: {Status.FAILED: Phase.FAILED, **_AGAIN},
+        Phase.LOST: {Status.FAILED: Phase.LOST},
+    }
+)
+
+TRANSITIONS: Mapping[Side, Mapping[Phase, _Row]] = MappingProxyType(
+    {Side.SOURCE: SOURCE, Side.DESTINATION: DESTINATION}
+)
+
+
+def next_phase(side: Side, phase: Phase, status: str) -> Phase:
+    """Follow a side from ``phase`` on, now that its QEMU says ``status``.
+
+    :return: The new phase; ``phase`` itself for a status that is not known.
+    :raises StateError: If the status is known and cannot follow.
+    """
+    try:
+        known = Status(status)
+    except ValueError:
+        return phase
+    try:
+        return TRANSITIONS[side][phase][known]
+    except KeyError:
+        raise StateError(
+            f"status '{status}' cannot follow the phase '{phase.value}'",
+            side=side.value,
+        ) from None
+
+
+_PLACE_BY_SOURCE: Mapping[Phase, Place] = MappingProxyType(
+    {
+        Phase.PREPARING: Place.SOURCE,
+        Phase.PRECOPY: Place.SOURCE,
+        # The destination is started only after postcopy-active, so all of the guest is still here.
+        Phase.SWITCHING: Place.SOURCE,
+        Phase.POSTCOPY: Place.SPLIT,
+        Phase.BROKEN: Place.SPLIT,
+        Phase.RECOVERING: Place.SPLIT,
+        Phase.GOING_BACK: Place.SOURCE,
+        Phase.COMPLETED: Place.DESTINATION,
+        Phase.CANCELLED: Place.SOURCE,
+        Phase.FAILED: Place.SOURCE,
+        Phase.LOST: Place.LOST,
+    }
+)
+
+
+def place(source: Phase, destination: Phase) -> Place:
+    """Say where the guest is when the sides are in these phases.
+
+    In doubt the answer is *split*, because that is the one that forbids touching either half.
+    """
+    if Phase.LOST in (source, destination):
+        return Place.LOST
+    if destination is Phase.COMPLETED and source.is_split:
+        return Place.DESTINATION  # either side may announce completion first
+    if destination.is_split and source is not Phase.COMPLETED:
+        return Place.SPLIT
+    return _PLACE_BY_SOURCE[source]
+
+
+_OVER = frozenset((Half.GONE, Half.INACTIVE))
+_HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
+
+
+def whereabouts(source: Half, destination: Half) -> Place | None:
+    """Say where the guest is from what both daemons say of the domain.
+
+    :return: None where that cannot be told; *split* where in doubt and both sides have something.
+    """
+    if destination is Half.WHOLE:
+        return Place.SPLIT if source is Half.WHOLE else Place.DESTINATION
+    if source is Half.WHOLE:
+        return Place.SPLIT if destination in _HALVES else Place.SOURCE
+    if source in _HALVES:
+        return Place.LOST if destination in _OVER else Place.SPLIT
+    if destination in _HALVES:
+        return Place.LOST if source in _OVER else Place.SPLIT
+    if source is Half.MIGRATING:
+        return Place.SOURCE
+    if source in _OVER and destination in _OVER:
+        return Place.LOST
+    return None

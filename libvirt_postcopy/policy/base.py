@@ -1,0 +1,71 @@
+"""What a policy sees and says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from libvirt_postcopy.stats import PassCount, Stats
+
+__all__ = ["Observation", "Decision", "Policy", "WAIT"]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What is known of a migration in pre-copy at one moment.  Times are seconds on one clock.
+
+    :ivar now: The moment.
+    :ivar since: When pre-copy began.
+    :ivar stats: The last reading, taken at ``stats_at``; None before the first.
+    :ivar passes: Passes done, by bytes.
+    :ivar announced_pass: The highest pass that QEMU has announced; 0 before the first.
+    :ivar saw_pass_one: QEMU announced pass 1, so it announces passes, not looks at the dirty bitmap.
+    """
+
+    now: float
+    since: float
+    stats: Stats | None = None
+    stats_at: float = 0.0
+    passes: PassCount = PassCount()
+    announced_pass: int = 0
+    saw_pass_one: bool = False
+
+    @property
+    def swept_bytes(self) -> float:
+        """Bytes gone over by now: the last reading, carried on at the rate it showed."""
+        if self.stats is None:
+            return 0.0
+        seconds = max(self.now - self.stats_at, 0.0)
+        return self.stats.swept_bytes + seconds * (self.stats.bytes_per_s or 0)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A policy's answer.
+
+    :ivar reason: Why to switch, in words for people; None to go on with pre-copy.
+    :ivar look_again_at: When the answer may change though nothing was seen; None for never.
+    :ivar wants_stats: The answer hangs on statistics fresher than the last announced pass.
+    """
+
+    reason: str | None = None
+    look_again_at: float | None = None
+    wants_stats: bool = False
+
+
+WAIT = Decision()
+"""Go on with pre-copy until something new is seen."""
+
+
+class Policy(Protocol):
+    """When to switch.  Pure: the same observation gives the same decision."""
+
+    @property
+    def enables_postcopy(self) -> bool:
+        """Whether the migration must be started with post-copy enabled."""
+
+    def decide(self, seen: Observation) -> Decision:
+        """Say whether to switch now."""
+
+    def __str__(self) -> str:
+        """Write the policy as :func:`libvirt_postcopy.policy.parse` reads it."""

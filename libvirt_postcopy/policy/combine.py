@@ -1,0 +1,65 @@
+"""Policies made of policies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from libvirt_postcopy.policy.base import Decision, Observation, Policy
+
+__all__ = ["AnyOf", "AllOf"]
+
+
+def _patience(decisions: Sequence[Decision]) -> Decision:
+    """Wait, but look again as soon as any of these would."""
+    times = [each.look_again_at for each in decisions if each.look_again_at is not None]
+    return Decision(
+        look_again_at=min(times, default=None),
+        wants_stats=any(each.wants_stats for each in decisions),
+    )
+
+
+@dataclass(frozen=True)
+class AnyOf:
+    """``a|b``: switch when the first of them would."""
+
+    policies: tuple[Policy, ...]
+
+    @property
+    def enables_postcopy(self) -> bool:
+        """One that may switch is enough."""
+        return any(each.enables_postcopy for each in self.policies)
+
+    def decide(self, seen: Observation) -> Decision:
+        """Take the first reason."""
+        decisions = [each.decide(seen) for each in self.policies]
+        for decision in decisions:
+            if decision.reason is not None:
+                return decision
+        return _patience(decisions)
+
+    def __str__(self) -> str:
+        return "|".join(map(str, self.policies))
+
+
+@dataclass(frozen=True)
+class AllOf:
+    """``a&b``: switch when all of them would."""
+
+    policies: tuple[Policy, ...]
+
+    @property
+    def enables_postcopy(self) -> bool:
+        """One that never switches forbids it."""
+        return all(each.enables_postcopy for each in self.policies)
+
+    def decide(self, seen: Observation) -> Decision:
+        """Take all reasons or none."""
+        decisions = [each.decide(seen) for each in self.policies]
+        reasons = [each.reason for each in decisions]
+        if None in reasons:
+            return _patience([each for each in decisions if each.reason is None])
+        return Decision(reason=" and ".join(str(reason) for reason in reasons))
+
+    def __str__(self) -> str:
+        return "&".join(map(str, self.policies))

@@ -1,0 +1,103 @@
+"""Policies that look at one thing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from libvirt_postcopy.errors import UsageError
+from libvirt_postcopy.policy.base import WAIT, Decision, Observation
+from libvirt_postcopy.units import format_duration
+
+__all__ = ["Manual", "Never", "After", "AfterPrecopy"]
+
+
+@dataclass(frozen=True)
+class Manual:
+    """Switch only when somebody asks for it."""
+
+    enables_postcopy = True
+
+    def decide(self, seen: Observation) -> Decision:
+        """Never switch by itself."""
+        return WAIT
+
+    def __str__(self) -> str:
+        return "manual"
+
+
+@dataclass(frozen=True)
+class Never:
+    """Plain pre-copy: post-copy is not enabled, so nobody can switch."""
+
+    enables_postcopy = False
+
+    def decide(self, seen: Observation) -> Decision:
+        """Never switch."""
+        return WAIT
+
+    def __str__(self) -> str:
+        return "never"
+
+
+@dataclass(frozen=True)
+class After:
+    """Switch when pre-copy has lasted ``seconds``; 0 switches as soon as memory flows."""
+
+    seconds: float
+    enables_postcopy = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seconds < float("inf"):
+            raise UsageError(f"a migration cannot switch after {self.seconds} seconds")
+
+    def decide(self, seen: Observation) -> Decision:
+        """Compare the time pre-copy has lasted."""
+        due = seen.since + self.seconds
+        if seen.now < due:
+            return Decision(look_again_at=due)
+        return Decision(reason=f"{format_duration(self.seconds)} of pre-copy are over")
+
+    def __str__(self) -> str:
+        return f"after:{format_duration(self.seconds)}"
+
+
+@dataclass(frozen=True)
+class AfterPrecopy:
+    """Switch when ``passes`` passes over memory are done.
+
+    A pass is done when its bytes are gone over (:class:`libvirt_postcopy.stats.PassCount`).  QEMU's own
+    announcement is believed only where it comes at the right time: QEMU up to 10.0 announces pass 1 and
+    then each real pass, a moment before its last bytes leave, which saves waiting for the next reading;
+    QEMU 11.1 begins with pass 2 and goes on ten times a second whatever has been sent.
+    """
+
+    passes: int = 1
+    enables_postcopy = True
+
+    def __post_init__(self) -> None:
+        if self.passes < 1:
+            raise UsageError(
+                f"after-precopy needs at least one pass, not {self.passes}"
+            )
+
+    def decide(self, seen: Observation) -> Decision:
+        """Compare the passes done, by bytes or by a credible announcement."""
+        count = "the first pass is" if self.passes == 1 else f"{self.passes} passes are"
+        if seen.passes.done >= self.passes:
+            return Decision(reason=f"{count} done")
+        if seen.announced_pass <= self.passes:
+            return WAIT
+        if seen.saw_pass_one and self._is_plausible(seen):
+            return Decision(reason=f"{count} done")
+        return Decision(wants_stats=seen.saw_pass_one)
+
+    @staticmethod
+    def _is_plausible(seen: Observation) -> bool:
+        """At least half of memory must be gone over; QEMU looks at the dirty bitmap for the next pass
+        while up to one downtime's worth of bytes of this one is still to be sent."""
+        if seen.stats is None or not seen.stats.memory_total:
+            return False
+        return seen.swept_bytes >= seen.stats.memory_total / 2
+
+    def __str__(self) -> str:
+        return "after-precopy" + (f":{self.passes}" if self.passes > 1 else "")

@@ -1,0 +1,196 @@
+"""libvirt's calls, with their refusals turned into our errors at this one place."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from xml.etree import ElementTree
+
+import libvirt
+
+from libvirt_postcopy.constants import (
+    DomainState,
+    ErrorNumber,
+    PausedReason,
+    RunningReason,
+)
+from libvirt_postcopy.errors import LibvirtError, NotSupportedError, refusal
+from libvirt_postcopy.events import Half
+from libvirt_postcopy.features import explain
+from libvirt_postcopy.stats import Stats
+from libvirt_postcopy.vir.protocols import Connection, Domain
+
+__all__ = [
+    "KEEPALIVE",
+    "translate",
+    "refusals",
+    "open_connection",
+    "start_postcopy",
+    "read_stats",
+    "half",
+    "find_domain",
+    "abort_job",
+    "is_running",
+    "host_uuid",
+    "silence_libvirt",
+]
+
+LOG = logging.getLogger("libvirt_postcopy.vir")
+
+KEEPALIVE = (5, 5)
+"""Interval in seconds and count on connections of our own, as virsh sets them."""
+
+
+@contextmanager
+def refusals(side: str = "") -> Iterator[None]:
+    """Raise libvirt's errors as ours, explained.
+
+    :param side: Whose daemon is called, where the message does not say.
+    """
+    try:
+        yield
+    except libvirt.libvirtError as error:
+        raise translate(error, side) from error
+
+
+def translate(error: libvirt.libvirtError, side: str = "") -> LibvirtError:
+    """Explain a refusal; the result can still be caught as ``libvirtError``."""
+    known = explain(error.get_error_message() or str(error))
+    ours = LibvirtError(known.what, side=known.side or side, cure=known.cure)
+    ours.code = error.get_error_code()
+    return refusal(ours, error)
+
+
+def open_connection(uri: str | None, side: str = "") -> Connection:
+    """Open a connection that notices when its daemon is gone.
+
+    :raises LibvirtError: If it cannot be opened.
+    """
+    with refusals(side):
+        connection: Connection = libvirt.open(uri)
+    try:
+        connection.setKeepAlive(*KEEPALIVE)
+    except libvirt.libvirtError as error:
+        LOG.debug("%s: no keepalive: %s", uri, error)  # a local driver has none
+    return connection
+
+
+def start_postcopy(dom: Domain, flags: int = 0) -> None:
+    """Send ``migrate-start-postcopy``.
+
+    Success means that QEMU has noted the wish, not that the guest has moved.
+
+    :param flags: None are defined; must be 0.
+    :raises NotSupportedError: If this libvirt-python has no ``migrateStartPostCopy``.
+    :raises LibvirtError: If libvirt or QEMU refuses.
+    :source: libvirt ``virDomainMigrateStartPostCopy`` (since 1.3.3)
+    """
+    call = getattr(dom, "migrateStartPostCopy", None)
+    if call is None:
+        raise NotSupportedError(
+            "this libvirt-python has no migrateStartPostCopy",
+            side="client",
+            cure="install libvirt-python >= 1.3.3",
+        )
+    with refusals("source"):
+        call(flags)
+
+
+def read_stats(dom: Domain) -> Stats | None:
+    """Read the statistics of the running job; None where there is none."""
+    try:
+        return Stats.from_job_stats(dom.jobStats())
+    except libvirt.libvirtError as error:
+        LOG.debug("no job statistics: %s", error)
+        return None
+
+
+def is_running(dom: Domain) -> bool:
+    """Whether the domain is active.
+
+    :raises LibvirtError: If the daemon cannot say.
+    """
+    with refusals("source"):
+        return bool(dom.isActive())
+
+
+_HALVES: Mapping[tuple[int, int], Half] = {
+    (
+        DomainState.VIR_DOMAIN_PAUSED,
+        PausedReason.VIR_DOMAIN_PAUSED_MIGRATION,
+    ): Half.MIGRATING,
+    (
+        DomainState.VIR_DOMAIN_PAUSED,
+        PausedReason.VIR_DOMAIN_PAUSED_POSTCOPY,
+    ): Half.SPLIT,
+    (
+        DomainState.VIR_DOMAIN_RUNNING,
+        RunningReason.VIR_DOMAIN_RUNNING_POSTCOPY,
+    ): Half.SPLIT,
+    (
+        DomainState.VIR_DOMAIN_PAUSED,
+        PausedReason.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
+    ): Half.SPLIT_FAILED,
+    (
+        DomainState.VIR_DOMAIN_RUNNING,
+        RunningReason.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED,
+    ): Half.SPLIT_FAILED,
+}
+_INACTIVE = (DomainState.VIR_DOMAIN_SHUTOFF, DomainState.VIR_DOMAIN_CRASHED)
+
+
+def half(dom: Domain) -> Half:
+    """Say what a domain's state tells of a migration.  Needs no job, so it answers at all times."""
+    try:
+        state, reason = dom.state()[:2]
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == ErrorNumber.VIR_ERR_NO_DOMAIN:
+            return Half.GONE
+        LOG.debug("no state: %s", error)
+        return Half.UNKNOWN
+    if state in _INACTIVE:
+        return Half.INACTIVE
+    return _HALVES.get((state, reason), Half.WHOLE)
+
+
+def find_domain(connection: Connection, uuid: str) -> Domain | None:
+    """Look a domain up; None where there is no such domain.
+
+    :raises LibvirtError: If the daemon cannot say.
+    """
+    try:
+        return connection.lookupByUUIDString(uuid)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() == ErrorNumber.VIR_ERR_NO_DOMAIN:
+            return None
+        raise translate(error) from error
+
+
+def abort_job(dom: Domain) -> None:
+    """Abort the domain's job.
+
+    :raises LibvirtError: If libvirt refuses, which it does by itself once the guest is split.
+    """
+    with refusals("source"):
+        dom.abortJob()
+
+
+def host_uuid(connection: Connection) -> str | None:
+    """The UUID by which libvirt tells hosts apart; None where the driver has none.
+
+    :raises LibvirtError: If the daemon cannot say.
+    """
+    with refusals():
+        capabilities = connection.getCapabilities()
+    return ElementTree.fromstring(capabilities).findtext("host/uuid")
+
+
+def silence_libvirt() -> None:
+    """Keep libvirt from printing each error on stderr; for programs, which print their own.
+
+    With ``LIBVIRT_POSTCOPY_DEBUG`` set they go on being printed.
+    """
+    if not os.environ.get("LIBVIRT_POSTCOPY_DEBUG"):
+        libvirt.registerErrorHandler(lambda context, error: None, None)
