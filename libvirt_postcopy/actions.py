@@ -26,7 +26,7 @@ class Switch(Action):
 
 @dataclass(frozen=True)
 class VerifySwitch(Action):
-    """Look whether the source is in post-copy; answer with ``StatusSeen`` or ``SwitchNotSeen``."""
+    """Look whether the source is in post-copy; answer with ``SplitSeen`` or ``SwitchNotSeen``."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ __all__ = [
     "SuspendedDetail",
     "ResumedDetail",
     "ErrorNumber",
+    "ErrorDomain",
 ]
 
 
@@ -204,3 +205,13 @@ class ErrorNumber(IntEnum):
     VIR_ERR_MIGRATE_UNSAFE = 81
     VIR_ERR_OPERATION_UNSUPPORTED = 84
     VIR_ERR_MIGRATE_FINISH_OK = 93
+
+
+class ErrorDomain(IntEnum):
+    """``virErrorDomain``, the ones that a connection that cannot be made comes from."""
+
+    VIR_FROM_RPC = 7
+    VIR_FROM_REMOTE = 13
+    VIR_FROM_AUTH = 46
+    VIR_FROM_SSH = 50
+    VIR_FROM_LIBSSH = 66

@@ -6,7 +6,7 @@
     ├── UsageError            wrong arguments; nothing was sent
     ├── NotSupportedError     this libvirt or QEMU cannot do it; nothing was sent
     ├── StateError            not now: .phase .event
-    ├── LibvirtError          libvirt refused: .code .message
+    ├── LibvirtError          libvirt refused: .code .domain
     └── MigrationError        .phase .guest (where the guest is) .cause_text
         ├── MigrationCancelled    asked for by us; the guest runs on the source
         ├── MigrationFailed       before the switch; the guest runs on the source
@@ -46,7 +46,8 @@ class PostcopyError(Exception):
     """
 
     def __init__(self, what: str, *, side: str = "", cure: str = "") -> None:
-        super().__init__(what, side, cure)
+        # Not super(): in a refusal the next class is libvirtError, which reads the last error instead.
+        Exception.__init__(self, what, side, cure)
         self.what = " ".join(what.split())
         self.side = side
         self.cure = cure
@@ -73,9 +74,11 @@ class LibvirtError(PostcopyError):
     """libvirt refused a call.
 
     :ivar code: Its ``VIR_ERR_*`` number, or None where libvirt gave none.
+    :ivar domain: The part of libvirt that it comes from, a ``VIR_FROM_*`` number.
     """
 
     code: int | None = None
+    domain: int | None = None
 
 
 class MigrationError(PostcopyError):

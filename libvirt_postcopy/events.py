@@ -13,6 +13,7 @@ __all__ = [
     "Half",
     "Event",
     "StatusSeen",
+    "SplitSeen",
     "PassSeen",
     "StatsSeen",
     "Stopped",
@@ -70,6 +71,16 @@ class StatusSeen(Event):
 
     side: Side
     status: str
+
+
+@dataclass(frozen=True)
+class SplitSeen(Event):
+    """libvirt says that a side is in post-copy.
+
+    It lags behind QEMU's own status, which may have gone on to ``completed`` by now.
+    """
+
+    side: Side
 
 
 @dataclass(frozen=True)

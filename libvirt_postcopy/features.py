@@ -12,7 +12,6 @@ __all__ = [
     "Explanation",
     "explain",
     "is_too_early",
-    "is_unreachable_peer",
     "version_text",
 ]
 
@@ -98,6 +97,12 @@ _KNOWN: tuple[tuple[str, str, str, str], ...] = (
         "check the name, that its libvirt daemon listens, and the firewall",
     ),
     (
+        r"Cannot read (CA )?certificate|Unable to import (client|server) certificate",
+        "",
+        "",
+        "set up TLS certificates on both hosts, or name another transport, as in qemu+ssh://HOST/system",
+    ),
+    (
         r"domain '[^']*' (already exists|is already defined)|already exists with uuid",
         "",
         "destination",
@@ -129,11 +134,6 @@ def explain(message: str) -> Explanation:
 def is_too_early(message: str) -> bool:
     """Whether a refused switch may be accepted a moment later."""
     return _TOO_EARLY.search(message) is not None
-
-
-def is_unreachable_peer(message: str) -> bool:
-    """Whether the source's daemon could not connect to the destination's (PEER2PEER)."""
-    return re.search(r"connect to remote libvirt URI", message) is not None
 
 
 def version_text(number: int) -> str:

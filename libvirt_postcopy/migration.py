@@ -31,7 +31,7 @@ from libvirt_postcopy.actions import (
     VerifySwitch,
 )
 from libvirt_postcopy.events import Event, Place, Side
-from libvirt_postcopy.phases import Phase, next_phase, place
+from libvirt_postcopy.phases import Phase, Status, next_phase, place
 from libvirt_postcopy.policy import Observation, Policy
 from libvirt_postcopy.stats import Stats
 
@@ -49,6 +49,7 @@ RETRY_S = 0.5
 _LONGEST_VERIFY_S = 8.0
 
 _CAN_ABORT = frozenset((Phase.PREPARING, Phase.PRECOPY))
+_BEFORE_POSTCOPY = _CAN_ABORT | {Phase.SWITCHING}
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class Migration:
         self._stats: Stats | None = None
         self._stats_at_switch: Stats | None = None
         self._final_stats: Stats | None = None
+        self._switched_at: float | None = None
         self._stopped_at: float | None = None
         self._resumed_at: float | None = None
         self._switch: SwitchRecord | None = None
@@ -177,7 +179,7 @@ class Migration:
             setup_ms=final.setup_ms,
             downtime_ms=final.downtime_ms if downtime is None else downtime,
             qemu_downtime_ms=final.downtime_ms,
-            passes=self._seen.passes.done if self._seen else 0,
+            passes=self._seen.passes_done if self._seen else 0,
             precopy_bytes=at_switch.memory_sent if switch else final.memory_sent,
             postcopy_bytes=(
                 (final.memory_sent or 0) - (at_switch.memory_sent or 0)
@@ -203,7 +205,7 @@ class Migration:
         if self.is_over:
             return None
         times = [self._verify_at, self._retry_at, self._look_again_at, self._abort_at]
-        if not self._is_reading:
+        if self._wants_readings:
             times.append(self._read_at)
         return min((time for time in times if time is not None), default=None)
 
@@ -233,6 +235,13 @@ class Migration:
         return []
 
     @_take.register
+    def _(self, event: ev.SplitSeen, now: float) -> list[Action]:
+        seen = self._source if event.side is Side.SOURCE else self._destination
+        if seen not in _BEFORE_POSTCOPY:
+            return []
+        return self._take(ev.StatusSeen(event.side, Status.POSTCOPY_ACTIVE), now)
+
+    @_take.register
     def _(self, event: ev.PassSeen, now: float) -> list[Action]:
         if self._source is Phase.PREPARING:
             self._enter(Phase.PRECOPY, now)
@@ -250,6 +259,8 @@ class Migration:
         if event.stats is None:
             return []
         self._stats = event.stats
+        if self._source.is_split and self._stats_at_switch is None:
+            self._stats_at_switch = event.stats
         if self._source is Phase.PREPARING and event.stats.memory_total:
             self._enter(Phase.PRECOPY, now)
         if self._source is Phase.PRECOPY and self._seen is not None:
@@ -261,8 +272,8 @@ class Migration:
 
     @_take.register
     def _(self, event: ev.Stopped, now: float) -> list[Action]:
-        if event.side is Side.SOURCE and not self._source.is_final:
-            self._stopped_at = now
+        if event.side is Side.SOURCE and self._stopped_at is None:
+            self._stopped_at = now  # libvirt's own event comes a moment after QEMU's
         return []
 
     @_take.register
@@ -368,8 +379,8 @@ class Migration:
             self._seen = Observation(now=now, since=now)
         else:
             self._verify_at = self._retry_at = self._look_again_at = None
-        if phase is Phase.POSTCOPY and self._stats_at_switch is None:
-            self._stats_at_switch = self._stats
+        if phase is Phase.POSTCOPY and self._switched_at is None:
+            self._switched_at = self._read_at = now  # how much was sent before?
             asked = self._switch or SwitchRecord("somebody else asked", self._ms(now))
             self._switch = replace(asked, took_effect_ms=self._ms(now))
 
@@ -424,8 +435,12 @@ class Migration:
             return [Note("the abort came too late")]
         return [Abort()]
 
+    @property
+    def _wants_readings(self) -> bool:
+        return not (self._is_reading or self._source.is_final)
+
     def _read(self, now: float) -> list[Action]:
-        if self._is_reading or now < self._read_at:
+        if not self._wants_readings or now < self._read_at:
             return []
         self._is_reading = True
         self._read_at = now + POLL_S

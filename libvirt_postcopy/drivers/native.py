@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import libvirt_postcopy.vir.calls as vir
-from libvirt_postcopy.constants import MigrateFlags
+from libvirt_postcopy.constants import ErrorDomain, MigrateFlags
 from libvirt_postcopy.drivers.runner import Sink
 from libvirt_postcopy.errors import (
     LibvirtError,
@@ -34,6 +34,7 @@ from libvirt_postcopy.events import (
     Place,
     Side,
     SplitFailed,
+    SplitSeen,
     StatsSeen,
     StatusSeen,
     SwitchAccepted,
@@ -43,16 +44,17 @@ from libvirt_postcopy.events import (
 from libvirt_postcopy.features import (
     MULTIFD_AND_POSTCOPY,
     is_too_early,
-    is_unreachable_peer,
     version_text,
 )
-from libvirt_postcopy.phases import Status, whereabouts
+from libvirt_postcopy.phases import whereabouts
 from libvirt_postcopy.vir.events import DomainWatch, ensure_event_loop
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
 __all__ = ["NativeDriver", "Target"]
 
 LOG = logging.getLogger("libvirt_postcopy.drivers")
+
+_CONNECTING = frozenset(ErrorDomain)
 
 _CONNECT_FIRST_S = 1.0
 """How long a peer-to-peer migration waits for our own connection to the destination, which only listens."""
@@ -124,6 +126,8 @@ class NativeDriver:
         self._events_from: Connection | None = None
         self._sink: Sink = lambda event: None
         self._is_closed = False
+        self._was_sent = False
+        self._has_begun = False
         self._closing = threading.Lock()
         self.domain: Domain | None = None  #: on the destination, once it is there
         self.error: PostcopyError | None = None  #: why the call failed
@@ -137,7 +141,7 @@ class NativeDriver:
 
     def begin(self, sink: Sink) -> None:
         """Start the migrate call; see :class:`libvirt_postcopy.drivers.runner.Driver`."""
-        self._sink = sink
+        self._sink = self._noticing(sink)
         started_loop = ensure_event_loop()
         self._watch(self._source_for_events(started_loop), Side.SOURCE)
         for job in (self._connect_destination, self._run):
@@ -184,6 +188,14 @@ class NativeDriver:
 
     # Listening
 
+    def _noticing(self, sink: Sink) -> Sink:
+        def notice(event: Event) -> None:
+            if isinstance(event, StatusSeen):
+                self._has_begun = True
+            sink(event)
+
+        return notice
+
     def _source_for_events(self, started_loop: bool) -> Connection:
         """A connection opened before there was an event loop delivers nothing: open another."""
         connection = self._dom.connect()
@@ -221,7 +233,8 @@ class NativeDriver:
             LOG.exception("the migrate call failed unexpectedly")
             self.error = PostcopyError(f"unexpected: {error!r}")
         text = None if self.error is None else str(self.error)
-        self._sink(Ended(error=text, found=self._look()))
+        found = self._look() if self._was_sent else Place.SOURCE
+        self._sink(Ended(error=text, found=found))
 
     def _check_pair(self) -> None:
         """Refuse what would endanger the guest, as far as both hosts can be asked.
@@ -247,6 +260,7 @@ class NativeDriver:
             _require_multifd(Side.DESTINATION, destination)
 
     def _migrate(self) -> None:
+        self._was_sent = True
         if self._target.is_peer2peer:
             try:
                 with vir.refusals("source"):
@@ -265,8 +279,9 @@ class NativeDriver:
             self._dom.migrate3(self._target.require(), self._params, self._flags)
 
     def _may_manage_instead(self, error: LibvirtError) -> bool:
-        """Only where the source's daemon never reached the other, so nothing has been started."""
-        if not (self._target.may_fall_back and is_unreachable_peer(error.what)):
+        """Only where the source's daemon never reached the other, so QEMU has been told nothing."""
+        is_connecting = error.domain in _CONNECTING and not self._has_begun
+        if not (self._target.may_fall_back and is_connecting):
             return False
         self._target.ready.wait()
         return self._target.connection is not None
@@ -275,18 +290,23 @@ class NativeDriver:
 
     def _look(self) -> Place | None:
         """Look at both hosts once the call has returned; what cannot be asked is not guessed."""
-        there = Half.UNKNOWN
+        self.domain, there = self._ask(self._target.connection)
+        _, here = self._ask(self._dom.connect())
+        return whereabouts(here, there)
+
+    def _ask(self, connection: Connection | None) -> tuple[Domain | None, Half]:
         try:
-            if self._target.connection is not None:
-                self.domain = vir.find_domain(self._target.connection, self._uuid)
-                there = Half.GONE if self.domain is None else vir.half(self.domain)
+            if connection is None:
+                return None, Half.UNKNOWN
+            dom = vir.find_domain(connection, self._uuid)
         except LibvirtError as error:
-            LOG.warning("the destination cannot be asked for the guest: %s", error)
-        return whereabouts(vir.half(self._dom), there)
+            LOG.warning("a host cannot be asked for the guest: %s", error)
+            return None, Half.UNKNOWN
+        return dom, Half.GONE if dom is None else vir.half(dom)
 
 
 _SEEN: Mapping[Half, Event] = {
-    Half.SPLIT: StatusSeen(Side.SOURCE, Status.POSTCOPY_ACTIVE.value),
+    Half.SPLIT: SplitSeen(Side.SOURCE),
     Half.SPLIT_FAILED: SplitFailed(Side.SOURCE),
 }
 

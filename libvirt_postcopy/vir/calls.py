@@ -60,6 +60,7 @@ def translate(error: libvirt.libvirtError, side: str = "") -> LibvirtError:
     known = explain(error.get_error_message() or str(error))
     ours = LibvirtError(known.what, side=known.side or side, cure=known.cure)
     ours.code = error.get_error_code()
+    ours.domain = error.get_error_domain()
     return refusal(ours, error)
 
 
@@ -160,12 +161,9 @@ def find_domain(connection: Connection, uuid: str) -> Domain | None:
 
     :raises LibvirtError: If the daemon cannot say.
     """
-    try:
-        return connection.lookupByUUIDString(uuid)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == ErrorNumber.VIR_ERR_NO_DOMAIN:
-            return None
-        raise translate(error) from error
+    with refusals():  # a lookup that fails would be printed by libvirt's error handler
+        domains = connection.listAllDomains()
+    return next((dom for dom in domains if dom.UUIDString() == uuid), None)
 
 
 def abort_job(dom: Domain) -> None:

@@ -29,10 +29,10 @@ from libvirt_postcopy.events import (
     Resumed,
     Side,
     SplitFailed,
+    SplitSeen,
     StatusSeen,
     Stopped,
 )
-from libvirt_postcopy.phases import Status
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
@@ -78,13 +78,13 @@ def from_lifecycle(side: Side, event: int, detail: int) -> list[Event]:
     """Read a ``VIR_DOMAIN_EVENT_ID_LIFECYCLE`` event; what does not speak of migration gives nothing."""
     if event == LifecycleEvent.VIR_DOMAIN_EVENT_SUSPENDED:
         if detail == SuspendedDetail.VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY:
-            return [StatusSeen(side, Status.POSTCOPY_ACTIVE.value)]
+            return [SplitSeen(side)]
         if detail == SuspendedDetail.VIR_DOMAIN_EVENT_SUSPENDED_POSTCOPY_FAILED:
             return [SplitFailed(side)]
         return [Stopped(side)]
     if event == LifecycleEvent.VIR_DOMAIN_EVENT_RESUMED:
         if detail == ResumedDetail.VIR_DOMAIN_EVENT_RESUMED_POSTCOPY:
-            return [StatusSeen(side, Status.POSTCOPY_ACTIVE.value), Resumed(side)]
+            return [SplitSeen(side), Resumed(side)]
         if detail == ResumedDetail.VIR_DOMAIN_EVENT_RESUMED_POSTCOPY_FAILED:
             return [SplitFailed(side)]
         return [Resumed(side)]

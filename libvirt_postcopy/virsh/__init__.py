@@ -1,0 +1,1 @@
+"""``virsh-postcopy``: virsh's grammar with post-copy that looks after itself."""

@@ -1,0 +1,333 @@
+"""How virsh reads its arguments: ``getopt_long`` before the command, a grammar of its own after it.
+
+Only the form "options, command, arguments" is read here.  A single argument is virsh's *command string*,
+and no argument its interactive shell; both are left to virsh.
+
+Source: libvirt ``tools/virsh.c`` ``virshParseArgv``, ``tools/vsh.c`` ``vshCommandParse`` (11.3.0).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Union
+
+from libvirt_postcopy.constants import MigrateFlags
+from libvirt_postcopy.errors import UsageError
+
+__all__ = [
+    "CommandLine",
+    "Globals",
+    "HelpWanted",
+    "Kind",
+    "Option",
+    "Value",
+    "mentions",
+    "parse_command",
+    "parse_globals",
+]
+
+# Before the command
+
+
+@dataclass(frozen=True)
+class Globals:
+    """virsh's options before the command, as far as a command can tell the difference.
+
+    ``-d``, ``-l``, ``-e`` and ``--no-pkttyagent`` are read and checked, and mean nothing to our verbs.
+    """
+
+    connect: str | None = None
+    is_quiet: bool = False
+    is_timed: bool = False
+    is_readonly: bool = False
+    keepalive_interval: int | None = None
+    keepalive_count: int | None = None
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """A command line of virsh, split before the command."""
+
+    options: Globals
+    words: tuple[str, ...]
+
+
+_WITH_VALUE = {
+    "c": "connect",
+    "d": "debug",
+    "e": "escape",
+    "k": "keepalive-interval",
+    "K": "keepalive-count",
+    "l": "log",
+}
+_WITHOUT_VALUE = {"q": "quiet", "r": "readonly", "t": "timing"}
+_SHORT = {**_WITH_VALUE, **_WITHOUT_VALUE}
+_LONG = frozenset((*_SHORT.values(), "help", "version", "no-pkttyagent"))
+_ANSWERED_BY_VIRSH = frozenset(("help", "version"))
+_TAKES_VALUE = frozenset(_WITH_VALUE.values())
+
+
+class _LeftToVirsh(Exception):
+    """Asks for virsh's own help or version, or is something that virsh will refuse by itself."""
+
+
+def parse_globals(argv: Sequence[str]) -> CommandLine | None:
+    """Read the options before the command.
+
+    :param argv: Without the program's name.
+    :return: None for what only the real virsh can answer: its help, its version, and its complaints.
+    """
+    options = Globals()
+    words = list(argv)
+    try:
+        while words and words[0].startswith("-") and words[0] != "-":
+            word = words.pop(0)
+            if word == "--":
+                break
+            read = _long(word, words) if word.startswith("--") else _short(word, words)
+            for name, value in read:
+                options = _with(options, name, value)
+    except _LeftToVirsh:
+        return None
+    return CommandLine(options, tuple(words))
+
+
+def _long(word: str, rest: list[str]) -> Iterator[tuple[str, str]]:
+    typed, equals, value = word[2:].partition("=")
+    name = _resolve(typed)
+    if name not in _TAKES_VALUE:
+        if equals:
+            raise _LeftToVirsh
+        yield name, ""
+    elif equals:
+        yield name, value
+    else:
+        yield name, _next(rest)
+
+
+def _resolve(typed: str) -> str:
+    """Complete an unambiguous prefix."""
+    if typed in _LONG:
+        return typed
+    matching = [name for name in _LONG if name.startswith(typed)]
+    if len(matching) != 1:
+        raise _LeftToVirsh
+    return matching[0]
+
+
+def _short(word: str, rest: list[str]) -> Iterator[tuple[str, str]]:
+    letters = word[1:]
+    while letters:
+        letter, letters = letters[0], letters[1:]
+        if letter in _WITH_VALUE:
+            yield _WITH_VALUE[letter], letters or _next(rest)
+            return
+        if letter not in _WITHOUT_VALUE:
+            raise _LeftToVirsh
+        yield _WITHOUT_VALUE[letter], ""
+
+
+def _next(rest: list[str]) -> str:
+    if not rest:
+        raise _LeftToVirsh
+    return rest.pop(0)
+
+
+def _with(options: Globals, name: str, value: str) -> Globals:
+    if name in _ANSWERED_BY_VIRSH:
+        raise _LeftToVirsh
+    if name == "connect":
+        return replace(options, connect=value)
+    if name == "quiet":
+        return replace(options, is_quiet=True)
+    if name == "timing":
+        return replace(options, is_timed=True)
+    if name == "readonly":
+        return replace(options, is_readonly=True)
+    if name == "debug":
+        _number(value, least=-(1 << 31))
+    if name == "keepalive-interval":
+        return replace(options, keepalive_interval=_number(value))
+    if name == "keepalive-count":
+        return replace(options, keepalive_count=_number(value))
+    return options
+
+
+def _number(text: str, *, least: int = 0) -> int:
+    number = _integer(text)
+    if number is None or not least <= number < 1 << 31:
+        raise _LeftToVirsh
+    return number
+
+
+_INTEGER = re.compile(r"\s*[+-]?[0-9]{1,20}", re.ASCII)
+
+
+def _integer(text: str) -> int | None:
+    """Read a decimal as ``strtol`` does, white space before it and a sign allowed."""
+    return int(text) if _INTEGER.fullmatch(text) else None
+
+
+# The command's own options
+
+
+class Kind(Enum):
+    """What an option takes."""
+
+    BOOL = "bool"
+    STRING = "string"
+    LIST = "comma separated list"
+    FILE = "file name"
+    SECONDS = "positive number of seconds"
+    DELAY = "number of seconds, 0 too"
+    INT = "number"
+    BIG = "number up to 64 bits"
+
+    @property
+    def is_number(self) -> bool:
+        """Whether virsh calls its value a number."""
+        return self in _RANGES
+
+
+_LONGEST_S = ((1 << 31) - 1) // 1000  # virsh counts milliseconds in a C int
+
+_RANGES: Mapping[Kind, tuple[int, int]] = {
+    Kind.SECONDS: (1, _LONGEST_S),
+    Kind.DELAY: (0, _LONGEST_S),
+    Kind.INT: (-(1 << 31), (1 << 31) - 1),
+    Kind.BIG: (0, (1 << 64) - 1),
+}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a command.
+
+    :ivar flag: The migrate flag that it sets.
+    :ivar param: The typed parameter of ``virDomainMigrate3`` that it gives.
+    :ivar is_positional: Its value may be given without its name, in the order of the table.
+    :ivar is_ours: virsh does not have it.
+    """
+
+    name: str
+    kind: Kind
+    help: str
+    flag: MigrateFlags | None = None
+    param: str | None = None
+    is_positional: bool = False
+    is_required: bool = False
+    is_ours: bool = False
+    alias: str = ""
+
+
+Value = Union[bool, int, str]
+"""True for a flag that is given; text; or a number."""
+
+
+class HelpWanted(Exception):  # noqa: N818 - not an error
+    """``--help`` was given."""
+
+
+def parse_command(
+    name: str, options: Sequence[Option], words: Sequence[str]
+) -> dict[str, Value]:
+    """Read what follows a command's name.
+
+    :return: The options that were given, by name.
+    :raises UsageError: In virsh's words.
+    :raises HelpWanted: If ``--help`` was among them, before anything wrong.
+    """
+    found: dict[str, Value] = {}
+    rest = list(words)
+    only_data = False
+    while rest:
+        word = rest.pop(0)
+        if only_data or not _is_option(word):
+            if word == "--" and not only_data:
+                only_data = True
+                continue
+            option, value = _positional(options, found, word), word
+        else:
+            option, value = _named(name, options, found, word, rest)
+        found[option.name] = _convert(option, value)
+    for option in options:
+        if option.is_required and option.name not in found:
+            raise UsageError(f"command '{name}' requires <{option.name}> option")
+    return found
+
+
+def mentions(names: frozenset[str], words: Sequence[str]) -> bool:
+    """Whether one of these options is named somewhere, in a line that may not be valid."""
+    return any(word.partition("=")[0] in names for word in words)
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("--") and word[2:3].isascii() and word[2:3].isalnum()
+
+
+def _positional(
+    options: Sequence[Option], found: Mapping[str, Value], word: str
+) -> Option:
+    for option in options:
+        if option.is_positional and option.name not in found:
+            return option
+    raise UsageError(f"unexpected data '{word}'")
+
+
+def _named(
+    command: str,
+    options: Sequence[Option],
+    found: Mapping[str, Value],
+    word: str,
+    rest: list[str],
+) -> tuple[Option, str]:
+    name, equals, value = word[2:].partition("=")
+    if name == "help":
+        raise HelpWanted
+    option = next((each for each in options if name in (each.name, each.alias)), None)
+    if option is None or not name:
+        raise UsageError(f"command '{command}' doesn't support option --{name}")
+    if option.name in found:
+        raise UsageError(f"option --{option.name} already seen")
+    if option.kind is Kind.BOOL:
+        if equals:
+            raise UsageError(f"invalid '=' after option --{name}")
+        return option, ""
+    if equals:
+        return option, value
+    if not rest:
+        what = "number" if option.kind.is_number else "string"
+        raise UsageError(f"expected syntax: --{name} <{what}>")
+    return option, rest.pop(0)
+
+
+def _convert(option: Option, text: str) -> Value:
+    if option.kind is Kind.BOOL:
+        return True
+    if not text:
+        raise UsageError(
+            f"Failed to get option '{option.name}': Option argument is empty"
+        )
+    if not option.kind.is_number:
+        return text
+    number = _integer(text)
+    least, most = _RANGES[option.kind]
+    if option.kind is Kind.DELAY:
+        return _delay(option.name, number, most)
+    if number is None or not least <= number <= most:
+        raise UsageError(
+            f"Numeric value '{text}' for <{option.name}> option is malformed or out of range"
+        )
+    return number
+
+
+def _delay(name: str, number: int | None, most: int) -> int:
+    """Complain in the words of the series that brought ``--postcopy-after``."""
+    if number is None or number < 0:
+        raise UsageError(f"invalid {name} parameter")
+    if number > most:
+        raise UsageError("post-copy after parameter is too large")
+    return number

@@ -1,0 +1,137 @@
+"""What Ctrl-C means while a guest moves.
+
+Before the switch it undoes the migration: the abort is sent, and its confirmation waited for.  After it the
+guest is on both hosts and cannot go back, so the first only explains that, and a second leaves the migration
+to the daemons.  Nothing is ever aborted after the switch, and nothing killed.
+
+SIGTERM and SIGHUP mean the same as Ctrl-C, each time they come: whoever sends them wants the program to end,
+and the guest must not pay for it.
+"""
+
+from __future__ import annotations
+
+import signal
+from enum import Enum
+from types import FrameType, TracebackType
+from typing import Any
+
+from libvirt_postcopy.events import Place
+from libvirt_postcopy.phases import Phase
+
+__all__ = ["Answer", "Interrupts", "Signals", "may_leave"]
+
+
+class Answer(Enum):
+    """What to do about an interrupt."""
+
+    ABORT = "send the abort and wait for its confirmation"
+    STILL_ABORTING = "the abort was sent; go on waiting"
+    LEAVE = "stop waiting for the confirmation"
+    TOO_LATE = "the switch came before the abort; explain, go on"
+    EXPLAIN = "the guest is split: explain, go on"
+    NOT_YET = "detach as soon as the guest runs on the destination"
+    DETACH = "leave the migration to itself"
+    ENDING = "it is as good as over; go on"
+
+
+class Interrupts:
+    """Decides.  Knows neither signals nor time nor libvirt."""
+
+    def __init__(self) -> None:
+        self._aborts = 0
+        self._is_explained = False
+        self._wants_out = False
+
+    @property
+    def is_aborting(self) -> bool:
+        """Whether the abort was asked for."""
+        return self._aborts > 0
+
+    def press(self, guest: Place, *, can_leave: bool) -> Answer:
+        """Take an interrupt.
+
+        :param can_leave: Whether the guest would survive the end of this program at this moment.
+        """
+        if guest is Place.SOURCE:
+            return self._abort(can_leave)
+        if guest is not Place.SPLIT:
+            return Answer.ENDING
+        if not self._is_explained:
+            self._is_explained = True
+            return Answer.EXPLAIN
+        self._wants_out = True
+        return Answer.DETACH if can_leave else Answer.NOT_YET
+
+    def look(self, guest: Place, *, can_leave: bool) -> Answer | None:
+        """Say what has become of earlier interrupts, now that time has passed."""
+        if guest is not Place.SPLIT:
+            return None
+        if self._wants_out and can_leave:
+            return Answer.DETACH
+        if self.is_aborting and not self._is_explained:
+            self._is_explained = True
+            return Answer.TOO_LATE
+        return None
+
+    def _abort(self, can_leave: bool) -> Answer:
+        self._aborts += 1
+        if self._aborts == 1:
+            return Answer.ABORT
+        return Answer.LEAVE if self._aborts > 2 and can_leave else Answer.STILL_ABORTING
+
+
+def may_leave(
+    phase: Phase, guest: Place, *, is_managed: bool, is_resumed: bool
+) -> bool:
+    """Whether the guest survives the end of this program at this moment.
+
+    From the stop of its vCPUs to their start on the destination, a migration managed by this client hangs
+    on it: without the client's next call the destination is destroyed, and the source cannot go back.
+
+    :param is_resumed: The vCPUs were seen to run on the destination.
+    """
+    if not is_managed:
+        return True
+    if guest is Place.SPLIT:
+        return is_resumed
+    return phase is not Phase.SWITCHING
+
+
+class Signals:
+    """Counts SIGINT, SIGTERM and SIGHUP while it is entered.
+
+    The handler only counts.  Whoever waits does so in slices, and takes the count after each.
+    """
+
+    _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._taken = 0
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Signals:
+        for number in self._CAUGHT:
+            before = signal.getsignal(number)
+            if number is signal.SIGHUP and before is signal.SIG_IGN:
+                continue  # nohup
+            self._before[number] = signal.signal(number, self._count)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, before in self._before.items():
+            signal.signal(number, before)
+
+    def take(self) -> int:
+        """How many came since the last call."""
+        new = self._seen - self._taken
+        self._taken += new
+        return new
+
+    def _count(self, number: int, frame: FrameType | None) -> None:
+        self._seen += 1

@@ -1,0 +1,73 @@
+"""What is printed, and that it can do no harm: nobody's terminal is steered by what a peer sends."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TextIO
+
+__all__ = ["Terminal", "printable"]
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal could obey or cannot show: control, formatting and undecodable characters."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
+        for char in text
+    )
+
+
+class Terminal:
+    """Standard output and standard error, with at most one line being rewritten on the latter.
+
+    Neither being closed nor being full stops a migration: what cannot be printed is dropped.
+    """
+
+    def __init__(self, out: TextIO, err: TextIO) -> None:
+        self._out = out
+        self._err = err
+        self._shown = 0  # width of the line that is being rewritten
+
+    @property
+    def is_interactive(self) -> bool:
+        """Whether somebody looks at standard error, so that a line can be rewritten."""
+        try:
+            return self._err.isatty()
+        except ValueError:  # closed
+            return False
+
+    def print(self, text: str) -> None:
+        """Write to standard output as it is."""
+        with suppress(OSError, ValueError):
+            self._out.write(text)
+            self._out.flush()
+
+    def say(self, text: str) -> None:
+        """Write one line to standard error, after standard output as virsh does."""
+        with suppress(OSError, ValueError):
+            self._out.flush()
+        self.end_line()
+        self._write(printable(text) + "\n")
+
+    def rewrite(self, text: str) -> None:
+        """Show one line on standard error in the place of the one before."""
+        text = printable(text)[: self._width() - 1]
+        self._write("\r" + text.ljust(self._shown))
+        self._shown = len(text)
+
+    def end_line(self) -> None:
+        """Leave the line that is being rewritten as it is."""
+        if self._shown:
+            self._write("\n")
+            self._shown = 0
+
+    def _width(self) -> int:
+        try:
+            return os.get_terminal_size(self._err.fileno()).columns or 80
+        except (OSError, ValueError):
+            return 80
+
+    def _write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            self._err.write(text)
+            self._err.flush()

@@ -1,0 +1,48 @@
+"""Observers that remember, and can be waited on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from threading import Event
+from typing import Any
+
+__all__ = ["Recorder", "Awaited"]
+
+_LONGEST_S = 30.0
+
+
+class Recorder:
+    """Keeps what it was shown, with the time."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, object]] = []
+
+    def __call__(self, what: object) -> None:
+        self.seen.append((time.monotonic(), what))
+
+    def of(self, kind: type) -> list[Any]:
+        return [what for _, what in self.seen if isinstance(what, kind)]
+
+    def times_of(self, kind: type) -> list[float]:
+        return [when for when, what in self.seen if isinstance(what, kind)]
+
+
+class Awaited(Recorder):
+    """Can be waited on until it has been shown something."""
+
+    def __init__(
+        self, kind: type, test: Callable[[Any], bool] = lambda what: True
+    ) -> None:
+        super().__init__()
+        self._kind = kind
+        self._test = test
+        self._seen = Event()
+
+    def __call__(self, what: object) -> None:
+        super().__call__(what)
+        if isinstance(what, self._kind) and self._test(what):
+            self._seen.set()
+
+    def wait(self) -> None:
+        assert self._seen.wait(_LONGEST_S), f"no {self._kind.__name__} was seen"

@@ -1,0 +1,142 @@
+"""A lab with one busy guest on it."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import libvirt
+
+from guest import (
+    Collector,
+    GuestParams,
+    MemoryReport,
+    domain_xml,
+    verify_domain,
+    write_image,
+)
+from labkit import Lab
+
+__all__ = ["Stage", "TOP", "VENV"]
+
+TOP = Path(__file__).resolve().parents[2]
+VENV = TOP / ".venv" / "bin"
+
+_BOOT_S = 60.0
+
+
+class Stage:
+    """One guest, the lab it lives in, and the ear that hears it.
+
+    :param params: What the guest does.
+    :param name: The domain's, so that several stages do not meet.
+    """
+
+    def __init__(self, lab: Lab, params: GuestParams, name: str = "busy") -> None:
+        self.lab = lab
+        self.params = params
+        self.name = name
+        self.image = lab.shared / f"{name}.img"
+        self.collector = Collector(lab.shared / f"{name}.sock")
+        self._connections: dict[str, libvirt.virConnect] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Stage:
+        self._stack.enter_context(self.collector)
+        self._stack.callback(self.clear)
+        write_image(self.image, self.params)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    # The guest
+
+    def xml(self, **options: Any) -> str:
+        """The domain's XML; see ``guest.domain_xml`` for the options."""
+        return domain_xml(
+            self.name,
+            self.params,
+            image=self.image,
+            socket=self.collector.path,
+            **options,
+        )
+
+    def start(
+        self, host: str = "a", *, is_persistent: bool = False, **options: Any
+    ) -> libvirt.virDomain:
+        """Start the guest and wait until it has filled its memory."""
+        connection = self.connection(host)
+        xml = self.xml(**options)
+        if is_persistent:
+            domain = connection.defineXML(xml)
+            domain.create()
+        else:
+            domain = connection.createXML(xml, 0)
+        self.collector.wait_for_fill(_BOOT_S)
+        return domain
+
+    def find(self, host: str) -> libvirt.virDomain | None:
+        """The guest on a host; None where it is not."""
+        domains = self.connection(host).listAllDomains()
+        return next((dom for dom in domains if dom.name() == self.name), None)
+
+    def active_on(self) -> list[str]:
+        """The hosts on which the guest has a QEMU."""
+        found = {host.name: self.find(host.name) for host in self.lab.hosts()}
+        return [name for name, dom in found.items() if dom and dom.isActive()]
+
+    def verify(self, host: str) -> MemoryReport:
+        """Suspend the guest, compare every page, and resume it."""
+        domain = self.find(host)
+        if domain is None:
+            raise LookupError(f"{self.name} is not on {host}")
+        return verify_domain(domain, self.params, collector=self.collector)
+
+    def blackout_ms(self, since: float, until: float | None = None) -> float:
+        """The longest time without a heartbeat; times are ``time.monotonic()``."""
+        return self.collector.blackout(since=since, until=until).length_s * 1000
+
+    def clear(self) -> None:
+        """Remove the guest from all hosts, whatever state it is in."""
+        for host in self.lab.hosts():
+            domain = self.find(host.name)
+            if domain is None:
+                continue
+            is_active = domain.isActive()
+            if domain.isPersistent():
+                domain.undefine()  # an active one lives on as a transient domain
+            if is_active:
+                domain.destroy()
+        for connection in self._connections.values():
+            connection.close()
+        self._connections.clear()
+
+    # Commands
+
+    def connection(self, host: str) -> libvirt.virConnect:
+        """A connection to a host's daemon that works wherever we run, cut off or not."""
+        if host not in self._connections:
+            self._connections[host] = libvirt.open(self.lab.host(host).uri)
+        return self._connections[host]
+
+    def run(
+        self, host: str, argv: Sequence[str], timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command on a host, or on the ``client``, to its end."""
+        return self.lab.host(host).run(argv, check=False, timeout=timeout)
+
+    @staticmethod
+    def now() -> float:
+        """The clock of the heartbeats."""
+        return time.monotonic()
