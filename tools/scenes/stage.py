@@ -93,8 +93,21 @@ class Stage:
 
     def active_on(self) -> list[str]:
         """The hosts on which the guest has a QEMU."""
-        found = {host.name: self.find(host.name) for host in self.lab.hosts()}
-        return [name for name, dom in found.items() if dom and dom.isActive()]
+        return [
+            host.name
+            for host in self.lab.hosts()
+            if self.name in _names(self.connection(host.name))
+        ]
+
+    def wait_until_only_on(self, host: str, timeout: float) -> None:
+        """Wait for the other host's QEMU to be gone; there is no event when nobody waits for the call."""
+        deadline = self.now() + timeout
+        while self.active_on() != [host]:
+            if self.now() > deadline:
+                raise TimeoutError(
+                    f"{self.name} is on {self.active_on()}, not {host} alone"
+                )
+            time.sleep(0.2)
 
     def verify(self, host: str) -> MemoryReport:
         """Suspend the guest, compare every page, and resume it."""
@@ -140,3 +153,9 @@ class Stage:
     def now() -> float:
         """The clock of the heartbeats."""
         return time.monotonic()
+
+
+def _names(connection: libvirt.virConnect) -> list[str]:
+    """The names of the active domains, asked for in one call: they come and go."""
+    active = libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE
+    return [domain.name() for domain in connection.listAllDomains(active)]

@@ -1,0 +1,97 @@
+"""virsh-postcopy as a person types it, on the operator's workstation."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import threading
+from collections.abc import Sequence
+from types import TracebackType
+
+from scenes.stage import VENV
+
+__all__ = ["URI", "Typed", "migrate", "virsh_postcopy"]
+
+URI = "qemu+tcp://b/system"
+
+_PROGRAM = [str(VENV / "virsh-postcopy"), "-c", "qemu+tcp://a/system"]
+
+
+def virsh_postcopy(*argv: str, timeout: float = 90) -> subprocess.CompletedProcess[str]:
+    """Run it to its end."""
+    return subprocess.run(
+        [*_PROGRAM, *argv],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
+        check=False,
+    )
+
+
+def migrate(
+    *options: str, name: str = "busy", uri: str = URI
+) -> subprocess.CompletedProcess[str]:
+    """Run ``migrate`` to its end."""
+    return virsh_postcopy("migrate", *options, name, uri)
+
+
+class Typed:
+    """A ``migrate`` that is under way, its words on stderr, and a hand on Ctrl-C."""
+
+    def __init__(self, options: Sequence[str], name: str = "busy") -> None:
+        self._process = subprocess.Popen(
+            [*_PROGRAM, "migrate", *options, name, URI],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._changed = threading.Condition()
+        self._text = ""
+        self._is_at_end = False
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def __enter__(self) -> Typed:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _listen(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as said:
+            for line in said:
+                with self._changed:
+                    self._text += line
+                    self._changed.notify_all()
+        with self._changed:
+            self._is_at_end = True
+            self._changed.notify_all()
+
+    def wait_for(self, pattern: str, timeout: float = 40) -> None:
+        """Wait until it has said something."""
+
+        def said() -> bool:
+            return bool(re.search(pattern, self._text)) or self._is_at_end
+
+        with self._changed:
+            self._changed.wait_for(said, timeout)
+            assert re.search(pattern, self._text), f"not said: {pattern}\n{self._text}"
+
+    def press_ctrl_c(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+
+    def end(self, timeout: float = 60) -> tuple[int, str]:
+        """Wait for the end; exit status and all it has said."""
+        code = self._process.wait(timeout)
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_at_end, timeout)
+        return code, self._text

@@ -1,0 +1,50 @@
+"""Measurements, side by side in one run: the tools take turns on the same guest and link."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from labkit import Lab
+from labkit.errors import LabError
+from libvirt_postcopy.vir.calls import silence_libvirt
+from scenes import bench_switch
+
+__all__ = ["main"]
+
+FOLDER = "/run/libvirt-postcopy-bench"
+
+BENCHES = {"switch": bench_switch}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one benchmark in a lab of its own."""
+    parser = argparse.ArgumentParser(prog="tools/bench", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="BENCH")
+    for name, module in BENCHES.items():
+        verb = verbs.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
+        verb.add_argument("--runs", type=int, default=5, help="of each; default 5")
+        verb.add_argument("--json", action="store_true", help="print all figures")
+        verb.add_argument("--write", type=Path, help="also write the table there")
+    args = parser.parse_args(argv)
+    silence_libvirt()
+    bench = BENCHES[args.verb]
+    try:
+        folder = Path(FOLDER)
+        with Lab(folder) as lab:
+            figures = bench.measure(lab, args.runs)
+    except LabError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    text = json.dumps(figures, indent=2) if args.json else bench.table(figures)
+    print(text)
+    if args.write:
+        args.write.write_text(bench.table(figures) + "\n")
+    return 0 if bench.is_good(figures) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
