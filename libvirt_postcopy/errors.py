@@ -20,7 +20,7 @@ caught, so this module never imports libvirt.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 __all__ = [
     "PostcopyError",
@@ -56,6 +56,9 @@ class PostcopyError(Exception):
         where = f"{self.side}: " if self.side else ""
         cure = f" ({self.cure})" if self.cure else ""
         return f"{where}{self.what}{cure}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.what,), self.__dict__
 
 
 class UsageError(PostcopyError):
@@ -130,9 +133,23 @@ def _catchable_as(ours: type[Error], theirs: type[Exception]) -> type[Error]:
     """
     key = (ours, theirs)
     if key not in _CATCHABLE:
-        body = {"__init__": ours.__init__, "__module__": ours.__module__}
+        body = {
+            "__init__": ours.__init__,
+            "__module__": ours.__module__,
+            "__reduce__": lambda self: (
+                _rebuild,
+                (ours, theirs, self.what),
+                self.__dict__,
+            ),
+        }
         _CATCHABLE[key] = type(ours.__name__, key, body)
     return _CATCHABLE[key]
+
+
+def _rebuild(
+    ours: type[PostcopyError], theirs: type[Exception], what: str
+) -> PostcopyError:
+    return _catchable_as(ours, theirs)(what)
 
 
 def refusal(error: Error, cause: Exception) -> Error:

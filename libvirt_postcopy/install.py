@@ -7,6 +7,7 @@ goes to libvirt untouched.
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -191,3 +192,13 @@ _ADAPTERS: Mapping[str, Callable[..., _Call]] = {
     "migrateToURI2": _migrate_to_uri2,
     "migrateToURI3": _migrate_to_uri3,
 }
+
+
+class _Callable(ModuleType):
+    """``libvirt_postcopy.install`` is a function and this module; whichever is found there can be called."""
+
+    def __call__(self, module: ModuleType) -> None:
+        install(module)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -13,7 +13,7 @@ soon as QEMU has noted the wish, which takes effect at a later moment, or never 
 too late.  So after an accepted request the source is looked at, and asked again if nothing has come of it.
 Asking twice is harmless (QEMU ignores it); a migration that completes as pre-copy meanwhile is a good end.
 
-Statistics are read every :data:`POLL_S`, and at once when a policy's answer hangs on them.
+Statistics are read every :data:`POLL_S`, and once more right after the switch.
 """
 
 from __future__ import annotations
@@ -75,8 +75,9 @@ class Summary:
         clock, else QEMU's own figure.
     :ivar qemu_downtime_ms: QEMU's own figure.
     :ivar passes: Passes over memory that were done before the guest was stopped.
-    :ivar precopy_bytes: Sent for memory up to the switch, to within one reading.
-    :ivar postcopy_bytes: Sent for memory after it.
+    :ivar precopy_bytes: Sent for memory up to the switch, by a reading right after it; None if there was
+        none.
+    :ivar postcopy_bytes: Sent for memory since then.
     :ivar switch: None if the migration completed as pre-copy.
     """
 
@@ -120,8 +121,9 @@ class Migration:
         self._abort_at: float | None = None
         self._is_reading = False
         self._read_at = now
-        self._read_for_pass = 0
+        self._asked_at = now
         self._ended_at: float | None = None
+        self._found: Place | None = None
         self._error: str | None = None
 
     # What is known
@@ -133,8 +135,8 @@ class Migration:
 
     @property
     def place(self) -> Place:
-        """Where the guest is."""
-        return place(self._source, self._destination)
+        """Where the guest is; at the end, where it was found."""
+        return self._found or place(self._source, self._destination)
 
     @property
     def stats(self) -> Stats | None:
@@ -198,10 +200,12 @@ class Migration:
         :return: What to do now, in this order.
         :raises StateError: If a status was seen that cannot follow; nothing has changed then.
         """
+        if self.is_over:
+            return []
         return [*self._take(event, now), *self.tick(now)]
 
     def deadline(self) -> float | None:
-        """When to call :meth:`tick` at the latest; None once the operation has ended."""
+        """When to call :meth:`tick` at the latest; None if nothing is due before the next event."""
         if self.is_over:
             return None
         times = [self._verify_at, self._retry_at, self._look_again_at, self._abort_at]
@@ -245,7 +249,8 @@ class Migration:
     def _(self, event: ev.PassSeen, now: float) -> list[Action]:
         if self._source is Phase.PREPARING:
             self._enter(Phase.PRECOPY, now)
-        if self._seen is not None:
+        is_running = self._source is Phase.PRECOPY and self._stopped_at is None
+        if self._seen is not None and is_running:  # QEMU announces one more at its stop
             self._seen = replace(
                 self._seen,
                 announced_pass=max(self._seen.announced_pass, event.number),
@@ -259,14 +264,17 @@ class Migration:
         if event.stats is None:
             return []
         self._stats = event.stats
-        if self._source.is_split and self._stats_at_switch is None:
+        if self._is_first_after_switch():
             self._stats_at_switch = event.stats
         if self._source is Phase.PREPARING and event.stats.memory_total:
             self._enter(Phase.PRECOPY, now)
         if self._source is Phase.PRECOPY and self._seen is not None:
             passes = self._seen.passes.advance(event.stats)
             self._seen = replace(
-                self._seen, stats=event.stats, stats_at=now, passes=passes
+                self._seen,
+                stats=event.stats,
+                stats_at=max(self._asked_at, self._seen.since),
+                passes=passes,
             )
         return []
 
@@ -286,7 +294,10 @@ class Migration:
 
     @_take.register
     def _(self, event: ev.SplitFailed, now: float) -> list[Action]:
-        return [Note(f"libvirt reports post-copy failed on the {event.side.value}")]
+        return [
+            *self._take(ev.SplitSeen(event.side), now),
+            Note(f"libvirt reports post-copy failed on the {event.side.value}"),
+        ]
 
     @_take.register
     def _(self, event: ev.SwitchRequested, now: float) -> list[Action]:
@@ -328,7 +339,7 @@ class Migration:
     def _(self, event: ev.AbortRequested, now: float) -> list[Action]:
         if self._abort_wanted:
             return []
-        if self._source not in _CAN_ABORT:
+        if not self._can_abort:
             return [
                 Note(f"too late to abort: the migration is {self._source.value} by now")
             ]
@@ -337,7 +348,8 @@ class Migration:
 
     @_take.register
     def _(self, event: ev.AbortRefused, now: float) -> list[Action]:
-        self._abort_at = now + RETRY_S
+        if self._abort_wanted:
+            self._abort_at = now + RETRY_S
         return []
 
     @_take.register
@@ -349,25 +361,28 @@ class Migration:
     def _(self, event: ev.Ended, now: float) -> list[Action]:
         self._ended_at = now
         self._error = event.error
-        self._source = self._final_phase(event)
-        return []
-
-    def _final_phase(self, event: ev.Ended) -> Phase:
         found = event.found
         if found is None:
             found = Place.DESTINATION if event.error is None else self.place
+        if found is Place.LOST and self.place is Place.SOURCE:
+            found = Place.SOURCE  # it was shut down there; it was not lost by us
+        self._source, self._found = self._final_phase(found), found
+        return []
+
+    def _is_first_after_switch(self) -> bool:
+        """Whether the reading that has just come was also asked for after the switch."""
+        if self._switched_at is None or self._stats_at_switch is not None:
+            return False
+        return self._asked_at >= self._switched_at
+
+    def _final_phase(self, found: Place) -> Phase:
         if found is Place.DESTINATION:
             return Phase.COMPLETED
-        if found is Place.LOST and self._may_be_lost:
+        if found is Place.LOST:
             return Phase.LOST
         if found is Place.SPLIT:
             return self._source if self._source.is_split else Phase.POSTCOPY
         return Phase.CANCELLED if self._abort_wanted else Phase.FAILED
-
-    @property
-    def _may_be_lost(self) -> bool:
-        """A guest that was never split and is found nowhere was shut down; it was not lost by us."""
-        return self._source.is_split or self._source in (Phase.COMPLETED, Phase.LOST)
 
     # Moves
 
@@ -400,9 +415,6 @@ class Migration:
         self._look_again_at = decision.look_again_at
         if decision.reason is not None:
             return self._ask(decision.reason, now)
-        if decision.wants_stats and self._read_for_pass < self._seen.announced_pass:
-            self._read_for_pass = self._seen.announced_pass
-            self._read_at = now
         return []
 
     def _ask(self, reason: str, now: float) -> list[Action]:
@@ -427,11 +439,16 @@ class Migration:
             return self._ask_again()
         return []
 
+    @property
+    def _can_abort(self) -> bool:
+        """The switch is not under way, as far as either side has said."""
+        return self._source in _CAN_ABORT and self.place is Place.SOURCE
+
     def _repeat_abort(self, now: float) -> list[Action]:
         if self._abort_at is None or now < self._abort_at:
             return []
         self._abort_at = None
-        if self._source not in _CAN_ABORT:
+        if not self._can_abort:
             return [Note("the abort came too late")]
         return [Abort()]
 
@@ -443,5 +460,6 @@ class Migration:
         if not self._wants_readings or now < self._read_at:
             return []
         self._is_reading = True
+        self._asked_at = now
         self._read_at = now + POLL_S
         return [ReadStats()]

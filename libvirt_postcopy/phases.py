@@ -237,9 +237,16 @@ _PLACE_BY_SOURCE: Mapping[Phase, Place] = MappingProxyType(
         Phase.COMPLETED: Place.DESTINATION,
         Phase.CANCELLED: Place.SOURCE,
         Phase.FAILED: Place.SOURCE,
-        Phase.LOST: Place.LOST,
     }
 )
+
+
+#: A source after the switch: a complete destination is the guest then.
+_SWITCHED = frozenset(phase for phase in Phase if phase.is_split) | {
+    Phase.COMPLETED,
+    Phase.LOST,
+}
+_WENT_BACK = frozenset((Phase.GOING_BACK, Phase.CANCELLED, Phase.FAILED))
 
 
 def place(source: Phase, destination: Phase) -> Place:
@@ -247,13 +254,14 @@ def place(source: Phase, destination: Phase) -> Place:
 
     In doubt the answer is *split*, because that is the one that forbids touching either half.
     """
+    if destination is Phase.COMPLETED:
+        # Either side may announce completion first, and the source's switch may have been missed.
+        return Place.DESTINATION if source in _SWITCHED else Place.SPLIT
     if Phase.LOST in (source, destination):
         return Place.LOST
-    if destination is Phase.COMPLETED and source.is_split:
-        return Place.DESTINATION  # either side may announce completion first
-    if destination.is_split and source is not Phase.COMPLETED:
-        return Place.SPLIT
-    return _PLACE_BY_SOURCE[source]
+    is_completed = source is Phase.COMPLETED
+    in_doubt = destination in _WENT_BACK if is_completed else destination.is_split
+    return Place.SPLIT if in_doubt else _PLACE_BY_SOURCE[source]
 
 
 _OVER = frozenset((Half.GONE, Half.INACTIVE))

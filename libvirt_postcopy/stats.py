@@ -93,8 +93,8 @@ class Stats:
         """Read a ``query-migrate`` reply's ``return`` member (QAPI ``MigrationInfo``)."""
         ram = reply.get("ram")
         ram = ram if isinstance(ram, Mapping) else {}
-        mbps = ram.get("mbps")
-        rate = int(mbps * 1e6 / 8) if isinstance(mbps, (int, float)) else None
+        mbps = _figure(ram.get("mbps"))
+        rate = None if mbps is None else int(mbps * 1e6 / 8)
         rest = {key: value for key, value in reply.items() if key != "ram"}
         other = {**_rest(_FROM_INFO, rest), **_rest(_FROM_RAM, ram)}
         return cls(
@@ -144,14 +144,15 @@ class PassCount:
         return PassCount(self.done + 1, stats.swept_bytes + left)
 
 
-def _pick(
-    table: Mapping[str, str], reply: Mapping[str, Any]
-) -> dict[str, Any]:  # values are checked to be numbers, which mypy cannot follow
-    return {
-        name: int(reply[key])
-        for key, name in table.items()
-        if isinstance(reply.get(key), (int, float))
-    }
+def _figure(value: Any) -> float | None:
+    """A number that fits QEMU's 64 bits; all else is none."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value if is_number and abs(value) < 1 << 64 else None
+
+
+def _pick(table: Mapping[str, str], reply: Mapping[str, Any]) -> dict[str, Any]:
+    figures = {name: _figure(reply.get(key)) for key, name in table.items()}
+    return {name: int(it) for name, it in figures.items() if it is not None}
 
 
 def _rest(table: Mapping[str, str], reply: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ __all__ = ["MIB", "parse_duration", "format_duration", "format_bytes"]
 
 MIB = 1 << 20
 
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+_THOUSANDTHS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "": 1000}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|)", re.ASCII)
 _BINARY = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -26,7 +26,7 @@ def parse_duration(text: str) -> float:
         raise UsageError(
             f"'{text[:40]}' is not a duration", cure="write 30, 30s, 5m, 2h or 300ms"
         )
-    return float(match[1]) * _SECONDS[match[2]]
+    return float(match[1]) * _THOUSANDTHS[match[2]] / 1000
 
 
 def format_duration(seconds: float) -> str:

@@ -123,7 +123,7 @@ class NativeDriver:
         self._flags = flags
         self._uuid = dom.UUIDString()
         self._watches: list[DomainWatch] = []
-        self._events_from: Connection | None = None
+        self._control = dom
         self._sink: Sink = lambda event: None
         self._is_closed = False
         self._was_sent = False
@@ -142,8 +142,9 @@ class NativeDriver:
     def begin(self, sink: Sink) -> None:
         """Start the migrate call; see :class:`libvirt_postcopy.drivers.runner.Driver`."""
         self._sink = self._noticing(sink)
-        started_loop = ensure_event_loop()
-        self._watch(self._source_for_events(started_loop), Side.SOURCE)
+        ensure_event_loop()
+        self._control = self._own_handle() or self._dom
+        self._watch(self._control.connect(), Side.SOURCE)
         for job in (self._connect_destination, self._run):
             threading.Thread(
                 target=job, name=f"postcopy{job.__name__}", daemon=True
@@ -152,7 +153,7 @@ class NativeDriver:
     def switch(self) -> Event:
         """Send ``migrate-start-postcopy``."""
         try:
-            vir.start_postcopy(self._dom)
+            vir.start_postcopy(self._control)
         except LibvirtError as error:
             return SwitchRefused(error.what, is_final=not is_too_early(error.what))
         except NotSupportedError as error:
@@ -161,7 +162,7 @@ class NativeDriver:
 
     def verify_switch(self) -> Event:
         """Read the source's state."""
-        return _SEEN.get(vir.half(self._dom), SwitchNotSeen())
+        return _SEEN.get(vir.half(self._control), SwitchNotSeen())
 
     def read_stats(self) -> list[Event]:
         """Read the source's statistics, and its state for what no event has told."""
@@ -173,7 +174,7 @@ class NativeDriver:
     def abort(self) -> Event | None:
         """Abort libvirt's job.  libvirt itself refuses this once the guest is split."""
         try:
-            vir.abort_job(self._dom)
+            vir.abort_job(self._control)
         except LibvirtError as error:
             return AbortRefused(error.what)
         return None
@@ -196,17 +197,18 @@ class NativeDriver:
 
         return notice
 
-    def _source_for_events(self, started_loop: bool) -> Connection:
-        """A connection opened before there was an event loop delivers nothing: open another."""
-        connection = self._dom.connect()
-        if not started_loop:
-            return connection
+    def _own_handle(self) -> Domain | None:
+        """The domain over a connection of our own, for events and for what must not wait.
+
+        The caller's connection carries the migrate call and the readings, which libvirt answers late, and
+        it delivers no events if it was opened before there was an event loop.
+        """
         try:
-            self._events_from = vir.open_connection(connection.getURI(), "source")
+            uri = self._dom.connect().getURI()
+            return vir.find_domain(vir.open_connection(uri, "source"), self._uuid)
         except LibvirtError as error:
-            LOG.info("no connection for events, polling only: %s", error)
-            return connection
-        return self._events_from
+            LOG.info("no connection of our own to the source: %s", error)
+            return None
 
     def _watch(self, connection: Connection, side: Side) -> None:
         watch = DomainWatch(connection, self._uuid, side, self._sink)
@@ -275,8 +277,9 @@ class NativeDriver:
                     raise
                 LOG.info("the client manages the migration: %s", error)
             self._target.is_peer2peer = False
+        destination = self._target.require()
         with vir.refusals():
-            self._dom.migrate3(self._target.require(), self._params, self._flags)
+            self._dom.migrate3(destination, self._params, self._flags)
 
     def _may_manage_instead(self, error: LibvirtError) -> bool:
         """Only where the source's daemon never reached the other, so QEMU has been told nothing."""

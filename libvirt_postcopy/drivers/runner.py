@@ -135,20 +135,30 @@ class Runner:
     def _run(self) -> None:
         try:
             while not self._migration.is_over:
-                self._carry_out(self._next_actions())
+                self._step()
         finally:
             self._reader.close()
             self._driver.close()
             self._over.set()
 
-    def _next_actions(self) -> list[Action]:
+    def _step(self) -> None:
+        """Take one event, or what has become due; act first and let others watch afterwards."""
         deadline = self._migration.deadline()
         wait = None if deadline is None else max(deadline - time.monotonic(), 0)
         try:
             seen_at, event = self._queue.get(timeout=wait)
         except queue.Empty:
-            return self._migration.tick(time.monotonic())
-        self._show(event)
+            seen: list[object] = []
+            actions = self._migration.tick(time.monotonic())
+        else:
+            seen = [event]
+            actions = self._feed(event, seen_at)
+        for action in actions:
+            self._carry_out(action)
+        for what in (*seen, *actions):
+            self._show(what)
+
+    def _feed(self, event: Event, seen_at: float) -> list[Action]:
         before = self._migration.phase
         try:
             actions = self._migration.feed(event, seen_at)
@@ -159,27 +169,28 @@ class Runner:
             LOG.info("%s -> %s", before.value, self._migration.phase.value)
         return actions
 
-    def _carry_out(self, actions: list[Action]) -> None:
-        for action in actions:
-            self._show(action)
-            if isinstance(action, ReadStats):
-                self._reader.submit(self._read_stats)
-            elif isinstance(action, Switch):
-                self.put(self._driver.switch())
-            elif isinstance(action, VerifySwitch):
-                self.put(self._driver.verify_switch())
-            elif isinstance(action, Abort):
-                refused = self._driver.abort()
-                if refused is not None:
-                    self.put(refused)
-            elif isinstance(action, Note):
-                LOG.warning("%s", action.text)
+    def _carry_out(self, action: Action) -> None:
+        if isinstance(action, ReadStats):
+            self._reader.submit(self._read_stats)
+        elif isinstance(action, Switch):
+            self.put(self._driver.switch())
+        elif isinstance(action, VerifySwitch):
+            self.put(self._driver.verify_switch())
+        elif isinstance(action, Abort):
+            refused = self._driver.abort()
+            if refused is not None:
+                self.put(refused)
+        elif isinstance(action, Note):
+            LOG.warning("%s", action.text)
 
     def _read_stats(self) -> None:
         try:
             seen = self._driver.read_stats()
         except PostcopyError as error:
             LOG.debug("no reading: %s", error)
+            seen = [StatsSeen(None)]
+        except Exception:  # a bug of ours must not end the readings
+            LOG.exception("a reading failed unexpectedly")
             seen = [StatsSeen(None)]
         for event in seen:
             self.put(event)

@@ -16,7 +16,9 @@ class Observation:
 
     :ivar now: The moment.
     :ivar since: When pre-copy began.
-    :ivar stats: The last reading, taken at ``stats_at``; None before the first.
+    :ivar stats: The last reading; None before the first.
+    :ivar stats_at: When it was asked for.  QEMU 7.2 looks then, but may answer only at the end of the
+        pass: its monitor is held up while the link is full.
     :ivar passes: Passes done, by bytes.
     :ivar announced_pass: The highest pass that QEMU has announced; 0 before the first.
     :ivar saw_pass_one: QEMU announced pass 1, so it announces passes, not looks at the dirty bitmap.
@@ -38,12 +40,19 @@ class Observation:
         return max(self.passes.done, self.announced_pass - 1)
 
     @property
-    def swept_bytes(self) -> float:
-        """Bytes gone over by now: the last reading, carried on at the rate it showed."""
-        if self.stats is None:
-            return 0.0
-        seconds = max(self.now - self.stats_at, 0.0)
-        return self.stats.swept_bytes + seconds * (self.stats.bytes_per_s or 0)
+    def swept_share(self) -> float | None:
+        """How much of memory has been gone over by now: the last reading, carried on at its rate.
+
+        None where no reading gives a rate.  More than 1 where it may have been gone over again.
+        """
+        if self.stats is None or not self.stats.memory_total:
+            return None
+        swept, before = self.stats.swept_bytes, self.stats_at - self.since
+        rate = self.stats.bytes_per_s or (swept / before if before > 0 else 0)
+        if not rate:
+            return None
+        now = swept + max(self.now - self.stats_at, 0.0) * rate
+        return now / self.stats.memory_total
 
 
 @dataclass(frozen=True)
@@ -52,12 +61,10 @@ class Decision:
 
     :ivar reason: Why to switch, in words for people; None to go on with pre-copy.
     :ivar look_again_at: When the answer may change though nothing was seen; None for never.
-    :ivar wants_stats: The answer hangs on statistics fresher than the last announced pass.
     """
 
     reason: str | None = None
     look_again_at: float | None = None
-    wants_stats: bool = False
 
 
 WAIT = Decision()

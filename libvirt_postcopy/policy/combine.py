@@ -13,10 +13,7 @@ __all__ = ["AnyOf", "AllOf"]
 def _patience(decisions: Sequence[Decision]) -> Decision:
     """Wait, but look again as soon as any of these would."""
     times = [each.look_again_at for each in decisions if each.look_again_at is not None]
-    return Decision(
-        look_again_at=min(times, default=None),
-        wants_stats=any(each.wants_stats for each in decisions),
-    )
+    return Decision(look_again_at=min(times, default=None))
 
 
 @dataclass(frozen=True)

@@ -65,10 +65,11 @@ class After:
 class AfterPrecopy:
     """Switch when ``passes`` passes over memory are done.
 
-    A pass is done when its bytes are gone over (:class:`libvirt_postcopy.stats.PassCount`).  QEMU's own
-    announcement is believed only where it comes at the right time: QEMU up to 10.0 announces pass 1 and
-    then each real pass, a moment before its last bytes leave, which saves waiting for the next reading;
-    QEMU 11.1 begins with pass 2 and goes on ten times a second whatever has been sent.
+    A pass is done when its bytes are gone over (:class:`libvirt_postcopy.stats.PassCount`).  Waiting for
+    the reading that shows it would cost up to half a second, or a whole pass on a QEMU 7.2 whose link is
+    full.  So QEMU's announcement of the next pass is believed where it is credible: QEMU up to 10.0
+    announces pass 1 and then each real pass; QEMU 11.1 begins with pass 2 and goes on ten times a second
+    whatever has been sent.  Readings may contradict it even so.
     """
 
     passes: int = 1
@@ -85,19 +86,19 @@ class AfterPrecopy:
         count = "the first pass is" if self.passes == 1 else f"{self.passes} passes are"
         if seen.passes.done >= self.passes:
             return Decision(reason=f"{count} done")
-        if seen.announced_pass <= self.passes:
-            return WAIT
-        if seen.saw_pass_one and self._is_plausible(seen):
+        is_announced = seen.saw_pass_one and seen.announced_pass > self.passes
+        if is_announced and not self._is_contradicted(seen):
             return Decision(reason=f"{count} done")
-        return Decision(wants_stats=seen.saw_pass_one)
+        return WAIT
 
     @staticmethod
-    def _is_plausible(seen: Observation) -> bool:
-        """At least half of memory must be gone over; QEMU looks at the dirty bitmap for the next pass
-        while up to one downtime's worth of bytes of this one is still to be sent."""
-        if seen.stats is None or not seen.stats.memory_total:
-            return False
-        return seen.swept_bytes >= seen.stats.memory_total / 2
+    def _is_contradicted(seen: Observation) -> bool:
+        """Whether the readings say that less than half of memory can have been gone over.
+
+        Not all of it has: QEMU begins a pass while one downtime's worth of the last is still to be sent.
+        """
+        share = seen.swept_share
+        return share is not None and share < 0.5
 
     def __str__(self) -> str:
         return "after-precopy" + (f":{self.passes}" if self.passes > 1 else "")

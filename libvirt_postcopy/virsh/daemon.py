@@ -12,7 +12,7 @@ from libvirt_postcopy.vir import calls
 from libvirt_postcopy.vir.protocols import Connection, Domain
 from libvirt_postcopy.virsh.grammar import Globals
 
-__all__ = ["connect", "find_domain"]
+__all__ = ["connect", "find_domain", "uri_of"]
 
 
 def connect(options: Globals, *, for_call: str) -> Connection:
@@ -44,6 +44,15 @@ def connect(options: Globals, *, for_call: str) -> Connection:
                 options.keepalive_count or calls.KEEPALIVE[1],
             )
     return connection
+
+
+def uri_of(connection: Connection) -> str:
+    """The URI of a connection, also where none was named.
+
+    :raises LibvirtError: If the connection is dead.
+    """
+    with calls.refusals("source"):
+        return connection.getURI()
 
 
 def find_domain(connection: Connection, text: str) -> Domain:

@@ -312,7 +312,7 @@ def _convert(option: Option, text: str) -> Value:
             f"Failed to get option '{option.name}': Option argument is empty"
         )
     if not option.kind.is_number:
-        return text
+        return _checked(option, text)
     number = _integer(text)
     least, most = _RANGES[option.kind]
     if option.kind is Kind.DELAY:
@@ -331,3 +331,13 @@ def _delay(name: str, number: int | None, most: int) -> int:
     if number > most:
         raise UsageError("post-copy after parameter is too large")
     return number
+
+
+def _checked(option: Option, text: str) -> str:
+    """libvirt-python passes text as UTF-8; only a file's name may be anything."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        if option.kind is not Kind.FILE:
+            raise UsageError(f"the value of --{option.name} is not UTF-8") from None
+    return text

@@ -11,6 +11,8 @@ and the guest must not pay for it.
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from types import FrameType, TracebackType
 from typing import Any
@@ -18,7 +20,7 @@ from typing import Any
 from libvirt_postcopy.events import Place
 from libvirt_postcopy.phases import Phase
 
-__all__ = ["Answer", "Interrupts", "Signals", "may_leave"]
+__all__ = ["Answer", "Interrupts", "Signals", "easily_interrupted", "may_leave"]
 
 
 class Answer(Enum):
@@ -97,6 +99,18 @@ def may_leave(
     return phase is not Phase.SWITCHING
 
 
+@contextmanager
+def easily_interrupted() -> Iterator[None]:
+    """Let Ctrl-C end the program, also while libvirt blocks in C; nothing has been started yet."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Signals:
     """Counts SIGINT, SIGTERM and SIGHUP while it is entered.
 
@@ -113,8 +127,8 @@ class Signals:
     def __enter__(self) -> Signals:
         for number in self._CAUGHT:
             before = signal.getsignal(number)
-            if number is signal.SIGHUP and before is signal.SIG_IGN:
-                continue  # nohup
+            if before is signal.SIG_IGN:
+                continue  # nohup, or a background job of a shell
             self._before[number] = signal.signal(number, self._count)
         return self
 

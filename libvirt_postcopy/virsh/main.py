@@ -21,6 +21,7 @@ from libvirt_postcopy.errors import PostcopyError
 from libvirt_postcopy.virsh.grammar import (
     CommandLine,
     HelpWanted,
+    Value,
     parse_command,
     parse_globals,
 )
@@ -57,22 +58,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = None if line is None else claims(line.words)
     if line is None or verb is None:
         return error_handler(lambda: exec_virsh(words), terminal)
-    is_strict = "--strict-exit" in line.words
-    return error_handler(
-        lambda: _run(verb, line, terminal), terminal, is_strict=is_strict
-    )
+    status = error_handler(lambda: _run(verb, line, terminal), terminal)
+    if status > FAILED and "strict-exit" in _options(verb, line):
+        return FAILED
+    return status
 
 
-def error_handler(
-    run: Callable[[], None], terminal: Terminal, *, is_strict: bool = False
-) -> int:
+def error_handler(run: Callable[[], None], terminal: Terminal) -> int:
     """Run, and turn what is raised into one line on standard error and the exit status."""
     try:
         run()
     except PostcopyError as error:
         _report(str(error), terminal)
-        status = _STATUS.get(getattr(error, "guest", ""), FAILED)
-        return FAILED if is_strict else status
+        return _STATUS.get(getattr(error, "guest", ""), FAILED)
     except KeyboardInterrupt:
         _report("interrupted: nothing was started", terminal)
         return FAILED
@@ -88,9 +86,13 @@ def _report(text: str, terminal: Terminal) -> None:
     terminal.say(f"error: {' '.join(text.split())}")
 
 
+def _options(verb: Verb, line: CommandLine) -> dict[str, Value]:
+    return parse_command(verb.name, verb.options, line.words[1:])
+
+
 def _run(verb: Verb, line: CommandLine, terminal: Terminal) -> None:
     try:
-        given = parse_command(verb.name, verb.options, line.words[1:])
+        given = _options(verb, line)
     except HelpWanted:
         terminal.print(help_text(verb))
         return

@@ -72,24 +72,29 @@ def describe(moment: Moment) -> str:
 def _phase(moment: Moment) -> str:
     if moment.phase is Phase.PRECOPY:
         return f"pre-copy pass {moment.passes + 1}"
-    return moment.phase.value
+    return str(moment.phase.value)
 
 
 def _figures(moment: Moment) -> list[str]:
+    """The most telling first: a narrow terminal cuts the line off."""
     stats = moment.stats
-    if stats is None or moment.phase.is_final or moment.phase is Phase.PREPARING:
+    if stats is None or not stats.memory_total:
+        return []
+    if moment.phase is Phase.PREPARING or moment.phase.is_final:
         return []
     figures = []
     if stats.memory_remaining is not None:
         figures.append(f"{_size(stats.memory_remaining)} remaining")
-    if stats.bytes_per_s:
-        figures.append(f"{_size(stats.bytes_per_s)}/s")
-    if moment.phase is Phase.PRECOPY and stats.dirty_bytes_per_s:
-        figures.append(f"dirty rate {_size(stats.dirty_bytes_per_s)}/s")
     if moment.phase.is_split:
-        figures.append(f"{stats.postcopy_requests or 0} page requests")
         if moment.downtime_ms is not None:
             figures.append(f"downtime {moment.downtime_ms:.0f} ms")
+        figures.append(
+            _count(stats.postcopy_requests or 0, "page request", "page requests")
+        )
+    elif moment.phase is Phase.PRECOPY and stats.dirty_bytes_per_s:
+        figures.append(f"dirty rate {_size(stats.dirty_bytes_per_s)}/s")
+    if stats.bytes_per_s:
+        figures.append(f"{_size(stats.bytes_per_s)}/s")
     return figures
 
 
@@ -115,11 +120,14 @@ def _switch(result: Summary) -> str:
     switch = result.switch
     if switch is None:
         return "completed as pre-copy"
+    came_ms = switch.took_effect_ms
+    if came_ms == switch.asked_ms:  # somebody else asked, and it was only seen
+        return f"switch at {came_ms / 1000:.1f} s ({switch.reason})"
     text = f"switch asked for at {switch.asked_ms / 1000:.1f} s ({switch.reason})"
-    if switch.took_effect_ms is not None:
-        text += f" and came {switch.took_effect_ms - switch.asked_ms:.0f} ms later"
+    if came_ms is not None:
+        text += f" and came {came_ms - switch.asked_ms:.0f} ms later"
     if switch.attempts > 1:
-        text += f" at the {switch.attempts}th attempt"
+        text += f", after {switch.attempts} attempts"
     return text
 
 
@@ -160,14 +168,18 @@ class Progress:
 
     def update(self, job: Viewed, now: float) -> None:
         """Show what is new, at most every :data:`REFRESH_S`."""
-        while not self._notes.empty():
-            self._terminal.say(f"note: {self._notes.get()}")
-        if not self._is_verbose or not self._is_new:
+        self.say_notes()
+        if not self._is_verbose or not self._is_new or job.phase.is_final:
             return
         if now - self._shown_at < REFRESH_S:
             return
         self._is_new = False
         self._show(self._moment(job), now)
+
+    def say_notes(self) -> None:
+        """Say what the operator should know, verbose or not."""
+        while not self._notes.empty():
+            self._terminal.say(f"note: {self._notes.get()}")
 
     def finish(self, result: Summary, *, is_peer2peer: bool) -> None:
         """Show the end of a migration that came to its end."""

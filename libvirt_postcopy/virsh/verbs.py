@@ -1,10 +1,4 @@
-"""The commands that virsh-postcopy answers itself, as tables.
-
-A later version of virsh adds rows.  An option without ``flag`` and ``param`` is read by
-:mod:`libvirt_postcopy.virsh.migrate` by its name.
-
-Source: libvirt ``tools/virsh-domain.c`` ``opts_migrate``, ``doMigrate`` (11.3.0).
-"""
+"""The commands that virsh-postcopy answers itself; all others are the real virsh's."""
 
 from __future__ import annotations
 
@@ -12,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from libvirt_postcopy.constants import MigrateFlags, MigrateParam
 from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.virsh.grammar import (
     HelpWanted,
@@ -22,301 +15,12 @@ from libvirt_postcopy.virsh.grammar import (
     mentions,
     parse_command,
 )
+from libvirt_postcopy.virsh.options import DOMAIN, ENABLING, MIGRATE_OPTIONS
 
-__all__ = ["MIGRATE_OPTIONS", "VERBS", "Verb", "claims", "help_text"]
+__all__ = ["VERBS", "Verb", "claims", "help_text"]
 
-_BOOL, _STRING, _INT, _BIG = Kind.BOOL, Kind.STRING, Kind.INT, Kind.BIG
-
-
-def _flag(name: str, flag: str, text: str) -> Option:
-    return Option(name, _BOOL, text, flag=MigrateFlags[f"VIR_MIGRATE_{flag}"])
-
-
-def _param(name: str, kind: Kind, param: str, text: str) -> Option:
-    return Option(name, kind, text, param=param)
-
-
-def _positional(option: Option) -> Option:
-    return replace(option, is_positional=True)
-
-
-def _ours(name: str, kind: Kind, text: str) -> Option:
-    return Option(name, kind, text, is_ours=True)
-
-
-_DOMAIN = Option(
-    "domain",
-    _STRING,
-    "domain name, id or uuid",
-    is_positional=True,
-    is_required=True,
-)
-
-MIGRATE_OPTIONS: tuple[Option, ...] = (
-    _DOMAIN,
-    Option(
-        "desturi",
-        _STRING,
-        "connection URI of the destination host as seen from the client(normal migration) or source(p2p migration)",
-        is_positional=True,
-        is_required=True,
-    ),
-    _flag("live", "LIVE", "live migration"),
-    _flag("offline", "OFFLINE", "offline migration"),
-    _flag("p2p", "PEER2PEER", "peer-2-peer migration"),
-    Option("direct", _BOOL, "direct migration"),
-    replace(
-        _flag("tunnelled", "TUNNELLED", "tunnelled migration"),
-        alias="tunneled",
-    ),
-    _flag("persistent", "PERSIST_DEST", "persist VM on destination"),
-    _flag("undefinesource", "UNDEFINE_SOURCE", "undefine VM on source"),
-    _flag("suspend", "PAUSED", "do not restart the domain on the destination host"),
-    _flag(
-        "copy-storage-all",
-        "NON_SHARED_DISK",
-        "migration with non-shared storage with full disk copy",
-    ),
-    _flag(
-        "copy-storage-inc",
-        "NON_SHARED_INC",
-        "migration with non-shared storage with incremental copy (same base image shared between source and destination)",
-    ),
-    _flag(
-        "copy-storage-synchronous-writes",
-        "NON_SHARED_SYNCHRONOUS_WRITES",
-        "force guest disk writes to be synchronously written to the destination to improve storage migration convergence",
-    ),
-    _flag(
-        "change-protection",
-        "CHANGE_PROTECTION",
-        "prevent any configuration changes to domain until migration ends",
-    ),
-    _flag("unsafe", "UNSAFE", "force migration even if it may be unsafe"),
-    Option("verbose", _BOOL, "display the progress of migration"),
-    _flag("compressed", "COMPRESSED", "compress repeated pages during live migration"),
-    _flag("auto-converge", "AUTO_CONVERGE", "force convergence during live migration"),
-    _flag(
-        "rdma-pin-all",
-        "RDMA_PIN_ALL",
-        "pin all memory before starting RDMA live migration",
-    ),
-    _flag("abort-on-error", "ABORT_ON_ERROR", "abort on soft errors during migration"),
-    _flag(
-        "postcopy",
-        "POSTCOPY",
-        "enable post-copy migration; switch to it using migrate-postcopy command",
-    ),
-    Option(
-        "postcopy-after-precopy",
-        _BOOL,
-        "automatically switch to post-copy migration after one pass of pre-copy",
-    ),
-    _flag("postcopy-resume", "POSTCOPY_RESUME", "resume failed post-copy migration"),
-    _flag("zerocopy", "ZEROCOPY", "use zero-copy mechanism for migrating memory pages"),
-    _positional(
-        _param(
-            "migrateuri",
-            _STRING,
-            MigrateParam.VIR_MIGRATE_PARAM_URI,
-            "migration URI, usually can be omitted",
-        )
-    ),
-    _positional(
-        _param(
-            "graphicsuri",
-            _STRING,
-            MigrateParam.VIR_MIGRATE_PARAM_GRAPHICS_URI,
-            "graphics URI to be used for seamless graphics migration",
-        )
-    ),
-    _positional(
-        _param(
-            "listen-address",
-            _STRING,
-            MigrateParam.VIR_MIGRATE_PARAM_LISTEN_ADDRESS,
-            "listen address that destination should bind to for incoming migration",
-        )
-    ),
-    _positional(
-        _param(
-            "dname",
-            _STRING,
-            MigrateParam.VIR_MIGRATE_PARAM_DEST_NAME,
-            "rename to new name during migration (if supported)",
-        )
-    ),
-    _positional(
-        Option(
-            "timeout",
-            Kind.SECONDS,
-            "run action specified by --timeout-* option (suspend by default) if live migration exceeds timeout (in seconds)",
-        )
-    ),
-    Option("timeout-suspend", _BOOL, "suspend the guest after timeout"),
-    Option("timeout-postcopy", _BOOL, "switch to post-copy after timeout"),
-    _positional(
-        _param(
-            "xml",
-            Kind.FILE,
-            MigrateParam.VIR_MIGRATE_PARAM_DEST_XML,
-            "filename containing updated XML for the target",
-        )
-    ),
-    _positional(
-        _param(
-            "migrate-disks",
-            Kind.LIST,
-            "migrate_disks",
-            "comma separated list of disks to be migrated",
-        )
-    ),
-    _param(
-        "migrate-disks-detect-zeroes",
-        Kind.LIST,
-        "migrate_disks_detect_zeroes",
-        "comma separated list of disks to be migrated with zero detection enabled",
-    ),
-    _positional(
-        _param(
-            "disks-port",
-            _INT,
-            "disks_port",
-            "port to use by target server for incoming disks migration",
-        )
-    ),
-    _param(
-        "disks-uri",
-        _STRING,
-        "disks_uri",
-        "URI to use for disks migration (overrides --disks-port)",
-    ),
-    _param(
-        "comp-methods",
-        Kind.LIST,
-        "compression",
-        "comma separated list of compression methods to be used",
-    ),
-    _param(
-        "comp-mt-level",
-        _INT,
-        "compression.mt.level",
-        "compress level for multithread compression",
-    ),
-    _param(
-        "comp-mt-threads",
-        _INT,
-        "compression.mt.threads",
-        "number of compression threads for multithread compression",
-    ),
-    _param(
-        "comp-mt-dthreads",
-        _INT,
-        "compression.mt.dthreads",
-        "number of decompression threads for multithread compression",
-    ),
-    _param(
-        "comp-xbzrle-cache",
-        _BIG,
-        "compression.xbzrle.cache",
-        "page cache size for xbzrle compression",
-    ),
-    _param(
-        "auto-converge-initial",
-        _INT,
-        "auto_converge.initial",
-        "initial CPU throttling rate for auto-convergence",
-    ),
-    _param(
-        "auto-converge-increment",
-        _INT,
-        "auto_converge.increment",
-        "CPU throttling rate increment for auto-convergence",
-    ),
-    _param(
-        "persistent-xml",
-        Kind.FILE,
-        MigrateParam.VIR_MIGRATE_PARAM_PERSIST_XML,
-        "filename containing updated persistent XML for the target",
-    ),
-    _flag("tls", "TLS", "use TLS for migration"),
-    _param(
-        "postcopy-bandwidth",
-        _BIG,
-        MigrateParam.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY,
-        "post-copy migration bandwidth limit in MiB/s",
-    ),
-    _flag("parallel", "PARALLEL", "enable parallel migration"),
-    _param(
-        "parallel-connections",
-        _INT,
-        "parallel.connections",
-        "number of connections for parallel migration",
-    ),
-    _param(
-        "bandwidth",
-        _BIG,
-        MigrateParam.VIR_MIGRATE_PARAM_BANDWIDTH,
-        "migration bandwidth limit in MiB/s",
-    ),
-    _param(
-        "tls-destination",
-        _STRING,
-        "tls.destination",
-        "override the destination host name used for TLS verification",
-    ),
-    _param(
-        "comp-zlib-level",
-        _INT,
-        "compression.zlib.level",
-        "compress level for zlib compression",
-    ),
-    _param(
-        "comp-zstd-level",
-        _INT,
-        "compression.zstd.level",
-        "compress level for zstd compression",
-    ),
-    _param(
-        "available-switchover-bandwidth",
-        _BIG,
-        "bandwidth.avail.switchover",
-        "bandwidth (in MiB/s) available for the final phase of migration",
-    ),
-    _ours(
-        "enable-postcopy",
-        _BOOL,
-        "the same as --postcopy, by the name of the 2014 series",
-    ),
-    _ours(
-        "postcopy-after",
-        Kind.DELAY,
-        "switch to post-copy after this many seconds, 0 at once; enables post-copy",
-    ),
-    _ours(
-        "postcopy-policy",
-        _STRING,
-        "switch to post-copy when this says so: manual, never, after-precopy[:PASSES], after:DURATION,"
-        " joined by | (the first) or & (all); enables post-copy",
-    ),
-    _ours(
-        "strict-exit",
-        _BOOL,
-        "exit with virsh's 0 and 1 only, not with 3 for a split guest and 4 for a lost one",
-    ),
-)
-
-_ENABLING = frozenset(
-    (
-        "postcopy",
-        "enable-postcopy",
-        "postcopy-after",
-        "postcopy-after-precopy",
-        "postcopy-policy",
-    )
-)
 _OURS = frozenset(option.name for option in MIGRATE_OPTIONS if option.is_ours)
-_TOKENS = frozenset(f"--{name}" for name in _ENABLING | _OURS)
+_TOKENS = frozenset(f"--{name}" for name in _OURS.union(ENABLING))
 
 
 def _wants_migrate(given: Mapping[str, Value]) -> bool:
@@ -330,7 +34,7 @@ def _wants_migrate(given: Mapping[str, Value]) -> bool:
     suspends = "timeout" in given and "timeout-postcopy" not in given
     if suspends or "timeout-suspend" in given or "postcopy-resume" in given:
         return False
-    return bool(_ENABLING & given.keys())
+    return not given.keys().isdisjoint(ENABLING)
 
 
 @dataclass(frozen=True)
@@ -355,7 +59,7 @@ _START = Verb(
     summary="Switch running migration from pre-copy to post-copy",
     description="Switch running migration from pre-copy to post-copy. The migration must have been started"
     " with --postcopy or --enable-postcopy.",
-    options=(_DOMAIN,),
+    options=(DOMAIN,),
     module="libvirt_postcopy.virsh.switch",
 )
 

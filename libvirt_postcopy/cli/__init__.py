@@ -1,0 +1,1 @@
+"""``libvirt-postcopy``: everything that is not a command of virsh."""
