@@ -165,7 +165,11 @@ _FAILURES: Mapping[Phase, type[MigrationError]] = {
 _SPLIT_CURE = (
     "the guest is split over both hosts: destroy, resume and reset neither half"
 )
-_CURES: Mapping[Phase, str] = {phase: _SPLIT_CURE for phase in Phase if phase.is_split}
+_LOST_CURE = "what is left of it cannot run; look at QEMU's log on both hosts"
+_CURES: Mapping[Phase, str] = {
+    **{phase: _SPLIT_CURE for phase in Phase if phase.is_split},
+    Phase.LOST: _LOST_CURE,
+}
 
 
 def start(
@@ -201,7 +205,10 @@ def start(
             cure="start it first; libvirt's own offline migration moves a definition",
         )
     driver = NativeDriver(
-        dom, target, params or {}, wanted & ~MigrateFlags.VIR_MIGRATE_PEER2PEER
+        dom,
+        target,
+        params or {},
+        _without(wanted, MigrateFlags.VIR_MIGRATE_PEER2PEER),
     )
     runner = Runner(driver, chosen, observer)
     runner.start()
@@ -257,14 +264,19 @@ def _policy(policy: Policy | str | None, flags: int) -> Policy:
 
 
 def _flags(policy: Policy, flags: int) -> MigrateFlags:
-    wanted = MigrateFlags(flags) & ~CLIENT_SIDE_FLAGS
+    wanted = _without(flags, CLIENT_SIDE_FLAGS)
     enabled = MigrateFlags.VIR_MIGRATE_POSTCOPY
     if not policy.enables_postcopy:
-        return (wanted & ~enabled) | MigrateFlags.VIR_MIGRATE_LIVE
+        return _without(wanted, enabled) | MigrateFlags.VIR_MIGRATE_LIVE
     for flag, cure in _FORBIDDEN.items():
         if flag & wanted:
             raise UsageError(f"post-copy and {flag.name} do not go together", cure=cure)
     return wanted | enabled | MigrateFlags.VIR_MIGRATE_LIVE
+
+
+def _without(flags: int, some: MigrateFlags) -> MigrateFlags:
+    """As numbers: ``~`` of a flag holds only the names we know, and would drop a later libvirt's."""
+    return MigrateFlags(int(flags) & ~int(some))
 
 
 def _target(dest: Destination, flags: MigrateFlags, peer2peer: bool | None) -> Target:

@@ -8,10 +8,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from libvirt_postcopy.constants import ErrorDomain
+
 __all__ = [
     "Explanation",
     "explain",
     "is_too_early",
+    "is_unreachable_peer",
     "version_text",
 ]
 
@@ -134,6 +137,16 @@ def explain(message: str) -> Explanation:
 def is_too_early(message: str) -> bool:
     """Whether a refused switch may be accepted a moment later."""
     return _TOO_EARLY.search(message) is not None
+
+
+def is_unreachable_peer(domain: int | None, message: str) -> bool:
+    """Whether a daemon could not connect to another daemon.
+
+    :param domain: The part of libvirt that the error comes from.  libvirt 9.0 passes the error of the
+        connection on; 7.0 wraps it in one of its QEMU driver.
+    """
+    is_about_connecting = domain in frozenset(ErrorDomain)
+    return is_about_connecting or "connect to remote libvirt URI" in message
 
 
 def version_text(number: int) -> str:

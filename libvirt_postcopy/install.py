@@ -84,10 +84,12 @@ def _obeying(
 
     @wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = adapter(*args, **kwargs)
-        if not (call.flags & CLIENT_SIDE_FLAGS):
+        try:
+            call = adapter(*args, **kwargs)
+            is_ours = bool(call.flags & CLIENT_SIDE_FLAGS)
+        except TypeError:  # wrong arguments, or a later libvirt's own: it knows
             return original(self, *args, **kwargs)
-        return call.run(self)
+        return call.run(self) if is_ours else original(self, *args, **kwargs)
 
     return method
 

@@ -271,10 +271,11 @@ _HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
 def whereabouts(source: Half, destination: Half) -> Place | None:
     """Say where the guest is from what both daemons say of the domain.
 
-    :return: None where that cannot be told; *split* where in doubt and both sides have something.
+    :return: None where that cannot be told, for example because both have an ordinary one: the
+        destination's may have been there before.
     """
     if destination is Half.WHOLE:
-        return Place.SPLIT if source is Half.WHOLE else Place.DESTINATION
+        return None if source is Half.WHOLE else Place.DESTINATION
     if source is Half.WHOLE:
         return Place.SPLIT if destination in _HALVES else Place.SOURCE
     if source in _HALVES:

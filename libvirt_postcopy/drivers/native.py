@@ -1,7 +1,9 @@
 """libvirt's own migration job with ``VIR_MIGRATE_POSTCOPY``.
 
-The migrate call blocks until the last page has arrived, so it has a thread of its own; everything else goes
-through the runner's loop.
+The migrate call blocks until the last page has arrived, so it has a thread of its own, and readings, which QEMU
+may answer late, have another.  Each has a connection of its own as well, and the loop a third, for events and for
+the switch: when two threads share a connection of libvirt 9.0, the request of the second may stay unsent until
+something arrives for the first, which here can be the end of the migration.
 
 Who manages it: with a destination *URI* the source's daemon talks to the destination's itself
 (``VIR_MIGRATE_PEER2PEER``): the guest's downtime then holds no round trip through the client, and the
@@ -18,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import libvirt_postcopy.vir.calls as vir
-from libvirt_postcopy.constants import ErrorDomain, MigrateFlags
+from libvirt_postcopy.constants import MigrateFlags
 from libvirt_postcopy.drivers.runner import Sink
 from libvirt_postcopy.errors import (
     LibvirtError,
@@ -44,6 +46,7 @@ from libvirt_postcopy.events import (
 from libvirt_postcopy.features import (
     MULTIFD_AND_POSTCOPY,
     is_too_early,
+    is_unreachable_peer,
     version_text,
 )
 from libvirt_postcopy.phases import whereabouts
@@ -53,8 +56,6 @@ from libvirt_postcopy.vir.protocols import Connection, Domain
 __all__ = ["NativeDriver", "Target"]
 
 LOG = logging.getLogger("libvirt_postcopy.drivers")
-
-_CONNECTING = frozenset(ErrorDomain)
 
 _CONNECT_FIRST_S = 1.0
 """How long a peer-to-peer migration waits for our own connection to the destination, which only listens."""
@@ -80,14 +81,16 @@ class Target:
     ready: threading.Event = field(default_factory=threading.Event)
 
     def connect(self) -> None:
-        """Open our own connection, unless one was given; keep the error where it fails."""
-        if self.connection is None:
-            try:
+        """Open our own connection, unless one was given; keep the error where it fails.
+
+        ``ready`` is for the caller to set, when nobody else uses the connection any more.
+        """
+        try:
+            if self.connection is None:
                 self.connection = vir.open_connection(self.uri, "destination")
-            except LibvirtError as error:
-                LOG.debug("no connection to %s: %s", self.uri, error)
-                self.error = error
-        self.ready.set()
+        except LibvirtError as error:
+            LOG.debug("no connection to %s: %s", self.uri, error)
+            self.error = error
 
     def require(self) -> Connection:
         """Wait for the connection.
@@ -124,6 +127,8 @@ class NativeDriver:
         self._uuid = dom.UUIDString()
         self._watches: list[DomainWatch] = []
         self._control = dom
+        self._readings = dom
+        self._own: list[Connection] = []
         self._sink: Sink = lambda event: None
         self._is_closed = False
         self._was_sent = False
@@ -144,6 +149,7 @@ class NativeDriver:
         self._sink = self._noticing(sink)
         ensure_event_loop()
         self._control = self._own_handle() or self._dom
+        self._readings = self._own_handle() or self._control
         self._watch(self._control.connect(), Side.SOURCE)
         for job in (self._connect_destination, self._run):
             threading.Thread(
@@ -166,8 +172,8 @@ class NativeDriver:
 
     def read_stats(self) -> list[Event]:
         """Read the source's statistics, and its state for what no event has told."""
-        events: list[Event] = [StatsSeen(vir.read_stats(self._dom))]
-        if vir.half(self._dom) is Half.SPLIT:
+        events: list[Event] = [StatsSeen(vir.read_stats(self._readings))]
+        if vir.half(self._readings) is Half.SPLIT:
             events.append(_SEEN[Half.SPLIT])
         return events
 
@@ -186,6 +192,7 @@ class NativeDriver:
             watches, self._watches = self._watches, []
         for watch in watches:
             watch.close()
+        vir.close_connections(self._own)
 
     # Listening
 
@@ -198,14 +205,14 @@ class NativeDriver:
         return notice
 
     def _own_handle(self) -> Domain | None:
-        """The domain over a connection of our own, for events and for what must not wait.
+        """The domain over a new connection; None where none can be had.
 
-        The caller's connection carries the migrate call and the readings, which libvirt answers late, and
-        it delivers no events if it was opened before there was an event loop.
+        The caller's would deliver no events if it was opened before there was an event loop.
         """
         try:
-            uri = self._dom.connect().getURI()
-            return vir.find_domain(vir.open_connection(uri, "source"), self._uuid)
+            own = vir.open_connection(self._dom.connect().getURI(), "source")
+            self._own.append(own)
+            return vir.find_domain(own, self._uuid)
         except LibvirtError as error:
             LOG.info("no connection of our own to the source: %s", error)
             return None
@@ -219,9 +226,12 @@ class NativeDriver:
         watch.close()
 
     def _connect_destination(self) -> None:
-        self._target.connect()
-        if self._target.connection is not None:
-            self._watch(self._target.connection, Side.DESTINATION)
+        try:
+            self._target.connect()
+            if self._target.connection is not None:
+                self._watch(self._target.connection, Side.DESTINATION)
+        finally:
+            self._target.ready.set()
 
     # The call
 
@@ -283,8 +293,9 @@ class NativeDriver:
 
     def _may_manage_instead(self, error: LibvirtError) -> bool:
         """Only where the source's daemon never reached the other, so QEMU has been told nothing."""
-        is_connecting = error.domain in _CONNECTING and not self._has_begun
-        if not (self._target.may_fall_back and is_connecting):
+        if self._has_begun or not self._target.may_fall_back:
+            return False
+        if not is_unreachable_peer(error.domain, error.what):
             return False
         self._target.ready.wait()
         return self._target.connection is not None

@@ -27,6 +27,7 @@ __all__ = [
     "translate",
     "refusals",
     "open_connection",
+    "close_connections",
     "start_postcopy",
     "read_stats",
     "half",
@@ -51,6 +52,8 @@ def refusals(side: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except LibvirtError:
+        raise  # explained already
     except libvirt.libvirtError as error:
         raise translate(error, side) from error
 
@@ -69,13 +72,28 @@ def open_connection(uri: str | None, side: str = "") -> Connection:
 
     :raises LibvirtError: If it cannot be opened.
     """
-    with refusals(side):
+    try:
         connection: Connection = libvirt.open(uri)
+    except libvirt.libvirtError as error:
+        ours = translate(error)
+        ours.side = (
+            side or ours.side
+        )  # the one that is being connected to, whatever the text says
+        raise ours from error
     try:
         connection.setKeepAlive(*KEEPALIVE)
     except libvirt.libvirtError as error:
         LOG.debug("%s: no keepalive: %s", uri, error)  # a local driver has none
     return connection
+
+
+def close_connections(connections: list[Connection]) -> None:
+    """Close connections of ours; dead ones too."""
+    while connections:
+        try:
+            connections.pop().close()
+        except libvirt.libvirtError as error:
+            LOG.debug("not closed: %s", error)
 
 
 def start_postcopy(dom: Domain, flags: int = 0) -> None:
