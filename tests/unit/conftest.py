@@ -1,0 +1,35 @@
+"""What all unit tests share."""
+
+from __future__ import annotations
+
+import sys
+
+import libvirt
+import libvirt_qemu
+import pytest
+from hypothesis import settings
+
+# The same examples in every run: a test that fails for one reader fails for the next.
+settings.register_profile("unit", deadline=None, derandomize=True, database=None)
+settings.load_profile("unit")
+
+
+def pytest_report_header() -> str:
+    number = libvirt.getVersion()
+    version = f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+    return f"libvirt: {version}, Python {sys.version.split()[0]}"
+
+
+@pytest.fixture
+def monitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let libvirt_qemu's two functions, which want C objects, work on our fake connections."""
+    monkeypatch.setattr(
+        libvirt_qemu,
+        "qemuMonitorEventRegister",
+        lambda conn, dom, event, cb, opaque, flags=0: conn.register(event, cb),
+    )
+    monkeypatch.setattr(
+        libvirt_qemu,
+        "qemuMonitorEventDeregister",
+        lambda conn, number: conn.deregister(number),
+    )

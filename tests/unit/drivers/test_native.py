@@ -1,0 +1,486 @@
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from libvirt_postcopy.constants import EventID, MigrateFlags
+from libvirt_postcopy.drivers import native
+from libvirt_postcopy.drivers.native import NativeDriver, Target
+from libvirt_postcopy.errors import (
+    LibvirtError,
+    NotSupportedError,
+    PostcopyError,
+    UsageError,
+)
+from libvirt_postcopy.events import (
+    AbortRefused,
+    Ended,
+    Event,
+    Place,
+    SplitFailed,
+    SplitSeen,
+    StatsSeen,
+    Stopped,
+    SwitchAccepted,
+    SwitchNotSeen,
+    SwitchRefused,
+)
+from libvirt_postcopy.stats import Stats
+from libvirt_postcopy.vir import calls as vir
+from unit.fakes import (
+    DST,
+    MIGRATED,
+    NO_ANSWER,
+    RUNNING,
+    SHUT_OFF,
+    SPLIT_HERE,
+    SPLIT_THERE,
+    SRC,
+    UUID,
+    FakeConnection,
+    FakeDomain,
+    refused,
+)
+
+PATIENCE_S = 10.0
+LIFECYCLE = EventID.VIR_DOMAIN_EVENT_ID_LIFECYCLE
+SUSPENDED_BY_USER = (3, 0)
+URI = "fake:///b"
+
+LIVE = MigrateFlags.VIR_MIGRATE_LIVE | MigrateFlags.VIR_MIGRATE_POSTCOPY
+P2P = MigrateFlags.VIR_MIGRATE_PEER2PEER
+PARALLEL = LIVE | MigrateFlags.VIR_MIGRATE_PARALLEL
+
+FROM_RPC = 7
+UNREACHABLE = refused(
+    38, "operation failed: Failed to connect to remote libvirt URI fake:///b", FROM_RPC
+)
+BROKEN_OFF = refused(9, "operation failed: migration out job: failed", 10)
+
+
+class Hosts:
+    """Two hosts; ours are a connection given by the caller and what ``open_connection`` gives."""
+
+    def __init__(self) -> None:
+        self.source = FakeConnection("fake:///a", "aaaa")
+        self.dom = FakeDomain(self.source)
+        self.own = FakeConnection("fake:///a", "aaaa")
+        self.control = FakeDomain(self.own)
+        self.destination = FakeConnection(URI, "bbbb")
+        self.unreachable: set[str] = set()
+        self.before_opening: Callable[[str], None] = lambda uri: None
+        self.dom.on_migrate = self.move
+
+    def open(self, uri: str | None, side: str = "") -> FakeConnection:
+        self.before_opening(str(uri))
+        if uri in self.unreachable:
+            raise LibvirtError(f"no connection to {uri}", side=side)
+        return {"fake:///a": self.own, URI: self.destination}[str(uri)]
+
+    def move(self, *args: object) -> FakeDomain:
+        """What a migrate call does when all goes well."""
+        self.source.domains.remove(self.dom)
+        return FakeDomain(self.destination, state=MIGRATED)
+
+    @property
+    def migrate_calls(self) -> list[tuple]:
+        return [call for call in self.dom.calls if call[0].startswith("migrate")]
+
+
+@pytest.fixture
+def hosts(monkeypatch: pytest.MonkeyPatch, monitor: None) -> Iterator[Hosts]:
+    made = Hosts()
+    monkeypatch.setattr(vir, "open_connection", made.open)
+    monkeypatch.setattr(native, "ensure_event_loop", lambda: False)
+    yield made
+    for thread in threading.enumerate():
+        if thread.name.startswith("postcopy_"):
+            thread.join(PATIENCE_S)
+
+
+class Run:
+    """A migration by the native driver to its end."""
+
+    def __init__(
+        self, hosts: Hosts, target: Target, flags: MigrateFlags = LIVE, **params: object
+    ) -> None:
+        self.driver = NativeDriver(hosts.dom, target, params, flags)
+        self.seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.driver.begin(self.seen.put)
+        self.before: list[Event] = []
+        while not isinstance(event := self.seen.get(timeout=PATIENCE_S), Ended):
+            self.before.append(event)
+        self.ended = event
+        self.driver.close()
+
+
+def to_uri(**fields: object) -> Target:
+    return Target(uri=URI, **{"is_peer2peer": True, "may_fall_back": True, **fields})
+
+
+# Who manages it
+
+
+def test_uri_is_migrated_peer_to_peer(hosts: Hosts) -> None:
+    run = Run(hosts, to_uri(), bandwidth=8)
+    assert hosts.migrate_calls == [
+        ("migrateToURI3", URI, {"bandwidth": 8}, int(LIVE | P2P))
+    ]
+    assert run.ended == Ended(error=None, found=Place.DESTINATION)
+    assert run.driver.is_peer2peer
+    assert run.driver.error is None
+
+
+def test_domain_is_looked_up_on_the_destination(hosts: Hosts) -> None:
+    run = Run(hosts, to_uri())
+    assert run.driver.domain is hosts.destination.domains[0]
+
+
+def test_connection_is_managed_by_the_client(hosts: Hosts) -> None:
+    run = Run(hosts, Target(connection=hosts.destination), bandwidth=8)
+    assert hosts.migrate_calls == [
+        ("migrate3", hosts.destination, {"bandwidth": 8}, int(LIVE))
+    ]
+    assert run.ended.found is Place.DESTINATION
+    assert not run.driver.is_peer2peer
+
+
+def test_client_manages_it_where_the_daemon_cannot_reach_the_peer(hosts: Hosts) -> None:
+    hosts.dom.errors["migrateToURI3"] = UNREACHABLE
+    run = Run(hosts, to_uri())
+    assert [call[0] for call in hosts.migrate_calls] == ["migrateToURI3", "migrate3"]
+    assert hosts.migrate_calls[1] == ("migrate3", hosts.destination, {}, int(LIVE))
+    assert run.ended == Ended(error=None, found=Place.DESTINATION)
+    assert not run.driver.is_peer2peer
+
+
+@pytest.mark.parametrize(
+    "why, error, fields",
+    [
+        ("it is another failure", BROKEN_OFF, {}),
+        ("the way was chosen", UNREACHABLE, {"may_fall_back": False}),
+    ],
+)
+def test_client_does_not_manage_it_when(
+    hosts: Hosts, why: str, error, fields: dict
+) -> None:
+    hosts.dom.errors["migrateToURI3"] = error
+    run = Run(hosts, to_uri(**fields))
+    assert [call[0] for call in hosts.migrate_calls] == ["migrateToURI3"], why
+    assert run.ended.found is Place.SOURCE
+    assert isinstance(run.driver.error, LibvirtError)
+    assert run.driver.error.__cause__ is error
+    assert run.ended.error == str(run.driver.error)
+
+
+def test_client_does_not_manage_it_once_qemu_has_begun(hosts: Hosts) -> None:
+    """The link to the peer's daemon may also break later; then something has been started."""
+
+    def begin_then_fail(*args: object) -> None:
+        hosts.own.emit(
+            "MIGRATION", hosts.control, "MIGRATION", 1, 2, '{"status": "setup"}'
+        )
+        raise UNREACHABLE
+
+    hosts.dom.on_migrate = begin_then_fail
+    Run(hosts, to_uri())
+    assert [call[0] for call in hosts.migrate_calls] == ["migrateToURI3"]
+
+
+def test_client_cannot_manage_what_it_cannot_reach(hosts: Hosts) -> None:
+    hosts.unreachable.add(URI)
+    hosts.dom.errors["migrateToURI3"] = UNREACHABLE
+    run = Run(hosts, to_uri())
+    assert run.driver.error.__cause__ is UNREACHABLE
+    assert run.ended.found is Place.SOURCE
+
+
+def test_peer_to_peer_needs_no_connection_of_ours(hosts: Hosts) -> None:
+    hosts.unreachable.add(URI)
+    hosts.dom.on_migrate = lambda *args: hosts.source.domains.clear()
+    run = Run(hosts, to_uri())
+    assert run.ended == Ended(error=None, found=None)
+    assert run.driver.domain is None
+
+
+def test_managed_migration_needs_its_connection(hosts: Hosts) -> None:
+    hosts.unreachable.add(URI)
+    run = Run(hosts, to_uri(is_peer2peer=False))
+    assert hosts.migrate_calls == []
+    assert "no connection to fake:///b" in str(run.driver.error)
+    assert run.ended.found is Place.SOURCE
+
+
+def test_connection_that_fails_for_no_reason_of_libvirts_ends_it(
+    hosts: Hosts, monkeypatch
+) -> None:
+    def fail(uri: str) -> None:
+        if uri == URI:
+            raise ZeroDivisionError("a bug")
+
+    hosts.before_opening = fail
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    run = Run(hosts, to_uri(is_peer2peer=False))
+    assert hosts.migrate_calls == []
+    assert run.ended.found is Place.SOURCE
+
+
+def test_slow_connection_of_ours_does_not_hold_up_a_peer_to_peer_migration(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_CONNECT_FIRST_S", 0.0)
+    release = threading.Event()
+    hosts.before_opening = lambda uri: uri == URI and release.wait(PATIENCE_S)
+    hosts.destination.host_uuid = "aaaa"  # it is not even asked
+    run = Run(hosts, to_uri())
+    assert len(hosts.migrate_calls) == 1
+    assert run.ended == Ended(error=None, found=None)
+    release.set()
+
+
+# What is refused before anything is sent
+
+
+def test_same_host_is_refused(hosts: Hosts) -> None:
+    hosts.destination.host_uuid = "aaaa"
+    run = Run(hosts, to_uri())
+    assert hosts.dom.calls == []
+    assert isinstance(run.driver.error, UsageError)
+    assert "same host" in str(run.driver.error)
+    assert run.ended.found is Place.SOURCE
+
+
+def test_hosts_without_a_uuid_are_not_taken_for_the_same(hosts: Hosts) -> None:
+    hosts.source.host_uuid = hosts.own.host_uuid = hosts.destination.host_uuid = None
+    Run(hosts, to_uri())
+    assert len(hosts.migrate_calls) == 1
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+@pytest.mark.parametrize("version", [7_002_022, 8_001_000, 10_000_002])
+def test_multifd_with_postcopy_is_refused_below_qemu_10_1(
+    hosts: Hosts, side: str, version: int
+) -> None:
+    getattr(hosts, side).version = version
+    run = Run(hosts, to_uri(), PARALLEL)
+    assert hosts.dom.calls == []
+    assert isinstance(run.driver.error, NotSupportedError)
+    assert run.driver.error.side == side
+    assert "may lose the guest" in str(run.driver.error)
+    assert run.ended.found is Place.SOURCE
+
+
+def test_multifd_with_postcopy_is_allowed_from_qemu_10_1_on(hosts: Hosts) -> None:
+    run = Run(hosts, to_uri(), PARALLEL)
+    assert run.driver.error is None and len(hosts.migrate_calls) == 1
+
+
+def test_multifd_with_postcopy_needs_to_know_the_other_side(hosts: Hosts) -> None:
+    hosts.unreachable.add(URI)
+    run = Run(hosts, to_uri(), PARALLEL)
+    assert hosts.dom.calls == []
+    assert isinstance(run.driver.error, LibvirtError)
+
+
+@pytest.mark.parametrize(
+    "flags", [LIVE, MigrateFlags.VIR_MIGRATE_LIVE | MigrateFlags.VIR_MIGRATE_PARALLEL]
+)
+def test_old_qemu_may_do_one_of_them(hosts: Hosts, flags: MigrateFlags) -> None:
+    hosts.source.version = hosts.destination.version = 7_002_022
+    Run(hosts, to_uri(), flags)
+    assert len(hosts.migrate_calls) == 1
+
+
+def test_bug_of_ours_ends_the_migration_instead_of_hanging(hosts: Hosts) -> None:
+    hosts.dom.errors["migrateToURI3"] = ZeroDivisionError("a bug")
+    run = Run(hosts, to_uri())
+    assert type(run.driver.error) is PostcopyError
+    assert "ZeroDivisionError" in str(run.driver.error)
+
+
+# Where the guest is
+
+
+@pytest.mark.parametrize(
+    "here, there, found",
+    [
+        (RUNNING, None, Place.SOURCE),
+        (SPLIT_HERE, SPLIT_THERE, Place.SPLIT),
+        (SPLIT_HERE, None, Place.LOST),
+        (None, MIGRATED, Place.DESTINATION),
+        (None, None, Place.LOST),
+        (SHUT_OFF, None, Place.LOST),
+        (SHUT_OFF, MIGRATED, Place.DESTINATION),
+    ],
+)
+def test_both_hosts_are_looked_at_when_the_call_has_failed(
+    hosts: Hosts, here, there, found: Place
+) -> None:
+    def fail(*args: object) -> None:
+        if here is None:
+            hosts.source.domains.remove(hosts.dom)
+        else:
+            hosts.dom.now = here
+        if there is not None:
+            FakeDomain(hosts.destination, state=there)
+        raise BROKEN_OFF
+
+    hosts.dom.on_migrate = fail
+    assert Run(hosts, to_uri()).ended.found is found
+
+
+@pytest.mark.parametrize("dead", ["source", "destination"])
+def test_host_that_does_not_answer_is_not_guessed(hosts: Hosts, dead: str) -> None:
+    def fail(*args: object) -> None:
+        hosts.dom.now = SPLIT_HERE
+        FakeDomain(hosts.destination, state=SPLIT_THERE)
+        getattr(hosts, dead).error = NO_ANSWER
+        raise BROKEN_OFF
+
+    hosts.dom.on_migrate = fail
+    assert Run(hosts, to_uri()).ended.found is Place.SPLIT
+
+
+# Actions
+
+
+@pytest.fixture
+def driver(hosts: Hosts) -> Iterator[NativeDriver]:
+    """A driver whose migrate call does not return before the test is over."""
+    release = threading.Event()
+    hosts.dom.on_migrate = lambda *args: release.wait(PATIENCE_S)
+    made = NativeDriver(hosts.dom, to_uri(), {}, LIVE)
+    made.begin(lambda event: None)
+    yield made
+    made.close()
+    release.set()
+
+
+def test_switch_goes_over_a_connection_of_our_own(
+    hosts: Hosts, driver: NativeDriver
+) -> None:
+    """The caller's may be busy with the migrate call."""
+    assert driver.switch() == SwitchAccepted()
+    assert hosts.control.calls == [("migrateStartPostCopy", 0)]
+
+
+@pytest.mark.parametrize(
+    "message, is_final",
+    [
+        ("Postcopy must be started after migration has been started", False),
+        (
+            "post-copy can only be started while outgoing migration is in progress",
+            False,
+        ),
+        ("requires migration to be started with VIR_MIGRATE_POSTCOPY flag", True),
+    ],
+)
+def test_refused_switch_says_whether_time_may_cure_it(
+    hosts: Hosts, driver: NativeDriver, message: str, is_final: bool
+) -> None:
+    hosts.control.errors["migrateStartPostCopy"] = refused(55, message)
+    answer = driver.switch()
+    assert isinstance(answer, SwitchRefused)
+    assert message in answer.message and answer.is_final is is_final
+
+
+def test_binding_without_the_switch_refuses_for_good(
+    hosts: Hosts, driver: NativeDriver, monkeypatch
+) -> None:
+    monkeypatch.setattr(FakeDomain, "migrateStartPostCopy", None)
+    answer = driver.switch()
+    assert isinstance(answer, SwitchRefused) and answer.is_final
+
+
+@pytest.mark.parametrize(
+    "state, event",
+    [
+        (SPLIT_HERE, SplitSeen(SRC)),
+        ((3, 13), SplitFailed(SRC)),
+        ((3, 2), SwitchNotSeen()),  # stopped for the switch, which is not over
+        (RUNNING, SwitchNotSeen()),
+    ],
+)
+def test_switch_is_verified_by_the_sources_state(
+    hosts: Hosts, driver: NativeDriver, state, event: Event
+) -> None:
+    hosts.control.now = state
+    assert driver.verify_switch() == event
+
+
+def test_reading_has_figures_and_tells_of_a_switch_no_event_told_of(
+    hosts: Hosts, driver: NativeDriver
+) -> None:
+    hosts.dom.job = hosts.control.job = {"memory_total": 7}
+    assert driver.read_stats() == [StatsSeen(Stats(memory_total=7))]
+    hosts.dom.now = hosts.control.now = SPLIT_HERE
+    assert driver.read_stats() == [StatsSeen(Stats(memory_total=7)), SplitSeen(SRC)]
+
+
+def test_reading_without_a_job_is_none(hosts: Hosts, driver: NativeDriver) -> None:
+    hosts.dom.errors["jobStats"] = hosts.control.errors["jobStats"] = NO_ANSWER
+    assert driver.read_stats() == [StatsSeen(None)]
+
+
+def test_abort_is_libvirts_own(hosts: Hosts, driver: NativeDriver) -> None:
+    assert driver.abort() is None
+    assert hosts.control.calls == [("abortJob",)]
+    hosts.control.errors["abortJob"] = refused(55, "no job is active on the domain")
+    assert driver.abort() == AbortRefused("no job is active on the domain")
+
+
+# Listening
+
+
+def test_both_sides_are_listened_to_until_closed(hosts: Hosts) -> None:
+    seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    release = threading.Event()
+    hosts.dom.on_migrate = lambda *args: release.wait(PATIENCE_S)
+    driver = NativeDriver(hosts.dom, to_uri(), {}, LIVE)
+    driver.begin(seen.put)
+    hosts.own.emit(LIFECYCLE, hosts.control, *SUSPENDED_BY_USER)
+    assert seen.get(timeout=PATIENCE_S) == Stopped(SRC)
+    for thread in threading.enumerate():
+        if thread.name == "postcopy_connect_destination":
+            thread.join(PATIENCE_S)
+    there = FakeDomain(hosts.destination)
+    hosts.destination.emit(LIFECYCLE, there, *SUSPENDED_BY_USER)
+    assert seen.get(timeout=PATIENCE_S) == Stopped(DST)
+    driver.close()
+    assert hosts.own.callbacks == hosts.destination.callbacks == {}
+    release.set()
+
+
+def test_callers_connection_serves_where_we_get_none_of_our_own(hosts: Hosts) -> None:
+    hosts.unreachable.add("fake:///a")
+    release = threading.Event()
+    hosts.dom.on_migrate = lambda *args: release.wait(PATIENCE_S)
+    driver = NativeDriver(hosts.dom, to_uri(), {}, LIVE)
+    driver.begin(lambda event: None)
+    assert LIFECYCLE in hosts.source.listened_to
+    assert driver.switch() == SwitchAccepted()
+    assert ("migrateStartPostCopy", 0) in hosts.dom.calls
+    driver.close()
+    release.set()
+
+
+def test_destination_that_connects_after_the_end_is_not_listened_to(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_CONNECT_FIRST_S", 0.0)
+    release = threading.Event()
+    hosts.before_opening = lambda uri: uri == URI and release.wait(PATIENCE_S)
+    Run(hosts, to_uri())  # closes the driver
+    release.set()
+    for thread in threading.enumerate():
+        if thread.name == "postcopy_connect_destination":
+            thread.join(PATIENCE_S)
+    assert hosts.destination.callbacks == {}
+    assert len(hosts.destination.deregistered) == 6
+
+
+def test_uuid_is_the_domains(hosts: Hosts) -> None:
+    assert hosts.dom.UUIDString() == UUID

@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from libvirt_postcopy import events as ev
+from libvirt_postcopy import migration
+from libvirt_postcopy.actions import Abort, ReadStats, Switch, VerifySwitch
+from libvirt_postcopy.drivers.runner import Runner, Worker
+from libvirt_postcopy.errors import LibvirtError, UsageError
+from libvirt_postcopy.events import Ended, Event, Place, StatsSeen
+from libvirt_postcopy.phases import Phase
+from libvirt_postcopy.policy import parse
+from unit.fakes import SRC, reading, status, walk
+
+PATIENCE_S = 10.0
+"""Longer than any of these takes; nothing waits for it to pass."""
+
+
+class FakeDriver:
+    """A migration whose answers are set beforehand.
+
+    :ivar calls: What was asked of it, with the thread that asked.
+    """
+
+    def __init__(self, *seen_at_once: Event) -> None:
+        self.seen_at_once = seen_at_once
+        self.calls: list[tuple[str, str]] = []
+        self.called: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.on_switch: Callable[[], Event] = ev.SwitchAccepted
+        self.on_verify: Callable[[], Event] = ev.SwitchNotSeen
+        self.on_read: Callable[[], list[Event]] = lambda: [reading(1)]
+        self.on_abort: Callable[[], Event | None] = lambda: None
+        self.begin_error: Exception | None = None
+        self.sink: Callable[[Event], None] = lambda event: None
+
+    def _note(self, name: str) -> None:
+        self.calls.append((name, threading.current_thread().name))
+        self.called.put(name)
+
+    def begin(self, sink: Callable[[Event], None]) -> None:
+        self._note("begin")
+        if self.begin_error is not None:
+            raise self.begin_error
+        self.sink = sink
+        for event in self.seen_at_once:
+            sink(event)
+
+    def switch(self) -> Event:
+        self._note("switch")
+        return self.on_switch()
+
+    def verify_switch(self) -> Event:
+        self._note("verify_switch")
+        return self.on_verify()
+
+    def read_stats(self) -> list[Event]:
+        self._note("read_stats")
+        return self.on_read()
+
+    def abort(self) -> Event | None:
+        self._note("abort")
+        return self.on_abort()
+
+    def close(self) -> None:
+        self._note("close")
+
+    def end(self, found: Place = Place.DESTINATION) -> None:
+        self.sink(Ended(found=found))
+
+    @property
+    def names(self) -> list[str]:
+        return [name for name, _ in self.calls]
+
+    def threads(self, name: str) -> set[str]:
+        return {thread for called, thread in self.calls if called == name}
+
+    def wait_for(self, name: str) -> None:
+        while self.called.get(timeout=PATIENCE_S) != name:
+            pass
+
+
+def started(driver: FakeDriver, policy: str = "manual", observer=None) -> Runner:
+    runner = Runner(driver, parse(policy), observer)
+    runner.start()
+    return runner
+
+
+def finish(
+    driver: FakeDriver, runner: Runner, found: Place = Place.DESTINATION
+) -> None:
+    driver.end(found)
+    assert runner.wait(PATIENCE_S)
+
+
+def test_events_reach_the_core_until_the_end() -> None:
+    driver = FakeDriver(*walk("setup", "active", "postcopy-active", "completed"))
+    runner = started(driver)
+    finish(driver, runner)
+    assert runner.migration.phase is Phase.COMPLETED
+    assert runner.migration.is_over
+
+
+def test_end_is_waited_for_only_so_long() -> None:
+    driver = FakeDriver()
+    runner = started(driver)
+    assert runner.wait(0) is False
+    finish(driver, runner)
+    assert runner.wait(0) is True
+    assert runner.wait() is True
+
+
+def test_driver_is_closed_once_at_the_end() -> None:
+    driver = FakeDriver()
+    runner = started(driver)
+    finish(driver, runner)
+    assert driver.names.count("close") == 1
+
+
+def test_start_that_fails_starts_nothing() -> None:
+    driver = FakeDriver()
+    driver.begin_error = UsageError("nothing was sent")
+    before = threading.active_count()
+    runner = Runner(driver, parse("manual"))
+    with pytest.raises(UsageError):
+        runner.start()
+    assert driver.names == ["begin", "close"]
+    assert runner.wait(0) is False
+    for thread in threading.enumerate():
+        if thread.name == "postcopy-reader":
+            thread.join(PATIENCE_S)
+    assert threading.active_count() <= before
+
+
+def test_switch_is_carried_out_and_its_answer_fed_back() -> None:
+    driver = FakeDriver(*walk("setup", "active"))
+    driver.on_switch = lambda: ev.SwitchRefused("never", is_final=True)
+    shown = queue.SimpleQueue()
+    runner = started(driver, "after:0", shown.put)
+    driver.wait_for("switch")
+    while not isinstance(shown.get(timeout=PATIENCE_S), ev.SwitchRefused):
+        pass
+    finish(driver, runner)
+
+
+def test_accepted_switch_is_verified_and_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(migration, "VERIFY_S", 0.001)
+    driver = FakeDriver(*walk("setup", "active"))
+    answers = iter([ev.SwitchNotSeen(), ev.SplitSeen(SRC)])
+    driver.on_verify = lambda: next(answers)
+    runner = started(driver, "after:0")
+    driver.wait_for("verify_switch")
+    driver.wait_for("verify_switch")
+    finish(driver, runner)
+    assert [name for name in driver.names if "switch" in name] == [
+        "switch",
+        "verify_switch",
+    ] * 2
+    assert runner.migration.summary().switch.attempts == 2
+
+
+def test_policy_by_time_fires_without_an_event() -> None:
+    driver = FakeDriver(*walk("setup", "active"))
+    runner = started(driver, "after:10ms")
+    driver.wait_for("switch")
+    finish(driver, runner)
+
+
+def test_request_from_another_thread_is_carried_out_by_the_loop() -> None:
+    driver = FakeDriver(*walk("setup", "active"))
+    runner = started(driver)
+    runner.put(ev.SwitchRequested("by hand"))
+    driver.wait_for("switch")
+    finish(driver, runner)
+    assert driver.threads("switch") == {"postcopy-loop"}
+
+
+def test_readings_are_taken_on_a_thread_of_their_own() -> None:
+    driver = FakeDriver()
+    runner = started(driver)
+    driver.wait_for("read_stats")
+    finish(driver, runner)
+    assert driver.threads("read_stats") == {"postcopy-reader"}
+
+
+def test_reading_that_hangs_does_not_delay_the_switch() -> None:
+    driver = FakeDriver(*walk("setup", "active"))
+    release = threading.Event()
+    driver.on_read = lambda: [release.wait(PATIENCE_S), reading(1)][1:]
+    runner = started(driver)
+    driver.wait_for("read_stats")
+    runner.put(ev.SwitchRequested("by hand"))
+    driver.wait_for("switch")
+    finish(driver, runner)
+    release.set()
+
+
+@pytest.mark.parametrize(
+    "error", [LibvirtError("no answer"), ZeroDivisionError("a bug")]
+)
+def test_reading_that_fails_is_told_as_none(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migration, "POLL_S", 0.001)
+
+    def fail() -> list[Event]:
+        raise error
+
+    driver = FakeDriver(*walk("setup", "active"))
+    driver.on_read = fail
+    shown: queue.SimpleQueue = queue.SimpleQueue()
+    runner = started(driver, observer=shown.put)
+    while shown.get(timeout=PATIENCE_S) != StatsSeen(None):
+        pass
+    driver.wait_for("read_stats")
+    driver.wait_for("read_stats")  # and it is tried again
+    finish(driver, runner)
+
+
+def test_abort_is_carried_out() -> None:
+    driver = FakeDriver(*walk("setup", "active"))
+    runner = started(driver)
+    runner.put(ev.AbortRequested())
+    driver.wait_for("abort")
+    finish(driver, runner, Place.SOURCE)
+    assert runner.migration.phase is Phase.CANCELLED
+
+
+def test_refused_abort_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migration, "RETRY_S", 0.001)
+    driver = FakeDriver(*walk("setup", "active"))
+    answers = iter([ev.AbortRefused("no job yet"), None])
+    driver.on_abort = lambda: next(answers)
+    runner = started(driver)
+    runner.put(ev.AbortRequested())
+    driver.wait_for("abort")
+    driver.wait_for("abort")
+    finish(driver, runner, Place.SOURCE)
+
+
+def test_note_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    driver = FakeDriver(*walk("setup", "active"), ev.SplitFailed(SRC))
+    runner = started(driver)
+    finish(driver, runner)
+    assert ("libvirt_postcopy.drivers", logging.WARNING, "libvirt reports post-copy failed on the source") in (
+        caplog.record_tuples
+    )  # fmt: skip
+
+
+def test_change_of_phase_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "libvirt_postcopy.drivers")
+    driver = FakeDriver(*walk("setup", "active"))
+    finish(driver, started(driver))
+    assert "preparing -> pre-copy" in caplog.messages
+
+
+def test_status_that_cannot_follow_does_not_stop_the_loop(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    driver = FakeDriver(
+        *walk("setup", "active"), status("postcopy-recover"), status("completed")
+    )
+    runner = started(driver)
+    finish(driver, runner)
+    assert runner.migration.phase is Phase.COMPLETED
+    assert any("unexpected, ignored" in text for text in caplog.messages)
+
+
+def test_observer_is_shown_events_and_actions_on_the_loops_thread() -> None:
+    shown: list[tuple[object, str]] = []
+    driver = FakeDriver(*walk("setup", "active"))
+    runner = started(
+        driver,
+        "after:0",
+        lambda it: shown.append((it, threading.current_thread().name)),
+    )
+    driver.wait_for("switch")
+    runner.put(ev.AbortRequested())
+    driver.wait_for("abort")
+    finish(driver, runner, Place.SOURCE)
+    assert {thread for _, thread in shown} == {"postcopy-loop"}
+    kinds = [type(it) for it, _ in shown]
+    for kind in (
+        ev.StatusSeen,
+        ReadStats,
+        Switch,
+        ev.SwitchAccepted,
+        ev.AbortRequested,
+        Abort,
+        Ended,
+    ):
+        assert kind in kinds
+    assert VerifySwitch not in kinds
+    assert (
+        kinds.index(ev.StatusSeen)
+        < kinds.index(Switch)
+        < kinds.index(ev.SwitchAccepted)
+    )
+
+
+def test_observer_that_fails_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(what: object) -> None:
+        raise ZeroDivisionError
+
+    driver = FakeDriver(*walk("setup", "active"))
+    runner = started(driver, "after:0", fail)
+    driver.wait_for("switch")
+    finish(driver, runner)
+    assert runner.migration.phase is Phase.COMPLETED
+    assert any("an observer failed" in text for text in caplog.messages)
+
+
+# Worker
+
+
+def test_worker_does_its_jobs_in_order_and_then_ends() -> None:
+    done: list[int] = []
+    worker = Worker("test-worker")
+    for number in range(5):
+        worker.submit(lambda number=number: done.append(number))
+    worker.close()
+    (thread,) = [
+        each for each in threading.enumerate() if each.name == "test-worker"
+    ] or [None]
+    if thread is not None:
+        thread.join(PATIENCE_S)
+    assert done == [0, 1, 2, 3, 4]
+
+
+def test_worker_does_not_keep_a_program_from_ending() -> None:
+    release = threading.Event()
+    worker = Worker("test-daemon")
+    worker.submit(lambda: release.wait(PATIENCE_S))
+    (thread,) = (each for each in threading.enumerate() if each.name == "test-daemon")
+    assert thread.daemon
+    release.set()
+    worker.close()
+    thread.join(PATIENCE_S)

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from libvirt_postcopy.policy import AllOf, AnyOf, Decision, Manual, Never, Observation
+
+SEEN = Observation(now=0.0, since=0.0)
+
+
+@dataclass(frozen=True)
+class Says:
+    """A policy with one answer."""
+
+    decision: Decision
+    enables_postcopy = True
+
+    def decide(self, seen: Observation) -> Decision:
+        assert seen is SEEN
+        return self.decision
+
+
+def yes(reason: str) -> Says:
+    return Says(Decision(reason=reason))
+
+
+def wait(look_again_at: float | None = None) -> Says:
+    return Says(Decision(look_again_at=look_again_at))
+
+
+def test_any_fires_with_the_first_that_fires() -> None:
+    assert AnyOf((wait(), yes("a"), yes("b"))).decide(SEEN) == Decision(reason="a")
+
+
+def test_all_fires_only_with_all_and_names_them_all() -> None:
+    assert AllOf((yes("a"), wait())).decide(SEEN).reason is None
+    assert AllOf((yes("a"), yes("b"))).decide(SEEN) == Decision(reason="a and b")
+
+
+@pytest.mark.parametrize("kind", [AnyOf, AllOf])
+def test_waiting_looks_again_when_the_earliest_would(kind) -> None:
+    decision = kind((wait(9.0), wait(5.0), wait())).decide(SEEN)
+    assert decision == Decision(look_again_at=5.0)
+    assert kind((wait(), wait())).decide(SEEN) == Decision()
+
+
+def test_all_asks_nothing_for_those_that_agree_already() -> None:
+    assert AllOf((yes("a"), wait(7.0))).decide(SEEN) == Decision(look_again_at=7.0)
+
+
+@pytest.mark.parametrize(
+    "policy, enables",
+    [
+        (AnyOf((Never(), Manual())), True),
+        (AnyOf((Never(), Never())), False),
+        (AllOf((Never(), Manual())), False),
+        (AllOf((Manual(), Manual())), True),
+    ],
+)
+def test_postcopy_is_enabled_where_a_switch_is_possible(policy, enables: bool) -> None:
+    assert policy.enables_postcopy is enables

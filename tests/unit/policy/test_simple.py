@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import pytest
+
+from libvirt_postcopy.errors import UsageError
+from libvirt_postcopy.policy import (
+    WAIT,
+    After,
+    AfterPrecopy,
+    Manual,
+    Never,
+    Observation,
+)
+from libvirt_postcopy.stats import PassCount, Stats
+from libvirt_postcopy.units import MIB
+
+
+def seen(now: float = 0.0, **fields) -> Observation:
+    return Observation(now=now, since=0.0, **fields)
+
+
+def gone_over(mib: float, *, total: int = 1000, rate: float = 0) -> Stats:
+    return Stats(
+        memory_total=total * MIB, normal_bytes=int(mib * MIB), bytes_per_s=int(rate * MIB)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("policy, enables", [(Manual(), True), (Never(), False)])
+def test_policy_that_never_fires(policy, enables: bool) -> None:
+    late = seen(
+        1e9, stats=gone_over(9000), passes=PassCount(done=50), announced_pass=50
+    )
+    assert policy.decide(late) == WAIT
+    assert policy.enables_postcopy is enables
+
+
+def test_after_waits_for_its_time_and_says_when_to_look_again() -> None:
+    decision = After(30).decide(Observation(now=12.0, since=10.0))
+    assert decision.reason is None
+    assert decision.look_again_at == 40.0
+
+
+@pytest.mark.parametrize("now", [40.0, 40.1, 1000.0])
+def test_after_fires_when_its_time_has_come(now: float) -> None:
+    decision = After(30).decide(Observation(now=now, since=10.0))
+    assert decision.reason == "30s of pre-copy are over"
+
+
+def test_after_zero_fires_as_soon_as_memory_flows() -> None:
+    assert After(0).decide(seen(0.0)).reason is not None
+
+
+@pytest.mark.parametrize("seconds", [-1, float("inf"), float("nan")])
+def test_after_refuses_what_is_no_time(seconds: float) -> None:
+    with pytest.raises(UsageError):
+        After(seconds)
+
+
+@pytest.mark.parametrize("passes", [0, -1])
+def test_after_precopy_refuses_less_than_one_pass(passes: int) -> None:
+    with pytest.raises(UsageError, match="at least one pass"):
+        AfterPrecopy(passes)
+
+
+@pytest.mark.parametrize(
+    "policy, done, reason",
+    [
+        (AfterPrecopy(), 1, "the first pass is done"),
+        (AfterPrecopy(), 3, "the first pass is done"),
+        (AfterPrecopy(2), 1, None),
+        (AfterPrecopy(2), 2, "2 passes are done"),
+    ],
+)
+def test_after_precopy_counts_passes_by_bytes(
+    policy: AfterPrecopy, done: int, reason
+) -> None:
+    assert policy.decide(seen(passes=PassCount(done=done))).reason == reason
+
+
+HALF_DONE = gone_over(500, rate=100)
+LESS_DONE = gone_over(499, rate=100)
+HONEST = {"saw_pass_one": True, "announced_pass": 2, "stats_at": 10.0}
+
+
+@pytest.mark.parametrize(
+    "what, fields, fires",
+    [
+        ("nothing is announced", {"stats": HALF_DONE, "saw_pass_one": True}, False),
+        (
+            "the first pass runs",
+            {"stats": HALF_DONE, "saw_pass_one": True, "announced_pass": 1},
+            False,
+        ),
+        ("half of memory is gone over", {"stats": HALF_DONE, **HONEST}, True),
+        ("less than half is gone over", {"stats": LESS_DONE, **HONEST}, False),
+        ("there was no reading", HONEST, True),
+        ("the size of memory is unknown", {"stats": Stats(normal_bytes=1), **HONEST}, True),
+        ("nothing flowed yet", {"stats": gone_over(0), **HONEST}, True),
+        (
+            "looks at the dirty bitmap are announced, not passes",
+            {"stats": HALF_DONE, "announced_pass": 40},
+            False,
+        ),
+    ],
+)  # fmt: skip
+def test_announced_pass_is_believed_unless_contradicted(
+    what: str, fields: dict, fires: bool
+) -> None:
+    decision = AfterPrecopy().decide(seen(10.0, **fields))
+    assert (decision.reason is not None) is fires, what
+
+
+def test_later_pass_is_believed_for_a_later_count() -> None:
+    fields = {**HONEST, "stats": HALF_DONE}
+    assert AfterPrecopy(2).decide(seen(10.0, **fields)).reason is None
+    fields["announced_pass"] = 3
+    assert AfterPrecopy(2).decide(seen(10.0, **fields)).reason == "2 passes are done"
+
+
+@pytest.mark.parametrize(
+    "what, fields, share",
+    [
+        ("no reading", {}, None),
+        ("no size", {"stats": Stats(normal_bytes=1, bytes_per_s=1)}, None),
+        ("no rate, no time", {"stats": gone_over(100)}, None),
+        ("as read", {"stats": gone_over(300, rate=100), "stats_at": 12.0}, 0.3),
+        ("carried on", {"stats": gone_over(300, rate=100), "stats_at": 10.0}, 0.5),
+        ("by the rate so far", {"stats": gone_over(300), "stats_at": 6.0}, 0.6),
+        ("not carried back", {"stats": gone_over(300, rate=100), "stats_at": 13.0}, 0.3),
+        ("gone over again", {"stats": gone_over(1200, rate=1), "stats_at": 12.0}, 1.2),
+    ],
+)  # fmt: skip
+def test_share_gone_over_by_now(what: str, fields: dict, share: float | None) -> None:
+    assert seen(12.0, **fields).swept_share == pytest.approx(share), what
+
+
+@pytest.mark.parametrize(
+    "fields, done",
+    [
+        ({}, 0),
+        ({"announced_pass": 3}, 0),  # QEMU 11.1
+        ({"announced_pass": 1, "saw_pass_one": True}, 0),
+        ({"announced_pass": 3, "saw_pass_one": True}, 2),
+        ({"announced_pass": 2, "saw_pass_one": True, "passes": PassCount(done=2)}, 2),
+        ({"announced_pass": 40, "passes": PassCount(done=1)}, 1),
+    ],
+)
+def test_passes_done_by_bytes_or_by_honest_announcement(
+    fields: dict, done: int
+) -> None:
+    assert seen(**fields).passes_done == done
+
+
+def test_after_precopy_needs_no_timer() -> None:
+    assert AfterPrecopy().decide(seen(stats=HALF_DONE)).look_again_at is None

@@ -1,0 +1,528 @@
+"""The calls programs use, over the native driver and fake hosts."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import libvirt
+import pytest
+
+import libvirt_postcopy.api as api
+from libvirt_postcopy import events as ev
+from libvirt_postcopy.constants import (
+    VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY,
+    EventID,
+    MigrateFlags,
+)
+from libvirt_postcopy.drivers import native
+from libvirt_postcopy.errors import (
+    GuestLost,
+    MigrationCancelled,
+    MigrationError,
+    MigrationFailed,
+    PostcopyBroken,
+    StateError,
+    UsageError,
+)
+from libvirt_postcopy.events import Place
+from libvirt_postcopy.phases import Phase
+from libvirt_postcopy.policy import After, AfterPrecopy, Never
+from libvirt_postcopy.stats import Stats
+from libvirt_postcopy.vir import calls as vir
+from unit.fakes import (
+    MIGRATED,
+    NO_ANSWER,
+    RUNNING,
+    SHUT_OFF,
+    SPLIT_HERE,
+    SPLIT_THERE,
+    FakeConnection,
+    FakeDomain,
+    refused,
+)
+
+PATIENCE_S = 10.0
+URI = "fake:///b"
+F = MigrateFlags
+FAILED = refused(9, "operation failed: migration out job: unexpectedly failed")
+
+
+class Stage:
+    """Two hosts and a migrate call that returns when it is told to."""
+
+    def __init__(self) -> None:
+        self.source = FakeConnection("fake:///a", "aaaa")
+        self.destination = FakeConnection(URI, "bbbb")
+        self.dom = FakeDomain(self.source)
+        self.dom.on_migrate = self._migrate
+        self.opened: list[str] = []
+        self._returns: queue.SimpleQueue = queue.SimpleQueue()
+
+    def open(self, uri: str, side: str = "") -> FakeConnection:
+        self.opened.append(uri)
+        return {"fake:///a": self.source, URI: self.destination}[uri]
+
+    def _migrate(self, *args: object) -> None:
+        error = self._returns.get(timeout=PATIENCE_S)
+        if error is not None:
+            raise error
+
+    def says(self, *words: str) -> None:
+        """The source's QEMU announces statuses."""
+        for word in words:
+            details = f'{{"status": "{word}"}}'
+            self.source.emit("MIGRATION", self.dom, "MIGRATION", 1, 2, details)
+
+    def returns(self, here=RUNNING, there=None, error: Exception | None = None) -> None:
+        """The migrate call returns; the domain is then in these states on either host."""
+        if here is None:
+            self.source.domains.remove(self.dom)
+        else:
+            self.dom.now = here
+        if there is not None:
+            FakeDomain(self.destination, state=there)
+        self._returns.put(error)
+
+    def completes(self) -> None:
+        self.says("completed")
+        self.returns(None, MIGRATED)
+
+    @property
+    def migrate_call(self) -> tuple:
+        (call,) = (each for each in self.dom.calls if each[0].startswith("migrate"))
+        return call
+
+    @property
+    def flags(self) -> MigrateFlags:
+        return MigrateFlags(self.migrate_call[-1])
+
+
+@pytest.fixture
+def stage(monkeypatch: pytest.MonkeyPatch, monitor: None) -> Iterator[Stage]:
+    made = Stage()
+    monkeypatch.setattr(vir, "open_connection", made.open)
+    monkeypatch.setattr(native, "ensure_event_loop", lambda: False)
+    yield made
+    made._returns.put(None)
+    for thread in threading.enumerate():
+        if thread.name.startswith("postcopy"):
+            thread.join(PATIENCE_S)
+
+
+def until(job: api.Job, phase: Phase) -> None:
+    """Wait until the loop has seen what was announced."""
+    seen = threading.Event()
+    job._runner._observer = lambda what: seen.set() if job.phase is phase else None
+    while job.phase is not phase:
+        job._runner.put(ev.Event())  # of no meaning; the observer is shown it
+        seen.wait(0.01)
+
+
+# What is refused before anything is sent
+
+
+@pytest.mark.parametrize(
+    "dest, options, complaint",
+    [
+        ("", {}, "the destination URI is empty"),
+        ("  ", {}, "the destination URI is empty"),
+        (URI, {"policy": "sometimes"}, "unknown policy 'sometimes'"),
+        (URI, {"policy": "after:soon"}, "not a duration"),
+        (URI, {"flags": F.VIR_MIGRATE_TUNNELLED}, "VIR_MIGRATE_TUNNELLED do not go together"),
+        (URI, {"flags": F.VIR_MIGRATE_OFFLINE}, "VIR_MIGRATE_OFFLINE do not go together"),
+        (URI, {"flags": F.VIR_MIGRATE_PAUSED}, "VIR_MIGRATE_PAUSED do not go together"),
+        (
+            URI,
+            {"policy": "after:30", "flags": VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY},
+            "contradicts the policy 'after:30s'",
+        ),
+        (
+            URI,
+            {"policy": Never(), "flags": VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY},
+            "contradicts the policy 'never'",
+        ),
+        (FakeConnection(), {"peer2peer": True}, "a connection cannot be handed"),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_are_refused(
+    stage: Stage, dest, options: dict, complaint: str
+) -> None:
+    with pytest.raises(UsageError, match=complaint):
+        api.start(stage.dom, dest, **options)
+    assert stage.dom.calls == []
+    assert stage.source.callbacks == {} and stage.opened == []
+
+
+def test_domain_that_does_not_run_is_refused(stage: Stage) -> None:
+    stage.dom.now = SHUT_OFF
+    with pytest.raises(UsageError, match="'web1' is not running"):
+        api.start(stage.dom, URI)
+    assert stage.dom.calls == [] and stage.opened == []
+
+
+def test_daemon_that_does_not_answer_is_libvirts_error(stage: Stage) -> None:
+    stage.dom.errors["isActive"] = NO_ANSWER
+    with pytest.raises(libvirt.libvirtError):
+        api.start(stage.dom, URI)
+    assert stage.dom.calls == []
+
+
+# Flags
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_POSTCOPY),
+        ({"policy": "never"}, F.VIR_MIGRATE_LIVE),
+        ({"policy": "never", "flags": F.VIR_MIGRATE_POSTCOPY}, F.VIR_MIGRATE_LIVE),
+        ({"policy": "never", "flags": F.VIR_MIGRATE_PAUSED}, F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_PAUSED),
+        (
+            {"flags": VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY | F.VIR_MIGRATE_UNSAFE},
+            F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_POSTCOPY | F.VIR_MIGRATE_UNSAFE,
+        ),
+        (
+            {"policy": AfterPrecopy(), "flags": VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY},
+            F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_POSTCOPY,
+        ),
+        (
+            {"flags": 1 << 29},  # a later libvirt's
+            F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_POSTCOPY | F(1 << 29),
+        ),
+    ],
+)  # fmt: skip
+def test_flags_that_libvirt_gets(
+    stage: Stage, options: dict, expected: MigrateFlags
+) -> None:
+    job = api.start(stage.dom, stage.destination, **options)
+    stage.completes()
+    job.wait(PATIENCE_S)
+    assert stage.flags == expected
+    assert stage.migrate_call[0] == "migrate3"
+
+
+@pytest.mark.parametrize(
+    "dest, options, call, is_peer2peer",
+    [
+        (URI, {}, "migrateToURI3", True),
+        (URI, {"peer2peer": True}, "migrateToURI3", True),
+        (URI, {"peer2peer": False}, "migrate3", False),
+        (URI, {"flags": F.VIR_MIGRATE_PEER2PEER}, "migrateToURI3", True),
+    ],
+)
+def test_way_is_chosen(
+    stage: Stage, dest: str, options: dict, call: str, is_peer2peer: bool
+) -> None:
+    job = api.start(stage.dom, dest, params={"bandwidth": 8}, **options)
+    stage.completes()
+    result = job.wait(PATIENCE_S)
+    assert stage.migrate_call[0] == call
+    assert stage.migrate_call[2] == {"bandwidth": 8}
+    assert bool(stage.flags & F.VIR_MIGRATE_PEER2PEER) is is_peer2peer
+    assert result.is_peer2peer is is_peer2peer
+
+
+@pytest.mark.parametrize(
+    "options, may_fall_back",
+    [
+        ({}, True),
+        ({"peer2peer": True}, False),
+        ({"flags": F.VIR_MIGRATE_PEER2PEER}, False),
+    ],
+)
+def test_way_that_was_asked_for_is_kept(
+    stage: Stage, options: dict, may_fall_back: bool
+) -> None:
+    unreachable = refused(38, "Failed to connect to remote libvirt URI", domain=7)
+    stage.dom.errors["migrateToURI3"] = unreachable
+    job = api.start(stage.dom, URI, **options)
+    if may_fall_back:
+        stage.completes()
+        assert not job.wait(PATIENCE_S).is_peer2peer
+    else:
+        with pytest.raises(MigrationFailed):
+            job.wait(PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    "given, meant",
+    [
+        (None, AfterPrecopy()),
+        ("after:5", After(5)),
+        (After(5), After(5)),
+    ],
+)
+def test_policy_may_be_text_or_object(stage: Stage, given, meant) -> None:
+    job = api.start(stage.dom, URI, policy=given)
+    assert job._runner.migration._policy == meant
+    stage.completes()
+    job.wait(PATIENCE_S)
+
+
+# Driving it
+
+
+def test_result_has_the_figures_and_the_domain(stage: Stage) -> None:
+    job = api.start(stage.dom, URI, policy="manual")
+    stage.says("setup", "active")
+    job.start_postcopy("because")
+    until(job, Phase.PRECOPY)
+    stage.says("postcopy-active", "completed")
+    stage.source.emit(
+        EventID.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED,
+        stage.dom,
+        {
+            "time_elapsed": 4000,
+            "setup_time": 7,
+            "downtime": 3,
+            "memory_postcopy_requests": 9,
+        },
+    )
+    stage.returns(None, MIGRATED)
+    result = job.wait(PATIENCE_S)
+    assert result.domain is stage.destination.domains[0]
+    assert (result.driver, result.is_peer2peer) == ("native", True)
+    assert (result.total_ms, result.setup_ms, result.downtime_ms) == (4000, 7, 3)
+    assert result.postcopy_requests == 9
+    assert result.switch is not None and result.switch.reason == "because"
+
+
+def test_migrate_starts_and_waits(stage: Stage) -> None:
+    stage.completes()
+    assert api.migrate(stage.dom, URI).domain is stage.destination.domains[0]
+
+
+def test_job_tells_where_things_stand(stage: Stage) -> None:
+    job = api.start(stage.dom, URI, policy="manual")
+    assert (job.phase, job.guest, job.is_over) == (Phase.PREPARING, Place.SOURCE, False)
+    stage.says("active")
+    until(job, Phase.PRECOPY)
+    stage.says("postcopy-active")
+    until(job, Phase.POSTCOPY)
+    assert job.guest is Place.SPLIT
+    assert job.summary().switch is not None
+    stage.completes()
+    job.wait(PATIENCE_S)
+    assert (job.phase, job.guest, job.is_over) == (
+        Phase.COMPLETED,
+        Place.DESTINATION,
+        True,
+    )
+
+
+def test_job_has_the_last_reading(stage: Stage) -> None:
+    stage.dom.job = {"memory_total": 7}
+    seen = threading.Event()
+    job = api.start(
+        stage.dom,
+        URI,
+        policy="manual",
+        observer=lambda what: seen.set() if isinstance(what, ev.StatsSeen) else None,
+    )
+    assert seen.wait(PATIENCE_S)
+    assert job.stats() == Stats(memory_total=7)
+    stage.completes()
+    job.wait(PATIENCE_S)
+
+
+def test_switch_by_hand_is_sent(stage: Stage) -> None:
+    job = api.start(stage.dom, URI, policy="manual")
+    stage.says("setup", "active")
+    until(job, Phase.PRECOPY)
+    switched = threading.Event()
+    stage.dom.migrateStartPostCopy = lambda flags: switched.set()
+    job.start_postcopy()
+    assert switched.wait(PATIENCE_S)
+    stage.completes()
+    job.wait(PATIENCE_S)
+
+
+def test_abort_before_the_switch_is_sent(stage: Stage) -> None:
+    job = api.start(stage.dom, URI, policy="manual")
+    aborted = threading.Event()
+    stage.dom.abortJob = aborted.set
+    job.abort()
+    assert aborted.wait(PATIENCE_S)
+    stage.returns(RUNNING, error=refused(78, "operation aborted: canceled by client"))
+    with pytest.raises(MigrationCancelled) as caught:
+        job.wait(PATIENCE_S)
+    assert caught.value.guest == "source"
+
+
+def test_abort_after_the_switch_is_refused(stage: Stage) -> None:
+    job = api.start(stage.dom, URI, policy="manual")
+    stage.says("active")
+    until(job, Phase.PRECOPY)
+    stage.says("postcopy-active")
+    until(job, Phase.POSTCOPY)
+    with pytest.raises(StateError, match="split"):
+        job.abort()
+    stage.completes()
+    job.wait(PATIENCE_S)
+    assert ("abortJob",) not in stage.dom.calls
+
+
+@pytest.mark.parametrize("verb", ["abort", "start_postcopy"])
+def test_nothing_can_be_asked_of_what_is_over(stage: Stage, verb: str) -> None:
+    job = api.start(stage.dom, URI)
+    stage.completes()
+    job.wait(PATIENCE_S)
+    with pytest.raises(StateError, match="is over: completed"):
+        getattr(job, verb)()
+
+
+def test_wait_gives_up_but_the_migration_goes_on(stage: Stage) -> None:
+    job = api.start(stage.dom, URI)
+    with pytest.raises(TimeoutError, match="still"):
+        job.wait(0)
+    assert not job.is_over
+    stage.completes()
+    assert job.wait(PATIENCE_S).domain is not None
+
+
+def test_observer_is_shown_what_happens(stage: Stage) -> None:
+    shown: list[object] = []
+    job = api.start(stage.dom, URI, observer=shown.append)
+    stage.says("active")
+    stage.completes()
+    job.wait(PATIENCE_S)
+    assert isinstance(shown[-1], ev.Ended)
+    assert any(isinstance(each, ev.StatusSeen) for each in shown)
+
+
+# How it fails
+
+LINK_LOST = refused(9, "operation failed: job 'migration in' failed in post-copy phase")
+
+
+@pytest.mark.parametrize(
+    "said, here, there, error, kind, guest, phase",
+    [
+        (["active", "failed"], RUNNING, None, FAILED, MigrationFailed, "source", "failed"),
+        ([], RUNNING, None, FAILED, MigrationFailed, "source", "failed"),
+        (
+            ["active", "postcopy-active", "postcopy-paused"],
+            SPLIT_HERE,
+            SPLIT_THERE,
+            LINK_LOST,
+            PostcopyBroken,
+            "split",
+            "broken",
+        ),
+        (["active"], SPLIT_HERE, SPLIT_THERE, LINK_LOST, PostcopyBroken, "split", "post-copy"),
+        (["active", "postcopy-active"], SPLIT_HERE, None, LINK_LOST, GuestLost, "lost", "lost"),
+        (["active", "postcopy-active"], None, None, LINK_LOST, GuestLost, "lost", "lost"),
+    ],
+)  # fmt: skip
+def test_failure_says_where_the_guest_is(
+    stage: Stage,
+    said,
+    here,
+    there,
+    error,
+    kind: type[MigrationError],
+    guest: str,
+    phase: str,
+) -> None:
+    job = api.start(stage.dom, URI, policy="manual")
+    stage.says(*said)
+    stage.returns(here, there, error)
+    with pytest.raises(kind) as caught:
+        job.wait(PATIENCE_S)
+    assert type(caught.value).__name__ == kind.__name__
+    assert (caught.value.guest, caught.value.phase) == (guest, phase)
+    assert job.guest.value == guest
+
+
+def test_failure_can_be_caught_as_libvirts(stage: Stage) -> None:
+    job = api.start(stage.dom, URI)
+    stage.returns(error=FAILED)
+    with pytest.raises(libvirt.libvirtError) as caught:
+        job.wait(PATIENCE_S)
+    assert isinstance(caught.value, MigrationFailed)
+    assert caught.value.get_error_code() == 9
+    assert caught.value.__cause__ is FAILED
+    assert "unexpectedly failed" in str(caught.value)
+
+
+def test_failure_is_raised_each_time_it_is_waited_for(stage: Stage) -> None:
+    job = api.start(stage.dom, URI)
+    stage.returns(error=FAILED)
+    for _ in range(2):
+        with pytest.raises(MigrationFailed):
+            job.wait(PATIENCE_S)
+
+
+def test_split_guest_comes_with_a_warning_not_to_touch_it(stage: Stage) -> None:
+    job = api.start(stage.dom, URI)
+    stage.returns(SPLIT_HERE, SPLIT_THERE, LINK_LOST)
+    with pytest.raises(PostcopyBroken, match="destroy, resume and reset neither half"):
+        job.wait(PATIENCE_S)
+
+
+def test_guest_that_is_lost_though_libvirt_said_success(stage: Stage) -> None:
+    """libvirt 9.0 with QEMU 7.2 and --parallel."""
+    job = api.start(stage.dom, URI, policy="manual")
+    stage.says("active", "postcopy-active", "completed")
+    stage.returns(None, None)
+    with pytest.raises(GuestLost, match="neither host") as caught:
+        job.wait(PATIENCE_S)
+    assert not isinstance(caught.value, libvirt.libvirtError)
+
+
+def test_failure_of_the_call_that_did_no_harm_is_success(stage: Stage) -> None:
+    """libvirt lost its control connection, but the guest arrived."""
+    job = api.start(stage.dom, URI, policy="manual")
+    stage.says("active", "postcopy-active")
+    stage.returns(None, MIGRATED, LINK_LOST)
+    assert job.wait(PATIENCE_S).domain is stage.destination.domains[0]
+
+
+def test_usage_error_found_late_is_a_usage_error(stage: Stage) -> None:
+    stage.destination.host_uuid = "aaaa"
+    job = api.start(stage.dom, URI)
+    with pytest.raises(UsageError, match="same host"):
+        job.wait(PATIENCE_S)
+    assert stage.dom.calls == []
+
+
+def test_unexpected_failure_is_a_failure_with_its_cause(stage: Stage) -> None:
+    job = api.start(stage.dom, URI)
+    stage.returns(error=ZeroDivisionError("a bug"))
+    with pytest.raises(MigrationFailed, match="ZeroDivisionError"):
+        job.wait(PATIENCE_S)
+
+
+def test_statistics_of_a_domain(stage: Stage) -> None:
+    stage.dom.job = {"memory_iteration": 3}
+    stats = api.job_stats(stage.dom)
+    assert stats is not None and stats.sync_count == 3
+    stage.dom.errors["jobStats"] = NO_ANSWER
+    assert api.job_stats(stage.dom) is None
+
+
+TEST_HOST = """
+<node>
+  <domain type="test">
+    <name>web1</name><memory>1024</memory><os><type>hvm</type></os>
+  </domain>
+</node>
+"""
+
+
+def test_libvirts_own_driver_that_cannot_migrate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The test driver has no event of QEMU's, and no migration."""
+    monkeypatch.setattr(native, "ensure_event_loop", lambda: False)
+    host = tmp_path / "host.xml"
+    host.write_text(TEST_HOST)
+    connection = libvirt.open(f"test://{host}")
+    with pytest.raises(
+        libvirt.libvirtError, match="migration is not supported"
+    ) as caught:
+        api.migrate(connection.lookupByName("web1"), "test:///default")
+    assert isinstance(caught.value, MigrationFailed)

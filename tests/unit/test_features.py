@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from libvirt_postcopy.features import (
+    MULTIFD_AND_POSTCOPY,
+    explain,
+    is_too_early,
+    version_text,
+)
+
+UNABLE = "internal error: unable to execute QEMU command"
+UFFD = "Userfaultfd not available: Operation not permitted"
+REFUSED = "unable to connect to server at 'b:16509': Connection refused"
+
+
+@pytest.mark.parametrize(
+    "message, what, side, cure",
+    [
+        (  # QEMU 5.2, 7.2
+            f"{UNABLE} 'migrate-set-capabilities': Postcopy is not supported",
+            "the destination's QEMU refused post-copy: ",
+            "destination",
+            "userfaultfd",
+        ),
+        (  # QEMU 8.1 and later
+            f"{UNABLE} 'migrate-set-capabilities': Postcopy is not supported: {UFFD}",
+            "the destination's QEMU refused post-copy: ",
+            "destination",
+            "vm.unprivileged_userfaultfd=1",
+        ),
+        (
+            "Requested operation is not valid: domain is not running",
+            "the domain is not running",
+            "source",
+            "start it first",
+        ),
+        (
+            "internal error: Attempt to migrate guest to the same host 5f0c-aa",
+            "source and destination are the same host: ",
+            "destination",
+            "host_uuid",
+        ),
+        (
+            "argument unsupported: post-copy migration is not supported with non-live or paused migration",
+            "",
+            "source",
+            "--live",
+        ),
+        (
+            "argument unsupported: post-copy is not supported with tunnelled migration",
+            "",
+            "source",
+            "--tls",
+        ),
+        (
+            "Operation not supported: Migration option 'postcopy-ram' is not supported by QEMU binary",
+            "this QEMU has no post-copy",
+            "source",
+            "QEMU >= 2.6",
+        ),
+        (
+            "Unsafe migration: Migration without shared storage is unsafe",
+            "",
+            "source",
+            "--copy-storage-all",
+        ),
+        (
+            "Requested operation is not valid: another migration job is already running for domain 'web1'",
+            "",
+            "source",
+            "attach",
+        ),
+        (
+            f"operation failed: Failed to connect to remote libvirt URI qemu+tcp://b/system: {REFUSED}",
+            "",
+            "destination",
+            "listens",
+        ),
+        ("unable to connect to server at 'b:16514': No route to host", "", "destination", "firewall"),
+        (
+            "Cannot recv data: Host key verification failed.: Connection reset by peer",
+            "",
+            "destination",
+            "check the name",
+        ),
+        (
+            "operation failed: domain 'web1' already exists with uuid 6f0b2a3c",
+            "",
+            "destination",
+            "this guest's other half",
+        ),
+    ],
+)  # fmt: skip
+def test_refusal_is_explained(message: str, what: str, side: str, cure: str) -> None:
+    known = explain(message)
+    assert known.what.startswith(what or message)
+    assert known.side == side
+    assert cure in known.cure
+
+
+def test_explanation_keeps_libvirts_own_words_where_they_say_more() -> None:
+    message = "internal error: Attempt to migrate guest to the same host 5f0c-aa"
+    assert message in explain(message).what
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "",
+        "operation failed: job 'migration in' failed in post-copy phase",
+        "Timed out during operation: cannot acquire state change lock (held by monitor=x)",
+        "a {brace} and a %s",
+    ],
+)
+def test_unknown_refusal_is_shown_as_it_is(message: str) -> None:
+    known = explain(message)
+    assert (known.what, known.side, known.cure) == (message, "", "")
+
+
+@given(st.text())
+def test_no_text_makes_explaining_fail(message: str) -> None:
+    assert explain(message).what or not message
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        f"{UNABLE} 'migrate-start-postcopy': Enable postcopy with migrate_set_capability before the start of migration",
+        f"{UNABLE} 'migrate-start-postcopy': Postcopy must be started after migration has been started",
+        "Requested operation is not valid: post-copy can only be started while outgoing migration is in progress",
+    ],
+)  # fmt: skip
+def test_switch_that_came_too_early_may_come_again(message: str) -> None:
+    assert is_too_early(message)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "",
+        "switching to post-copy requires migration to be started with VIR_MIGRATE_POSTCOPY flag",
+        "Requested operation is not valid: domain is not running",
+    ],
+)  # fmt: skip
+def test_other_refusals_of_the_switch_are_final(message: str) -> None:
+    assert not is_too_early(message)
+
+
+@pytest.mark.parametrize(
+    "number, text",
+    [
+        (7_002_022, "7.2.22"),
+        (10_000_002, "10.0.2"),
+        (11_001_003, "11.1.3"),
+        (0, "0.0.0"),
+    ],
+)
+def test_version_is_written_as_people_know_it(number: int, text: str) -> None:
+    assert version_text(number) == text
+
+
+def test_multifd_and_postcopy_go_together_from_qemu_10_1_on() -> None:
+    assert version_text(MULTIFD_AND_POSTCOPY) == "10.1.0"

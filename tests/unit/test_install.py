@@ -1,0 +1,403 @@
+"""The series' names on the libvirt module, on a stand-in and on the real one."""
+
+from __future__ import annotations
+
+import inspect
+import subprocess
+import sys
+import threading
+from importlib import import_module
+from types import ModuleType, SimpleNamespace
+
+import libvirt
+import pytest
+
+from libvirt_postcopy.constants import VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY
+from libvirt_postcopy.errors import UsageError
+
+patch = import_module("libvirt_postcopy.install")
+
+OURS = int(VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY)
+LIVE = libvirt.VIR_MIGRATE_LIVE
+METHODS = ["migrate", "migrate2", "migrate3", "migrateToURI", "migrateToURI2", "migrateToURI3"]  # fmt: skip
+ADDED = [
+    "VIR_MIGRATE_ENABLE_POSTCOPY",
+    "VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY",
+    "virDomainMigrateStartPostCopy",
+]
+
+
+def libvirt_like(leave_out: tuple[str, ...] = ()) -> ModuleType:
+    """A module whose virDomain has the six methods, which return what they were given."""
+
+    class virDomain:
+        def resume(self) -> int:
+            return 0
+
+    for name in METHODS:
+        if name not in leave_out:
+
+            def method(self, *args, _name=name, **kwargs):
+                """libvirt's own."""
+                return ("libvirt", _name, args, kwargs)
+
+            method.__name__ = name
+            setattr(virDomain, name, method)
+    module = ModuleType("libvirt")
+    module.virDomain = virDomain
+    return module
+
+
+@pytest.fixture
+def module():
+    made = libvirt_like()
+    yield made
+    patch.uninstall(made)
+
+
+@pytest.fixture
+def migrations(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """What our own migrate() was called with."""
+    calls: list[tuple] = []
+
+    def migrate(dom, dest, *, flags, params):
+        calls.append((dom, dest, flags, params))
+        return SimpleNamespace(domain="the domain there")
+
+    monkeypatch.setattr(patch, "migrate", migrate)
+    return calls
+
+
+def contents(module: ModuleType) -> tuple[dict, dict]:
+    return dict(vars(module)), dict(vars(module.virDomain))
+
+
+# Installing
+
+
+def test_series_names_are_there(module: ModuleType) -> None:
+    patch.install(module)
+    assert module.VIR_MIGRATE_ENABLE_POSTCOPY == libvirt.VIR_MIGRATE_POSTCOPY
+    assert module.VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY == OURS
+    assert type(module.VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY) is int
+    assert callable(module.virDomainMigrateStartPostCopy)
+
+
+def test_uninstall_takes_back_exactly_what_was_done(module: ModuleType) -> None:
+    before = contents(module)
+    patch.install(module)
+    assert contents(module) != before
+    patch.uninstall(module)
+    assert contents(module) == before
+
+
+def test_second_install_changes_nothing(module: ModuleType) -> None:
+    before = contents(module)
+    patch.install(module)
+    once = contents(module)
+    patch.install(module)
+    assert contents(module) == once
+    patch.uninstall(module)
+    assert contents(module) == before
+
+
+def test_uninstall_without_install_changes_nothing(module: ModuleType) -> None:
+    before = contents(module)
+    patch.uninstall(module)
+    assert contents(module) == before
+
+
+def test_name_that_was_there_before_comes_back(module: ModuleType) -> None:
+    module.VIR_MIGRATE_ENABLE_POSTCOPY = "somebody else's"
+    patch.install(module)
+    patch.uninstall(module)
+    assert module.VIR_MIGRATE_ENABLE_POSTCOPY == "somebody else's"
+
+
+def test_inherited_method_is_not_left_behind_on_the_class() -> None:
+    class Base:
+        def migrate(self, dconn, flags=0):
+            return "inherited"
+
+    module = ModuleType("libvirt")
+    module.virDomain = type("virDomain", (Base,), {})
+    before = contents(module)
+    patch.install(module)
+    assert module.virDomain().migrate("d") == "inherited"
+    patch.uninstall(module)
+    assert contents(module) == before
+
+
+def test_method_that_this_libvirt_lacks_is_not_invented() -> None:
+    module = libvirt_like(leave_out=("migrate3", "migrateToURI3"))
+    patch.install(module)
+    assert not hasattr(module.virDomain, "migrate3")
+    patch.uninstall(module)
+
+
+def test_two_modules_do_not_mix(module: ModuleType) -> None:
+    other = libvirt_like()
+    before = contents(other)
+    patch.install(module)
+    patch.install(other)
+    patch.uninstall(other)
+    assert contents(other) == before
+    assert module.VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY == OURS
+
+
+@pytest.mark.parametrize("wrong", [ModuleType("os"), SimpleNamespace()])
+def test_something_else_than_libvirt_is_refused(wrong) -> None:
+    with pytest.raises(UsageError, match="libvirt module"):
+        patch.install(wrong)
+
+
+def test_many_threads_install_once(module: ModuleType) -> None:
+    before = contents(module)
+    start = threading.Barrier(30)
+
+    def install() -> None:
+        start.wait()
+        patch.install(module)
+
+    threads = [threading.Thread(target=install) for _ in range(30)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert module.virDomain.migrate.__wrapped__ is before[1]["migrate"]
+    patch.uninstall(module)
+    assert contents(module) == before
+
+
+def test_methods_keep_their_names_and_words(module: ModuleType) -> None:
+    patch.install(module)
+    assert module.virDomain.migrate3.__name__ == "migrate3"
+    assert module.virDomain.migrate3.__doc__ == "libvirt's own."
+
+
+# Calling
+
+
+@pytest.mark.parametrize(
+    "name, args, kwargs",
+    [
+        ("migrate", ("dconn",), {}),
+        ("migrate", ("dconn", LIVE, "web2", "tcp://b", 8), {}),
+        ("migrate", (), {"dconn": "dconn", "flags": LIVE, "bandwidth": None}),
+        ("migrate", ("dconn", None), {}),
+        ("migrate2", ("dconn", "<domain/>", LIVE), {"uri": "tcp://b"}),
+        ("migrate3", ("dconn", {"bandwidth": 8}, LIVE), {}),
+        ("migrate3", ("dconn",), {"params": {}, "flags": LIVE}),
+        ("migrateToURI", ("qemu://b", LIVE, None, 0), {}),
+        ("migrateToURI2", (), {"dconnuri": "qemu://b", "flags": LIVE}),
+        ("migrateToURI2", (None, None, "<domain/>"), {}),
+        ("migrateToURI3", ("qemu://b", {}, LIVE), {}),
+        (
+            "migrateToURI3",
+            ("qemu://b", {}),
+            {"flags": LIVE | libvirt.VIR_MIGRATE_POSTCOPY},
+        ),
+    ],
+)
+def test_call_without_our_flag_goes_to_libvirt_untouched(
+    module: ModuleType, migrations: list, name: str, args: tuple, kwargs: dict
+) -> None:
+    patch.install(module)
+    assert getattr(module.virDomain(), name)(*args, **kwargs) == (
+        "libvirt",
+        name,
+        args,
+        kwargs,
+    )
+    assert migrations == []
+
+
+@pytest.mark.parametrize(
+    "name, args, kwargs, dest, params, returned",
+    [
+        ("migrate", ("dconn", LIVE | OURS), {}, "dconn", {}, "the domain there"),
+        (
+            "migrate",
+            ("dconn", LIVE | OURS, "web2", "tcp://b", 8),
+            {},
+            "dconn",
+            {"destination_name": "web2", "migrate_uri": "tcp://b", "bandwidth": 8},
+            "the domain there",
+        ),
+        (
+            "migrate",
+            (),
+            {"dconn": "dconn", "flags": LIVE | OURS, "bandwidth": 8},
+            "dconn",
+            {"bandwidth": 8},
+            "the domain there",
+        ),
+        (
+            "migrate2",
+            ("dconn", "<domain/>", LIVE | OURS, "web2", "tcp://b", 8),
+            {},
+            "dconn",
+            {
+                "destination_xml": "<domain/>",
+                "destination_name": "web2",
+                "migrate_uri": "tcp://b",
+                "bandwidth": 8,
+            },
+            "the domain there",
+        ),
+        (
+            "migrate3",
+            ("dconn", {"bandwidth": 8, "bandwidth.postcopy": 4}, LIVE | OURS),
+            {},
+            "dconn",
+            {"bandwidth": 8, "bandwidth.postcopy": 4},
+            "the domain there",
+        ),
+        ("migrateToURI", ("qemu://b", LIVE | OURS, None, 0), {}, "qemu://b", {}, 0),
+        (
+            "migrateToURI",
+            ("qemu://b", LIVE | OURS, "web2", 8),
+            {},
+            "qemu://b",
+            {"destination_name": "web2", "bandwidth": 8},
+            0,
+        ),
+        (
+            "migrateToURI2",
+            ("qemu://b", "tcp://b", "<domain/>", LIVE | OURS, "web2", 8),
+            {},
+            "qemu://b",
+            {
+                "migrate_uri": "tcp://b",
+                "destination_xml": "<domain/>",
+                "destination_name": "web2",
+                "bandwidth": 8,
+            },
+            0,
+        ),
+        (
+            "migrateToURI3",
+            (),
+            {"dconnuri": "qemu://b", "params": {"bandwidth": 8}, "flags": LIVE | OURS},
+            "qemu://b",
+            {"bandwidth": 8},
+            0,
+        ),
+    ],
+)
+def test_call_with_our_flag_is_ours(
+    module: ModuleType,
+    migrations: list,
+    name: str,
+    args,
+    kwargs,
+    dest,
+    params,
+    returned,
+) -> None:
+    patch.install(module)
+    dom = module.virDomain()
+    assert getattr(dom, name)(*args, **kwargs) == returned
+    assert migrations == [(dom, dest, LIVE | OURS, params)]
+
+
+@pytest.mark.parametrize(
+    "args, kwargs",
+    [
+        ((), {}),
+        (("dconn", "live"), {}),
+        (("dconn", LIVE, None, None, 0, "more"), {}),
+        (("dconn",), {"flags": LIVE, "brand_new": 1}),
+    ],
+)
+def test_call_that_we_cannot_read_is_left_to_libvirt(
+    module: ModuleType, migrations: list, args: tuple, kwargs: dict
+) -> None:
+    patch.install(module)
+    answer = module.virDomain().migrate(*args, **kwargs)
+    assert answer == ("libvirt", "migrate", args, kwargs)
+    assert migrations == []
+
+
+def test_our_flag_without_a_destination_is_refused(
+    module: ModuleType, migrations: list
+) -> None:
+    patch.install(module)
+    with pytest.raises(UsageError, match="needs a destination"):
+        module.virDomain().migrateToURI2(None, flags=OURS)
+    assert migrations == []
+
+
+def test_call_bound_before_uninstall_still_works(module: ModuleType) -> None:
+    patch.install(module)
+    bound = module.virDomain().migrate
+    patch.uninstall(module)
+    assert bound("dconn", LIVE)[0] == "libvirt"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_our_reading_of_a_method_is_libvirts_own_signature(name: str) -> None:
+    theirs = list(
+        inspect.signature(getattr(libvirt.virDomain, name)).parameters.values()
+    )[1:]
+    ours = list(inspect.signature(patch._ADAPTERS[name]).parameters.values())
+    assert [(p.name, p.default, p.kind) for p in ours] == [
+        (p.name, p.default, p.kind) for p in theirs
+    ]
+
+
+# The real module, in a process of its own
+
+
+def run(program: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        capture_output=True,
+        check=False,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_real_module_is_restored_exactly() -> None:
+    run(
+        "import threading, libvirt, libvirt_postcopy as postcopy\n"
+        "before = dict(vars(libvirt)), dict(vars(libvirt.virDomain))\n"
+        "for _ in range(3):\n"
+        "    threads = [threading.Thread(target=postcopy.install, args=(libvirt,)) for _ in range(20)]\n"
+        "    for each in threads: each.start()\n"
+        "    for each in threads: each.join()\n"
+        "    postcopy.install(libvirt)\n"
+        "    assert libvirt.VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY == 1 << 30\n"
+        "    assert (dict(vars(libvirt)), dict(vars(libvirt.virDomain))) != before\n"
+        "    postcopy.uninstall(libvirt)\n"
+        "    assert (dict(vars(libvirt)), dict(vars(libvirt.virDomain))) == before\n"
+    )
+
+
+def test_program_of_the_series_reaches_libvirt() -> None:
+    """The test driver refuses both ways, each in its own words."""
+    run(
+        "import libvirt, libvirt_postcopy as postcopy\n"
+        "libvirt.registerErrorHandler(lambda context, error: None, None)\n"
+        "postcopy.install(libvirt)\n"
+        "connection = libvirt.open('test:///default')\n"
+        "dom = connection.lookupByName('test')\n"
+        "for call in (\n"
+        "    lambda: dom.migrate3(connection, {}, libvirt.VIR_MIGRATE_LIVE),\n"
+        "    lambda: dom.migrate3(connection, {}, libvirt.VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY),\n"
+        "    lambda: libvirt.virDomainMigrateStartPostCopy(dom),\n"
+        "    lambda: libvirt.virDomainMigrateStartPostCopy(dom, 0),\n"
+        "):\n"
+        "    try:\n"
+        "        call()\n"
+        "    except libvirt.libvirtError as error:\n"
+        "        assert error.get_error_code() is not None, error\n"
+        "    else:\n"
+        "        raise AssertionError('not refused')\n"
+        "try:\n"
+        "    dom.migrate3(connection, {}, 'live')\n"
+        "except TypeError:\n"
+        "    pass\n"
+    )

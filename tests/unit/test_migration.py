@@ -1,0 +1,955 @@
+"""The core, on a clock of ours."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from libvirt_postcopy import events as ev
+from libvirt_postcopy.actions import Abort, Note, ReadStats, Switch, VerifySwitch
+from libvirt_postcopy.errors import StateError
+from libvirt_postcopy.events import Half, Place, Side
+from libvirt_postcopy.migration import POLL_S, RETRY_S, VERIFY_S, Migration, Summary
+from libvirt_postcopy.phases import Phase, Status
+from libvirt_postcopy.stats import Stats
+from libvirt_postcopy.units import MIB
+from unit.fakes import DST, SRC, Scene, reading, status, walk
+
+POSTCOPY_FLOW = walk("device", "postcopy-active")
+
+
+def kinds(actions) -> list[type]:
+    return [type(action) for action in actions]
+
+
+# Reading the statistics
+
+
+def test_statistics_are_read_at_once_and_then_twice_a_second() -> None:
+    scene = Scene().precopy()
+    for _ in range(20):
+        scene.at(scene.now, reading(100))
+        scene.until(scene.now + POLL_S)
+    assert scene.readings == pytest.approx([n * POLL_S for n in range(21)])
+
+
+def test_no_reading_is_asked_for_while_one_is_under_way() -> None:
+    scene = Scene().precopy()
+    scene.until(10.0)
+    assert scene.readings == [0.0]
+    scene.at(10.0, reading(100))
+    assert scene.readings == [0.0, 10.0]
+
+
+def test_reading_that_failed_is_repeated() -> None:
+    scene = Scene().precopy()
+    scene.at(0.2, ev.StatsSeen(None))
+    scene.until(1.0)
+    assert scene.readings == [0.0, 0.5]
+    assert scene.migration.stats is None
+
+
+def test_nothing_is_read_when_the_source_is_done() -> None:
+    scene = Scene().precopy()
+    scene.at(1.0, *walk("completed"), reading(100))
+    scene.until(30.0)
+    assert len(scene.readings) == 1
+    assert scene.migration.deadline() is None
+
+
+# Phases
+
+
+def test_phase_is_the_sources() -> None:
+    scene = Scene()
+    assert scene.phase is Phase.PREPARING
+    scene.at(0.0, *walk("setup", "active", side=DST))
+    assert scene.phase is Phase.PREPARING
+    scene.at(0.1, *walk("setup", "active"))
+    assert scene.phase is Phase.PRECOPY
+
+
+@pytest.mark.parametrize("event", [ev.PassSeen(1), reading(1), status("active")])
+def test_precopy_begins_with_its_first_sign(event: ev.Event) -> None:
+    scene = Scene()
+    scene.at(0.0, event)
+    assert scene.phase is Phase.PRECOPY
+
+
+@pytest.mark.parametrize(
+    "event", [ev.StatsSeen(Stats()), ev.StatsSeen(None), status("setup")]
+)
+def test_precopy_does_not_begin_without_a_sign(event: ev.Event) -> None:
+    scene = Scene()
+    scene.at(0.0, event)
+    assert scene.phase is Phase.PREPARING
+
+
+def test_status_that_cannot_follow_is_refused() -> None:
+    scene = Scene().precopy()
+    with pytest.raises(StateError):
+        scene.migration.feed(status("postcopy-recover"), 1.0)
+    assert scene.phase is Phase.PRECOPY
+
+
+def test_status_of_a_later_qemu_changes_nothing() -> None:
+    scene = Scene().precopy()
+    assert scene.at(0.1, status("postcopy-teleport")) == []
+    assert scene.phase is Phase.PRECOPY
+
+
+def test_event_of_a_later_version_of_ours_changes_nothing() -> None:
+    class Teleported(ev.Event):
+        pass
+
+    scene = Scene().precopy()
+    before = vars(scene.migration).copy()
+    assert scene.at(0.0, Teleported()) == []
+    assert vars(scene.migration) == before
+
+
+@pytest.mark.parametrize("side", Side)
+@pytest.mark.parametrize("before", [[], ["active"], ["active", "postcopy-active"]])
+def test_split_seen_by_libvirt_is_the_switch(side: Side, before: list[str]) -> None:
+    scene = Scene()
+    scene.at(0.0, *walk(*before, side=side), ev.SplitSeen(side))
+    assert scene.migration.place is Place.SPLIT
+
+
+@pytest.mark.parametrize("word", ["completed", "postcopy-paused"])
+def test_split_seen_late_takes_nothing_back(word: str) -> None:
+    scene = Scene().precopy()
+    scene.at(0.0, *walk("postcopy-active", word))
+    before = scene.phase
+    scene.at(0.1, ev.SplitSeen(SRC))
+    assert scene.phase is before
+
+
+def test_split_failed_means_split_and_is_told() -> None:
+    scene = Scene().precopy()
+    scene.at(0.1, ev.SplitFailed(SRC))
+    assert scene.phase is Phase.POSTCOPY
+    assert scene.notes == ["libvirt reports post-copy failed on the source"]
+
+
+def test_broken_link_leaves_guest_split() -> None:
+    scene = Scene().precopy()
+    scene.at(1.0, *POSTCOPY_FLOW, *walk("postcopy-paused"))
+    assert (scene.phase, scene.migration.place) == (Phase.BROKEN, Place.SPLIT)
+    scene.at(2.0, *walk("postcopy-recover-setup"))
+    assert (scene.phase, scene.migration.place) == (Phase.RECOVERING, Place.SPLIT)
+
+
+# The switch
+
+
+def test_switch_is_asked_for_when_the_policy_says_so() -> None:
+    scene = Scene("after:30").precopy()
+    scene.until(29.9)
+    assert scene.switches == []
+    scene.until(31.0)
+    assert scene.asked(Switch) == [
+        (30.0, Switch("30s of pre-copy are over", attempt=1))
+    ]
+
+
+def test_time_of_a_policy_counts_from_precopy_on() -> None:
+    scene = Scene("after:30")
+    scene.at(8.0, *walk("setup", "active"))
+    scene.until(60.0)
+    assert scene.switches == [38.0]
+
+
+def test_switch_is_asked_for_once() -> None:
+    scene = Scene("after:1").precopy()
+    scene.until(1.0)
+    scene.at(1.0, ev.SwitchRequested("by hand"), ev.PassSeen(2))
+    scene.until(60.0)
+    assert scene.switches == [1.0]
+
+
+def test_accepted_switch_that_comes_is_not_asked_for_again() -> None:
+    scene = Scene("after:1").precopy()
+    scene.until(1.0)
+    scene.at(1.0, ev.SwitchAccepted())
+    scene.at(1.2, *POSTCOPY_FLOW)
+    scene.until(60.0)
+    assert (scene.switches, scene.looks) == ([1.0], [])
+
+
+def test_accepted_switch_is_looked_for_and_asked_again_with_back_off() -> None:
+    scene = Scene("after:0").precopy()
+    for _ in range(6):
+        scene.at(scene.now, ev.SwitchAccepted())
+        scene.until(scene.now + 60)
+        at = scene.looks[-1]
+        scene.now = at  # the look's answer comes at once
+        scene.at(at, ev.SwitchNotSeen())
+    waits = [look - asked for look, asked in zip(scene.looks, scene.switches)]
+    assert waits == pytest.approx([VERIFY_S, 2.0, 4.0, 8.0, 8.0, 8.0])
+    attempts = [action.attempt for _, action in scene.asked(Switch)]
+    assert attempts == [1, 2, 3, 4, 5, 6, 7]
+    assert len(scene.notes) == 6 and "asking again" in scene.notes[0]
+
+
+def test_look_that_sees_the_switch_ends_the_asking() -> None:
+    scene = Scene("after:0").precopy()
+    scene.at(0.0, ev.SwitchAccepted())
+    scene.until(1.0)
+    scene.at(1.1, ev.SplitSeen(SRC))
+    scene.until(60.0)
+    assert (len(scene.switches), len(scene.looks)) == (1, 1)
+    assert scene.phase is Phase.POSTCOPY
+
+
+def test_late_answer_of_a_look_does_no_harm() -> None:
+    scene = Scene("after:0").precopy()
+    scene.at(0.0, ev.SwitchAccepted())
+    scene.until(1.0)
+    scene.at(1.1, *POSTCOPY_FLOW, ev.SwitchNotSeen(), ev.SwitchRefused("gone", False))
+    scene.until(60.0)
+    assert len(scene.switches) == 1 and scene.notes == []
+
+
+def test_switch_refused_too_early_is_tried_again() -> None:
+    scene = Scene("after:0").precopy()
+    scene.at(0.0, ev.SwitchRefused("Postcopy must be started after migration", False))
+    scene.until(60.0)
+    assert scene.switches == pytest.approx([0.0, RETRY_S])
+    assert scene.notes == []
+
+
+def test_switch_refused_for_good_is_told_and_not_asked_for_again() -> None:
+    scene = Scene("after:0").precopy()
+    scene.at(0.0, ev.SwitchRefused("requires VIR_MIGRATE_POSTCOPY", True))
+    scene.at(1.0, ev.SwitchRequested("by hand"))
+    scene.until(60.0)
+    assert scene.switches == [0.0]
+    assert scene.notes == [
+        "the switch to post-copy was refused: requires VIR_MIGRATE_POSTCOPY",
+        "post-copy is not enabled for this migration",
+    ]
+    scene.at(60.0, reading(9), ev.Ended(found=Place.DESTINATION))
+    assert scene.migration.summary().switch is None
+
+
+@pytest.mark.parametrize("end", ["completed", "device"])
+def test_completion_as_precopy_ends_the_asking(end: str) -> None:
+    scene = Scene("after:1").precopy()
+    scene.until(1.0)
+    scene.at(1.0, ev.SwitchAccepted())
+    scene.at(1.5, *walk(end), ev.SwitchNotSeen())
+    scene.until(60.0)
+    assert (scene.switches, scene.looks) == ([1.0], [])
+    scene.at(60.0, ev.Ended(found=Place.DESTINATION))
+    assert scene.phase is Phase.COMPLETED
+    assert scene.migration.summary().switch is None
+
+
+def test_request_before_precopy_waits_for_it() -> None:
+    scene = Scene()
+    scene.at(0.0, ev.SwitchRequested("by hand"))
+    scene.at(3.0, status("setup"))
+    assert scene.switches == []
+    scene.at(5.0, status("active"))
+    assert scene.asked(Switch) == [(5.0, Switch("by hand", attempt=1))]
+
+
+def test_request_in_precopy_is_sent_at_once() -> None:
+    scene = Scene().precopy()
+    assert scene.at(5.0, ev.SwitchRequested("by hand"))[0] == Switch("by hand", 1)
+
+
+@pytest.mark.parametrize(
+    "flow", [["device"], ["postcopy-active"], ["cancelling"], ["completed"]]
+)
+def test_request_after_precopy_changes_nothing(flow: list[str]) -> None:
+    scene = Scene().precopy()
+    scene.at(1.0, *walk(*flow))
+    scene.at(1.1, ev.SwitchRequested("by hand"))
+    scene.until(30.0)
+    assert scene.switches == []
+
+
+def test_request_without_postcopy_is_explained() -> None:
+    scene = Scene("never").precopy()
+    scene.at(1.0, ev.SwitchRequested("by hand"))
+    assert scene.switches == []
+    assert scene.notes == ["post-copy is not enabled for this migration"]
+
+
+def test_answers_nobody_asked_for_change_nothing() -> None:
+    scene = Scene().precopy()
+    scene.at(1.0, ev.SwitchAccepted(), ev.AbortRefused("no job"))
+    scene.until(30.0)
+    assert (scene.looks, scene.switches, scene.times(Abort)) == ([], [], [])
+
+
+# The abort
+
+
+@pytest.mark.parametrize("flow", [[], ["setup"], ["setup", "active"]])
+def test_abort_before_the_switch_is_sent(flow: list[str]) -> None:
+    scene = Scene()
+    scene.at(0.0, *walk(*flow))
+    assert Abort() in scene.at(1.0, ev.AbortRequested())
+    assert scene.migration.is_aborting
+
+
+def test_abort_is_sent_once() -> None:
+    scene = Scene().precopy()
+    scene.at(1.0, ev.AbortRequested())
+    scene.at(1.1, ev.AbortRequested())
+    scene.until(30.0)
+    assert scene.times(Abort) == [1.0]
+
+
+def test_refused_abort_is_tried_again() -> None:
+    scene = Scene()
+    scene.at(1.0, ev.AbortRequested())
+    scene.at(1.0, ev.AbortRefused("no job is active"))
+    scene.until(1.4)
+    scene.at(1.5, *walk("setup", "active"), ev.AbortRefused("still not"))
+    scene.until(30.0)
+    assert scene.times(Abort) == pytest.approx([1.0, 1.0 + RETRY_S, 1.5 + RETRY_S])
+
+
+def test_refused_abort_is_not_tried_again_after_the_switch() -> None:
+    scene = Scene().precopy()
+    scene.at(1.0, ev.AbortRequested(), ev.AbortRefused("busy"), *POSTCOPY_FLOW)
+    scene.until(30.0)
+    assert scene.times(Abort) == [1.0]
+    assert scene.notes == ["the abort came too late"]
+
+
+@pytest.mark.parametrize(
+    "flow",
+    [
+        ["device"],
+        ["postcopy-active"],
+        ["postcopy-active", "postcopy-paused"],
+        ["postcopy-active", "postcopy-paused", "postcopy-recover"],
+        ["completed"],
+    ],
+)
+def test_abort_after_the_switch_is_never_sent(flow: list[str]) -> None:
+    scene = Scene().precopy()
+    scene.at(1.0, *walk(*flow))
+    scene.at(2.0, ev.AbortRequested())
+    scene.until(30.0)
+    assert scene.times(Abort) == []
+    assert "too late to abort" in scene.notes[0]
+
+
+def test_abort_is_not_sent_when_only_the_destination_has_told_of_the_switch() -> None:
+    scene = Scene().precopy()
+    scene.at(1.0, *walk("active", "postcopy-active", side=DST), ev.AbortRequested())
+    scene.until(30.0)
+    assert scene.phase is Phase.PRECOPY and scene.times(Abort) == []
+
+
+def test_no_switch_is_asked_for_once_an_abort_is_wanted() -> None:
+    scene = Scene("after:5").precopy()
+    scene.at(1.0, ev.AbortRequested(), ev.SwitchRequested("by hand"))
+    scene.until(30.0)
+    assert scene.switches == []
+
+
+@pytest.mark.parametrize(
+    "answer", [ev.SwitchNotSeen(), ev.SwitchRefused("early", False)]
+)
+def test_switch_is_not_repeated_once_an_abort_is_wanted(answer: ev.Event) -> None:
+    scene = Scene("after:0").precopy()
+    scene.at(0.0, ev.AbortRequested(), answer)
+    scene.until(30.0)
+    assert len(scene.switches) == 1
+
+
+# After the first pass
+
+
+def qemu_10(scene: Scene, *, rate: float, until: float) -> None:
+    """A guest of 1024 MiB in its first pass, which was announced."""
+    scene.at(0.0, status("setup"), ev.PassSeen(1), status("active"))
+    for half in range(int(until * 2) + 1):
+        scene.until(half / 2)
+        answer(scene, rate)
+
+
+def answer(scene: Scene, rate: float, **fields) -> None:
+    """Answer the reading that is under way."""
+    if len(scene.readings) > scene.answered:
+        scene.answered = len(scene.readings)
+        scene.at(scene.now, reading(scene.now * rate, rate=rate, **fields))
+
+
+def test_announced_pass_switches_at_once() -> None:
+    scene = Scene("after-precopy")
+    qemu_10(scene, rate=100, until=10.0)
+    assert scene.switches == []
+    before = len(scene.readings)
+    scene.at(10.1, ev.PassSeen(2))
+    assert scene.switches == [10.1]
+    assert len(scene.readings) == before, "without waiting for another reading"
+
+
+def test_announced_pass_waits_for_the_next_reading_where_readings_contradict_it() -> (
+    None
+):
+    scene = Scene("after-precopy")
+    qemu_10(scene, rate=20, until=10.0)  # 200 of 1024 MiB
+    scene.at(10.2, ev.PassSeen(2))
+    assert scene.switches == []
+    scene.at(10.5, reading(1030, left=60))  # the rest was zero pages
+    assert scene.switches == [10.5]
+
+
+def test_contradicted_pass_costs_no_reading_more() -> None:
+    scene = Scene("after-precopy")
+    qemu_10(scene, rate=20, until=10.0)
+    before = len(scene.readings)
+    scene.at(10.1, ev.PassSeen(2))
+    scene.at(10.2, reading(204, rate=20))
+    scene.at(10.3, ev.PassSeen(3))
+    assert len(scene.readings) == before and scene.switches == []
+
+
+def test_pass_announced_while_the_monitor_does_not_answer_is_believed() -> None:
+    """QEMU 7.2 answers a reading only when the pass is over if the link is full."""
+    scene = Scene("after-precopy")
+    scene.at(0.0, status("setup"), ev.PassSeen(1), status("active"))
+    scene.until(40.0)
+    assert len(scene.readings) == 1
+    scene.at(40.0, ev.PassSeen(2))
+    assert scene.switches == [40.0]
+
+
+def test_reading_counts_from_when_it_was_asked_for() -> None:
+    """It was asked for at 0.5 s and answered at 9 s: at its rate half is over at 5.12 s."""
+    scene = Scene("after-precopy")
+    scene.at(0.0, ev.PassSeen(1), status("active"), reading(0))
+    scene.until(0.5)
+    scene.at(9.0, reading(50, rate=100), ev.PassSeen(2))
+    assert scene.switches == [9.0]
+
+
+def test_first_pass_is_seen_by_bytes_alone() -> None:
+    """QEMU 2.5 and 11.1 announce no pass that can be believed."""
+    scene = Scene("after-precopy").precopy()
+    scene.at(0.5, reading(1023.9))
+    assert scene.switches == []
+    scene.at(1.0, reading(1024, left=40))
+    assert scene.switches == [1.0]
+    assert scene.asked(Switch)[0][1].reason == "the first pass is done"
+
+
+def qemu_11(scene: Scene, *, rate: float, until: float) -> None:
+    """No pass 1, then ten looks at the dirty bitmap a second, announced as passes and counted as syncs."""
+    scene.at(0.0, *walk("setup", "active"))
+    for tick in range(int(until * 10) + 1):
+        scene.at(tick / 10, ev.PassSeen(2 + tick))
+        answer(scene, rate, sync_count=2 + tick)
+
+
+def test_looks_at_the_bitmap_are_no_passes() -> None:
+    scene = Scene("after-precopy")
+    qemu_11(scene, rate=100, until=12.0)
+    all_gone_over = 10.24
+    assert all_gone_over <= scene.switches[0] <= all_gone_over + POLL_S + 0.1
+    assert len(scene.switches) == 1
+
+
+def test_looks_at_the_bitmap_cost_no_readings() -> None:
+    scene = Scene("after-precopy")
+    qemu_11(scene, rate=10, until=10.0)
+    assert len(scene.readings) <= 10 / POLL_S + 1
+
+
+def test_second_pass_is_counted_by_what_was_left() -> None:
+    scene = Scene("after-precopy:2").precopy()
+    scene.at(0.5, reading(1024, left=100))
+    scene.at(1.0, reading(1120, left=40))
+    assert scene.switches == []
+    scene.at(1.5, reading(1125, left=35))
+    assert scene.switches == [1.5]
+    assert scene.asked(Switch)[0][1].reason == "2 passes are done"
+
+
+def test_second_pass_may_be_announced() -> None:
+    scene = Scene("after-precopy:2")
+    scene.at(0.0, ev.PassSeen(1), status("active"), reading(600))
+    scene.at(1.0, ev.PassSeen(2))
+    assert scene.switches == []
+    scene.at(2.0, ev.PassSeen(3))
+    assert scene.switches == [2.0]
+
+
+# Policies by time, and several
+
+
+def test_policy_by_time_needs_no_event() -> None:
+    scene = Scene("after:7").precopy()
+    assert scene.migration.deadline() <= 7.0
+    scene.until(8.0)
+    assert scene.switches == [7.0]
+
+
+def test_any_switches_with_the_first() -> None:
+    scene = Scene("after-precopy|after:60").precopy()
+    scene.at(2.0, reading(1024))
+    assert scene.asked(Switch)[0][1].reason == "the first pass is done"
+    slow = Scene("after-precopy|after:60").precopy()
+    slow.until(100.0)
+    assert slow.switches == [60.0]
+
+
+def test_all_switches_with_the_last() -> None:
+    scene = Scene("after-precopy&after:60").precopy()
+    scene.at(2.0, reading(1024))
+    assert scene.switches == []
+    scene.until(100.0)
+    assert scene.switches == [60.0]
+    late = Scene("after-precopy&after:60").precopy()
+    late.until(100.0)
+    assert late.switches == []
+    late.at(101.0, reading(1024))
+    assert late.switches == [101.0]
+
+
+# The figures
+
+
+def moved(*, measured: bool = True, final: Stats | None = None) -> Summary:
+    """A post-copy migration: switch asked for at 10 s, 40 ms downtime as we see it, end at 14 s."""
+    scene = Scene("after:10", start=100.0)
+    scene.at(100.0, status("setup"), ev.PassSeen(1), status("active"))
+    scene.at(105.0, reading(500))
+    scene.at(109.0, ev.PassSeen(2), reading(1000))
+    scene.at(109.4, reading(1010))
+    scene.at(109.9, reading(1020))
+    scene.until(110.0)
+    scene.at(110.0, ev.SwitchAccepted())
+    scene.at(110.05, reading(1023))  # asked for before the switch
+    if measured:
+        scene.at(110.1, ev.Stopped(SRC))
+        scene.at(110.11, ev.Stopped(SRC))  # libvirt's, of the same stop
+    scene.at(110.12, status("device"), ev.PassSeen(3), status("postcopy-active"))
+    if measured:
+        scene.at(110.14, ev.Resumed(DST))
+        scene.at(110.9, ev.Resumed(DST))
+    scene.at(110.2, reading(1100)) if not measured else scene.at(110.95, reading(1100))
+    scene.at(112.0, reading(1200, postcopy_requests=5))
+    scene.at(114.0, *walk("completed"))
+    if final is not None:
+        scene.at(114.0, ev.Finished(final))
+    scene.at(114.0, ev.Ended(found=Place.DESTINATION))
+    return scene.migration.summary()
+
+
+FINAL = Stats(
+    elapsed_ms=13_900,
+    setup_ms=7,
+    downtime_ms=12_568,
+    memory_sent=1300 * MIB,
+    postcopy_requests=77,
+)
+
+
+def test_downtime_is_from_stop_to_resume() -> None:
+    assert moved(final=FINAL).downtime_ms == pytest.approx(40)
+
+
+def test_absurd_downtime_of_qemu_is_shown_apart() -> None:
+    assert moved(final=FINAL).qemu_downtime_ms == 12_568
+
+
+def test_qemus_downtime_serves_where_nothing_was_measured() -> None:
+    assert moved(measured=False, final=FINAL).downtime_ms == 12_568
+
+
+def test_bytes_are_told_apart_by_phase() -> None:
+    summary = moved(final=FINAL)
+    assert summary.precopy_bytes == 1100 * MIB
+    assert summary.postcopy_bytes == 200 * MIB
+    assert summary.postcopy_requests == 77
+
+
+def test_qemus_own_times_are_taken_where_known() -> None:
+    summary = moved(final=FINAL)
+    assert (summary.total_ms, summary.setup_ms) == (13_900, 7)
+
+
+def test_figures_without_final_statistics_are_the_last_seen() -> None:
+    summary = moved()
+    assert summary.total_ms == pytest.approx(14_000)
+    assert summary.postcopy_bytes == 100 * MIB
+    assert (summary.postcopy_requests, summary.qemu_downtime_ms) == (5, None)
+
+
+def test_passes_are_those_before_the_stop() -> None:
+    assert moved().passes == 1
+
+
+def test_switch_is_recorded_with_reason_and_times() -> None:
+    switch = moved().switch
+    assert switch is not None
+    assert switch.reason == "10s of pre-copy are over"
+    assert switch.attempts == 1
+    assert switch.asked_ms == pytest.approx(10_000)
+    assert switch.took_effect_ms == pytest.approx(10_120)
+
+
+def test_switch_by_somebody_else_is_recorded() -> None:
+    scene = Scene().precopy()
+    scene.at(3.0, *POSTCOPY_FLOW)
+    switch = scene.migration.summary().switch
+    assert switch is not None and switch.reason == "somebody else asked"
+    assert switch.took_effect_ms == pytest.approx(3000)
+
+
+def test_recovery_does_not_change_when_the_switch_came() -> None:
+    scene = Scene().precopy()
+    scene.at(3.0, *POSTCOPY_FLOW)
+    scene.at(9.0, *walk("postcopy-paused", "postcopy-recover", "postcopy-active"))
+    assert scene.migration.summary().switch.took_effect_ms == pytest.approx(3000)
+
+
+def test_reading_asked_for_before_the_switch_does_not_tell_the_bytes_apart() -> None:
+    scene = Scene().precopy()
+    scene.at(0.2, *POSTCOPY_FLOW)
+    scene.at(5.0, reading(100))  # of the start
+    scene.at(6.0, ev.Ended(found=Place.DESTINATION))
+    summary = scene.migration.summary()
+    assert (summary.precopy_bytes, summary.postcopy_bytes) == (None, None)
+
+
+def test_migration_without_a_switch_has_all_bytes_in_precopy() -> None:
+    scene = Scene().precopy()
+    scene.at(1.0, reading(1000))
+    scene.at(2.0, *walk("completed"), ev.Finished(FINAL))
+    summary = scene.migration.summary()
+    assert (summary.switch, summary.postcopy_bytes) == (None, None)
+    assert summary.precopy_bytes == 1300 * MIB
+
+
+def test_statistics_are_read_at_the_switch_to_tell_the_bytes_apart() -> None:
+    scene = Scene().precopy()
+    scene.at(0.1, reading(100))
+    scene.at(0.2, *walk("postcopy-active"))
+    assert scene.readings == pytest.approx([0.0, 0.2])
+
+
+def test_guest_that_its_user_stopped_and_resumed_counts_no_downtime() -> None:
+    scene = Scene().precopy()
+    scene.at(1.0, ev.Stopped(SRC))
+    scene.at(5.0, ev.Resumed(SRC))
+    scene.at(9.0, ev.Stopped(SRC), *POSTCOPY_FLOW)
+    scene.at(9.01, ev.Resumed(DST))
+    assert scene.migration.downtime_ms == pytest.approx(10)
+
+
+def test_downtime_is_unknown_until_both_were_seen() -> None:
+    scene = Scene().precopy()
+    assert scene.migration.downtime_ms is None
+    scene.at(1.0, ev.Stopped(DST), ev.Resumed(DST))
+    assert scene.migration.downtime_ms is None
+    scene.at(2.0, ev.Stopped(SRC))
+    assert scene.migration.downtime_ms == 0.0
+
+
+def test_figures_before_anything_was_seen_are_none() -> None:
+    assert Migration(Scene().policy, 0.0).summary() == Summary()
+
+
+# The end
+
+FLOWS = {
+    Phase.PREPARING: [],
+    Phase.PRECOPY: ["active"],
+    Phase.SWITCHING: ["active", "device"],
+    Phase.POSTCOPY: ["active", "postcopy-active"],
+    Phase.BROKEN: ["active", "postcopy-active", "postcopy-paused"],
+    Phase.RECOVERING: ["active", "postcopy-active", "postcopy-paused", "postcopy-recover"],
+    Phase.GOING_BACK: ["active", "cancelling"],
+    Phase.COMPLETED: ["active", "completed"],
+    Phase.CANCELLED: ["active", "cancelling", "cancelled"],
+    Phase.FAILED: ["active", "failed"],
+    Phase.LOST: ["active", "postcopy-active", "failed"],
+}  # fmt: skip
+SPLIT = [phase for phase in Phase if phase.is_split]
+
+
+def ended(phase: Phase, **ending) -> Migration:
+    scene = Scene()
+    scene.at(0.0, *walk(*FLOWS[phase]))
+    assert scene.phase is phase
+    scene.at(1.0, ev.Ended(**ending))
+    return scene.migration
+
+
+def test_flows_lead_to_every_phase() -> None:
+    assert set(FLOWS) == set(Phase)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_guest_found_on_the_destination_is_success(phase: Phase) -> None:
+    migration = ended(phase, error="connection closed", found=Place.DESTINATION)
+    assert (migration.phase, migration.place) == (Phase.COMPLETED, Place.DESTINATION)
+    assert migration.error == "connection closed"
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_guest_found_on_the_source_is_a_failure_without_loss(phase: Phase) -> None:
+    migration = ended(phase, error="failed", found=Place.SOURCE)
+    assert (migration.phase, migration.place) == (Phase.FAILED, Place.SOURCE)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_guest_found_split_is_split(phase: Phase) -> None:
+    migration = ended(phase, error="failed", found=Place.SPLIT)
+    assert migration.phase is (phase if phase in SPLIT else Phase.POSTCOPY)
+    assert migration.place is Place.SPLIT
+
+
+@pytest.mark.parametrize("phase", [*SPLIT, Phase.COMPLETED, Phase.LOST])
+def test_guest_found_nowhere_after_the_switch_is_lost(phase: Phase) -> None:
+    migration = ended(phase, error=None, found=Place.LOST)
+    assert (migration.phase, migration.place) == (Phase.LOST, Place.LOST)
+
+
+@pytest.mark.parametrize(
+    "phase", [p for p in Phase if p not in (*SPLIT, Phase.COMPLETED, Phase.LOST)]
+)
+def test_guest_that_shut_itself_down_before_the_switch_is_not_lost(
+    phase: Phase,
+) -> None:
+    migration = ended(phase, error="domain is no longer running", found=Place.LOST)
+    assert (migration.phase, migration.place) == (Phase.FAILED, Place.SOURCE)
+
+
+def test_guest_is_lost_also_if_only_the_destination_told_of_the_switch() -> None:
+    scene = Scene().precopy()
+    scene.at(1.0, *walk("active", "postcopy-active", side=DST))
+    scene.at(2.0, ev.Ended(error="failed", found=Place.LOST))
+    assert scene.phase is Phase.LOST
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_success_without_a_look_is_believed(phase: Phase) -> None:
+    assert ended(phase, error=None, found=None).phase is Phase.COMPLETED
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_failure_without_a_look_is_judged_by_the_last_phase(phase: Phase) -> None:
+    migration = ended(phase, error="connection closed", found=None)
+    expected = {
+        Phase.COMPLETED: Phase.COMPLETED,
+        Phase.LOST: Phase.LOST,
+        **{split: split for split in SPLIT},
+    }
+    assert migration.phase is expected.get(phase, Phase.FAILED)
+
+
+def test_look_is_believed_over_what_the_destination_last_said() -> None:
+    """QEMU 11.1 resumes the source when the destination dies in the switch."""
+    scene = Scene().precopy()
+    scene.at(1.0, *walk("active", "postcopy-device", "postcopy-active", side=DST))
+    scene.at(2.0, *walk("device", "postcopy-device", "failing", "failed"))
+    scene.at(2.0, ev.Ended(error="failed", found=Place.SOURCE))
+    assert (scene.phase, scene.migration.place) == (Phase.FAILED, Place.SOURCE)
+
+
+def test_abort_that_worked_is_cancelled_not_failed() -> None:
+    scene = Scene().precopy()
+    scene.at(1.0, ev.AbortRequested())
+    scene.at(1.1, *walk("cancelling", "cancelled"))
+    scene.at(1.2, ev.Ended(error="operation aborted", found=Place.SOURCE))
+    assert scene.phase is Phase.CANCELLED
+
+
+def test_abort_that_came_too_late_is_success() -> None:
+    scene = Scene().precopy()
+    scene.at(1.0, ev.AbortRequested())
+    scene.at(1.1, *walk("completed"), ev.Ended(found=Place.DESTINATION))
+    assert scene.phase is Phase.COMPLETED
+
+
+@pytest.mark.parametrize("found", [*Place, None])
+@pytest.mark.parametrize(
+    "event", [status("setup"), ev.AbortRequested(), ev.SwitchRequested("x"), ev.PassSeen(9), reading(1), ev.Ended("x")]
+)  # fmt: skip
+def test_after_the_end_nothing_happens(found: Place | None, event: ev.Event) -> None:
+    scene = Scene("after:5").precopy()
+    scene.at(1.0, ev.Ended(error="x", found=found))
+    before = (scene.phase, scene.migration.place, scene.migration.summary())
+    assert scene.migration.is_over and scene.migration.deadline() is None
+    assert scene.migration.feed(event, 9.0) == []
+    assert scene.migration.tick(9.0) == []
+    assert (scene.phase, scene.migration.place, scene.migration.summary()) == before
+
+
+# Whatever happens
+
+STATUSES = [each.value for each in Status] + ["postcopy-teleport"]
+EVENTS = st.one_of(
+    st.builds(ev.StatusSeen, st.sampled_from(Side), st.sampled_from(STATUSES)),
+    st.builds(ev.SplitSeen, st.sampled_from(Side)),
+    st.builds(ev.PassSeen, st.integers(1, 6)),
+    st.builds(reading, st.integers(0, 1200), left=st.integers(0, 1024), rate=st.integers(0, 200)),
+    st.just(ev.StatsSeen(None)),
+    st.just(ev.StatsSeen(Stats())),
+    st.builds(ev.Stopped, st.sampled_from(Side)),
+    st.builds(ev.Resumed, st.sampled_from(Side)),
+    st.builds(ev.SplitFailed, st.sampled_from(Side)),
+    st.just(ev.SwitchRequested("by hand")),
+    st.just(ev.SwitchAccepted()),
+    st.builds(ev.SwitchRefused, st.just("no"), st.booleans()),
+    st.just(ev.SwitchNotSeen()),
+    st.just(ev.AbortRequested()),
+    st.just(ev.AbortRefused("no")),
+    st.just(ev.Finished(Stats(memory_sent=5))),
+    st.builds(ev.Ended, st.none() | st.just("failed"), st.none() | st.sampled_from(Place)),
+)  # fmt: skip
+POLICIES = [
+    "manual",
+    "never",
+    "after:0",
+    "after:2",
+    "after-precopy",
+    "after-precopy:2|after:5",
+]
+
+
+class Watched(Scene):
+    """A scene that holds the core to its promises at every step."""
+
+    def __init__(self, policy: str) -> None:
+        super().__init__(policy)
+        self.is_refused = False
+        self.announced = 0
+        self.was_split = False
+
+    def feed(self, event: ev.Event) -> None:
+        before = vars(self.migration).copy()
+        was_over = self.migration.is_over
+        self.is_refused |= isinstance(event, ev.SwitchRefused) and event.is_final
+        self.announced += isinstance(event, ev.PassSeen)
+        wanted_abort = self.migration.is_aborting
+        try:
+            actions = self.migration.feed(event, self.now)
+        except StateError:
+            assert isinstance(event, ev.StatusSeen)
+            assert vars(self.migration) == before, "a refused event changed something"
+            return
+        if was_over:
+            assert actions == [] and vars(self.migration) == before
+        self._keep(actions)
+        if Abort() in actions:
+            assert wanted_abort or isinstance(event, ev.AbortRequested)
+        self.check(actions)
+
+    def check(self, actions) -> None:
+        core = self.migration
+        assert actions == [] or not core.is_over or set(kinds(actions)) <= {Note}
+        assert len(set(kinds(actions)) & {Switch, Abort}) < 2
+        for action in actions:
+            if isinstance(action, Abort):
+                assert core.place is Place.SOURCE
+                assert core.phase in (Phase.PREPARING, Phase.PRECOPY)
+            if isinstance(action, Switch):
+                assert core.phase is Phase.PRECOPY
+                assert self.policy.enables_postcopy and not core.is_aborting
+            if isinstance(action, VerifySwitch):
+                assert core.phase is Phase.PRECOPY and self.switches
+        attempts = [action.attempt for _, action in self.asked(Switch)]
+        assert attempts == list(range(1, len(attempts) + 1))
+        self.was_split |= core.phase.is_split
+        deadline = core.deadline()
+        if core.is_over:
+            assert deadline is None
+        elif deadline is None:
+            assert core._is_reading or core.phase.is_final, "it will never wake up"
+        else:
+            assert math.isfinite(deadline)
+        polled = int((self.now + 1e-9) / POLL_S) + 1
+        assert len(self.readings) <= polled + self.announced + self.was_split
+        core.summary()
+
+    def pass_time(self, seconds: float) -> None:
+        end = self.now + seconds
+        for _ in range(100):
+            deadline = self.migration.deadline()
+            if deadline is None or deadline > end:
+                break
+            self.now = max(self.now, deadline)
+            self.check(self._keep(self.migration.tick(self.now)))
+        else:
+            raise AssertionError("the core keeps asking for the same deadline")
+        self.now = end
+
+
+@settings(max_examples=400)
+@given(
+    st.sampled_from(POLICIES),
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.01, 0.3, 1.0, 5.0]), EVENTS), max_size=40
+    ),
+)
+def test_whatever_happens_the_core_keeps_its_promises(policy: str, story) -> None:
+    scene = Watched(policy)
+    for wait, event in story:
+        scene.pass_time(wait)
+        scene.feed(event)
+    scene.pass_time(20.0)
+
+
+ONE_OF_EACH = [
+    *(status(word, side) for side in Side for word in STATUSES),
+    *(kind(side) for side in Side for kind in (ev.SplitSeen, ev.SplitFailed, ev.Stopped, ev.Resumed)),
+    ev.PassSeen(2),
+    reading(600),
+    ev.StatsSeen(None),
+    ev.SwitchRequested("by hand"),
+    ev.SwitchAccepted(),
+    ev.SwitchRefused("early", False),
+    ev.SwitchRefused("never", True),
+    ev.SwitchNotSeen(),
+    ev.AbortRequested(),
+    ev.AbortRefused("no"),
+    ev.Finished(Stats()),
+    *(ev.Ended(error, found) for error in (None, "x") for found in (*Place, None)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("phase", Phase)
+def test_every_event_in_every_phase_keeps_the_promises(
+    phase: Phase, policy: str
+) -> None:
+    for event in ONE_OF_EACH:
+        scene = Watched(policy)
+        for each in walk(*FLOWS[phase]):
+            scene.feed(each)
+        scene.feed(event)
+        scene.pass_time(20.0)
+
+
+def test_one_of_each_event_is_walked() -> None:
+    def kinds_of_event(base: type = ev.Event) -> set[type]:
+        return {base}.union(*(kinds_of_event(each) for each in base.__subclasses__()))
+
+    ours = {kind for kind in kinds_of_event() if kind.__module__ == ev.__name__}
+    assert {type(event) for event in ONE_OF_EACH} == ours - {ev.Event}
+
+
+def test_half_has_words_for_people() -> None:
+    assert Half.SPLIT_FAILED.value == "split, post-copy failed"
+
+
+def test_reading_is_asked_for_first_of_all() -> None:
+    scene = Scene()
+    assert scene.migration.deadline() == 0.0
+    assert scene.migration.tick(0.0) == [ReadStats()]

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import libvirt
+import pytest
+
+from libvirt_postcopy.constants import DomainState, ErrorNumber, PausedReason
+from libvirt_postcopy.errors import LibvirtError, NotSupportedError
+from libvirt_postcopy.events import Half
+from libvirt_postcopy.stats import Stats
+from libvirt_postcopy.vir import calls as vir
+from unit.fakes import (
+    MIGRATED,
+    NO_ANSWER,
+    NO_DOMAIN,
+    OTHER_UUID,
+    RUNNING,
+    SHUT_OFF,
+    SPLIT_HERE,
+    SPLIT_THERE,
+    UUID,
+    FakeConnection,
+    FakeDomain,
+    refused,
+)
+
+INVALID = ErrorNumber.VIR_ERR_OPERATION_INVALID
+NOT_RUNNING = refused(
+    INVALID, "Requested operation is not valid: domain is not running"
+)
+
+
+# Translation
+
+
+def test_refusal_is_explained_and_keeps_libvirts_numbers() -> None:
+    error = vir.translate(NOT_RUNNING)
+    assert type(error).__mro__[1] is LibvirtError
+    assert isinstance(error, libvirt.libvirtError)
+    assert error.what == "the domain is not running"
+    assert (error.side, error.code, error.domain) == ("source", INVALID, 10)
+    assert error.__cause__ is NOT_RUNNING
+    assert "start it first" in str(error)
+
+
+def test_side_is_the_callers_where_the_message_names_none() -> None:
+    strange = refused(1, "internal error: something strange")
+    assert vir.translate(strange, "destination").side == "destination"
+    assert vir.translate(NOT_RUNNING, "destination").side == "source"
+
+
+def test_refusal_without_a_message_has_a_text_all_the_same() -> None:
+    bare = libvirt.libvirtError.__new__(libvirt.libvirtError)
+    Exception.__init__(bare, "virDomainMigrate3() failed")
+    bare.err = None
+    error = vir.translate(bare)
+    assert str(error) == "virDomainMigrate3() failed"
+    assert error.code is None
+
+
+def test_refusals_are_translated_where_they_are_guarded() -> None:
+    with pytest.raises(LibvirtError) as caught, vir.refusals("source"):
+        raise NOT_RUNNING
+    assert caught.value.__cause__ is NOT_RUNNING
+
+
+def test_other_errors_pass_unchanged() -> None:
+    with pytest.raises(ZeroDivisionError), vir.refusals():
+        1 / 0  # noqa: B018
+
+
+def test_refusal_by_libvirt_itself_is_translated() -> None:
+    """The test driver cannot migrate."""
+    connection = libvirt.open("test:///default")
+    with pytest.raises(LibvirtError) as caught:
+        vir.start_postcopy(connection.lookupByName("test"))
+    assert caught.value.code == ErrorNumber.VIR_ERR_NO_SUPPORT
+    assert caught.value.side == "source"
+    with pytest.raises(libvirt.libvirtError):
+        raise caught.value
+
+
+# Connections
+
+
+def test_connection_of_our_own_notices_a_dead_daemon(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    connection = FakeConnection()
+    opened = []
+    monkeypatch.setattr(libvirt, "open", lambda uri: opened.append(uri) or connection)
+    assert vir.open_connection("qemu+tls://b/system") is connection
+    assert opened == ["qemu+tls://b/system"]
+    assert connection.keepalive == vir.KEEPALIVE
+
+
+def test_connection_without_keepalive_is_a_connection() -> None:
+    assert vir.open_connection("test:///default").getURI() == "test:///default"
+
+
+def test_connection_that_cannot_be_opened_names_the_side() -> None:
+    with pytest.raises(LibvirtError) as caught:
+        vir.open_connection("nonsense://b/system", "destination")
+    assert caught.value.side == "destination"
+    assert isinstance(caught.value, libvirt.libvirtError)
+
+
+# Calls
+
+
+def test_switch_is_one_call() -> None:
+    dom = FakeDomain()
+    vir.start_postcopy(dom)
+    vir.start_postcopy(dom, 0)
+    assert dom.calls == [("migrateStartPostCopy", 0)] * 2
+
+
+def test_switch_that_libvirt_refuses() -> None:
+    dom = FakeDomain()
+    dom.errors["migrateStartPostCopy"] = NOT_RUNNING
+    with pytest.raises(LibvirtError, match="the domain is not running"):
+        vir.start_postcopy(dom)
+
+
+def test_binding_without_the_call_is_told_apart() -> None:
+    with pytest.raises(NotSupportedError, match="libvirt-python"):
+        vir.start_postcopy(object())
+
+
+def test_statistics_are_read() -> None:
+    dom = FakeDomain()
+    dom.job = {"memory_total": 7, "new_field": 1}
+    assert vir.read_stats(dom) == Stats(memory_total=7, other={"new_field": 1})
+
+
+def test_no_job_means_no_statistics() -> None:
+    dom = FakeDomain()
+    dom.errors["jobStats"] = refused(INVALID, "domain is not running")
+    assert vir.read_stats(dom) is None
+
+
+def test_running_is_asked_of_the_daemon() -> None:
+    assert vir.is_running(FakeDomain()) is True
+    assert vir.is_running(FakeDomain(state=SHUT_OFF)) is False
+    dom = FakeDomain()
+    dom.errors["isActive"] = NO_ANSWER
+    with pytest.raises(LibvirtError):
+        vir.is_running(dom)
+
+
+def test_abort_is_one_call_and_may_be_refused() -> None:
+    dom = FakeDomain()
+    vir.abort_job(dom)
+    assert dom.calls == [("abortJob",)]
+    dom.errors["abortJob"] = refused(
+        INVALID, "cannot abort migration in post-copy mode"
+    )
+    with pytest.raises(LibvirtError, match="post-copy mode"):
+        vir.abort_job(dom)
+
+
+PAUSED = DomainState.VIR_DOMAIN_PAUSED
+
+
+@pytest.mark.parametrize(
+    "state, half",
+    [
+        (RUNNING, Half.WHOLE),
+        (MIGRATED, Half.WHOLE),
+        ((PAUSED, 1), Half.WHOLE),  # by its user
+        ((DomainState.VIR_DOMAIN_PMSUSPENDED, 0), Half.WHOLE),
+        ((PAUSED, PausedReason.VIR_DOMAIN_PAUSED_MIGRATION), Half.MIGRATING),
+        (SPLIT_HERE, Half.SPLIT),
+        (SPLIT_THERE, Half.SPLIT),
+        ((PAUSED, PausedReason.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED), Half.SPLIT_FAILED),
+        ((DomainState.VIR_DOMAIN_RUNNING, 11), Half.SPLIT_FAILED),
+        (SHUT_OFF, Half.INACTIVE),
+        ((DomainState.VIR_DOMAIN_CRASHED, 0), Half.INACTIVE),
+    ],
+)
+def test_state_tells_the_half(state: tuple[int, int], half: Half) -> None:
+    assert vir.half(FakeDomain(state=state)) is half
+
+
+@pytest.mark.parametrize(
+    "error, half", [(NO_DOMAIN, Half.GONE), (NO_ANSWER, Half.UNKNOWN)]
+)
+def test_no_state_tells_too(error: Exception, half: Half) -> None:
+    dom = FakeDomain()
+    dom.errors["state"] = error
+    assert vir.half(dom) is half
+
+
+def test_domain_is_found_by_uuid() -> None:
+    connection = FakeConnection()
+    FakeDomain(connection, OTHER_UUID)
+    dom = FakeDomain(connection)
+    assert vir.find_domain(connection, UUID) is dom
+
+
+def test_domain_that_is_not_there_is_none() -> None:
+    connection = FakeConnection()
+    FakeDomain(connection, OTHER_UUID)
+    assert vir.find_domain(connection, UUID) is None
+
+
+def test_daemon_that_cannot_say_is_an_error() -> None:
+    connection = FakeConnection()
+    connection.error = NO_ANSWER
+    with pytest.raises(LibvirtError):
+        vir.find_domain(connection, UUID)
+
+
+def test_host_is_told_by_its_uuid() -> None:
+    assert vir.host_uuid(FakeConnection(host_uuid="5f0c")) == "5f0c"
+    assert vir.host_uuid(FakeConnection(host_uuid=None)) is None
+    dead = FakeConnection()
+    dead.error = NO_ANSWER
+    with pytest.raises(LibvirtError):
+        vir.host_uuid(dead)
+
+
+@pytest.mark.parametrize("debug, silences", [("", True), ("1", False)])
+def test_programs_silence_libvirt_unless_debugged(
+    debug: str, silences: bool, monkeypatch
+) -> None:
+    registered = []
+    monkeypatch.setattr(
+        libvirt, "registerErrorHandler", lambda f, ctx: registered.append(f)
+    )
+    monkeypatch.setenv("LIBVIRT_POSTCOPY_DEBUG", debug)
+    vir.silence_libvirt()
+    assert bool(registered) is silences
+    for handler in registered:
+        handler(None, ("some", "error"))

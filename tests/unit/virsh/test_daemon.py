@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import pytest
+
+from libvirt_postcopy.constants import ErrorNumber
+from libvirt_postcopy.errors import LibvirtError, UsageError
+from libvirt_postcopy.virsh import daemon
+from libvirt_postcopy.virsh.daemon import connect, find_domain, uri_of
+from libvirt_postcopy.virsh.grammar import Globals
+from unit.fakes import NO_ANSWER, NO_DOMAIN, FakeConnection, refused
+
+UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+
+
+class Lookups(FakeConnection):
+    """Knows a domain by one key, and remembers what it was asked."""
+
+    def __init__(self, key: object, error: Exception = NO_DOMAIN) -> None:
+        super().__init__()
+        self.key, self.refusal, self.asked = key, error, []
+
+    def _look(self, key: object) -> str:
+        self.asked.append(key)
+        if key == self.key:
+            return "found"
+        raise self.refusal
+
+    lookupByID = lookupByUUIDString = lookupByName = _look
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str | None, str]]:
+    seen: list[tuple[str | None, str]] = []
+
+    def open_connection(uri: str | None, side: str = "") -> FakeConnection:
+        seen.append((uri, side))
+        return FakeConnection()
+
+    monkeypatch.setattr(daemon.calls, "open_connection", open_connection)
+    monkeypatch.delenv("VIRSH_DEFAULT_CONNECT_URI", raising=False)
+    return seen
+
+
+@pytest.mark.parametrize(
+    "text, key, asked",
+    [
+        ("web1", "web1", ["web1"]),
+        ("7", 7, [7]),
+        ("7", "7", [7, "7"]),
+        (UUID, UUID, [UUID]),
+        ("0123456789", "0123456789", ["0123456789"]),
+        ("\u0663", "\u0663", ["\u0663"]),
+    ],
+)
+def test_domain_is_looked_up_by_id_then_uuid_then_name(
+    text: str, key: object, asked: list[object]
+) -> None:
+    connection = Lookups(key)
+    assert find_domain(connection, text) == "found"
+    assert connection.asked == asked
+
+
+def test_missing_domain() -> None:
+    with pytest.raises(LibvirtError) as caught:
+        find_domain(Lookups("other"), "7")
+    assert str(caught.value) == "source: failed to get domain '7': Domain not found"
+    assert caught.value.code == ErrorNumber.VIR_ERR_NO_DOMAIN
+
+
+def test_daemon_that_does_not_answer_is_asked_once() -> None:
+    connection = Lookups("other", NO_ANSWER)
+    with pytest.raises(LibvirtError, match="failed to get domain '7': client socket"):
+        find_domain(connection, "7")
+    assert connection.asked == [7]
+
+
+def test_uri_is_virshs(opened: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(Globals(connect="x:///"), for_call="f")
+    connect(Globals(), for_call="f")
+    monkeypatch.setenv("VIRSH_DEFAULT_CONNECT_URI", "y:///")
+    connect(Globals(), for_call="f")
+    connect(Globals(connect="z:///"), for_call="f")
+    uris = ["x:///", None, "y:///", "z:///"]
+    assert opened == [(uri, "source") for uri in uris]
+
+
+def test_keepalive_is_as_asked(opened: list) -> None:
+    assert connect(Globals(), for_call="f").keepalive is None
+    asked = Globals(keepalive_interval=9, keepalive_count=3)
+    assert connect(asked, for_call="f").keepalive == (9, 3)
+
+
+def test_read_only_connection_is_refused_before_it_is_opened(opened: list) -> None:
+    with pytest.raises(UsageError) as caught:
+        connect(Globals(is_readonly=True), for_call="virDomainMigrate3")
+    text = "operation forbidden: read only access prevents virDomainMigrate3"
+    assert str(caught.value) == f"{text} (leave out -r)"
+    assert opened == []
+
+
+def test_unreachable_source_is_not_taken_for_the_destination(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error = daemon.calls.translate(
+        refused(ErrorNumber.VIR_ERR_SYSTEM_ERROR, "unable to connect to server at 'a'")
+    )
+    assert error.side == "destination"  # where such a text usually comes from
+
+    def open_connection(uri: str | None, side: str = "") -> None:
+        raise error
+
+    monkeypatch.setattr(daemon.calls, "open_connection", open_connection)
+    with pytest.raises(LibvirtError) as caught:
+        connect(Globals(), for_call="f")
+    assert str(caught.value).startswith(
+        "source: failed to connect to the hypervisor: unable to connect to server"
+    )
+
+
+def test_uri_of_a_dead_connection() -> None:
+    connection = FakeConnection()
+    assert uri_of(connection) == "fake:///a"
+    connection.getURI = lambda: connection._answer("")  # type: ignore[method-assign]
+    connection.error = NO_ANSWER
+    with pytest.raises(LibvirtError, match="client socket is closed"):
+        uri_of(connection)

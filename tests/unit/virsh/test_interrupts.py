@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from libvirt_postcopy.events import Place
+from libvirt_postcopy.phases import Phase
+from libvirt_postcopy.virsh.interrupts import (
+    Answer,
+    Interrupts,
+    Signals,
+    easily_interrupted,
+    may_leave,
+)
+
+SRC, SPLIT, DST, LOST = Place.SOURCE, Place.SPLIT, Place.DESTINATION, Place.LOST
+A = Answer
+
+
+@pytest.mark.parametrize(
+    "presses, answers",
+    [
+        ([(SRC, True)], [A.ABORT]),
+        ([(SRC, True), (SRC, True)], [A.ABORT, A.STILL_ABORTING]),
+        ([(SRC, True)] * 3, [A.ABORT, A.STILL_ABORTING, A.LEAVE]),
+        ([(SRC, True), (SRC, True), (SRC, False), (SRC, True)],
+         [A.ABORT, A.STILL_ABORTING, A.STILL_ABORTING, A.LEAVE]),
+        ([(SPLIT, True)], [A.EXPLAIN]),
+        ([(SPLIT, True), (SPLIT, True)], [A.EXPLAIN, A.DETACH]),
+        ([(SPLIT, False), (SPLIT, False)], [A.EXPLAIN, A.NOT_YET]),
+        ([(SPLIT, False), (SPLIT, True)], [A.EXPLAIN, A.DETACH]),
+        # an abort that came too late is not the explanation
+        ([(SRC, True), (SPLIT, True), (SPLIT, True)], [A.ABORT, A.EXPLAIN, A.DETACH]),
+        ([(DST, True), (DST, True)], [A.ENDING, A.ENDING]),
+        ([(LOST, True)], [A.ENDING]),
+    ],
+)  # fmt: skip
+def test_presses(presses: list[tuple[Place, bool]], answers: list[Answer]) -> None:
+    interrupts = Interrupts()
+    got = [interrupts.press(guest, can_leave=leave) for guest, leave in presses]
+    assert got == answers
+
+
+@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("can_leave", [True, False])
+def test_nothing_is_aborted_after_the_switch(number: int, can_leave: bool) -> None:
+    interrupts = Interrupts()
+    got = [interrupts.press(SPLIT, can_leave=can_leave) for _ in range(number)]
+    assert not {A.ABORT, A.LEAVE} & set(got)
+
+
+def test_abort_is_sent_once() -> None:
+    interrupts = Interrupts()
+    got = [interrupts.press(SRC, can_leave=False) for _ in range(10)]
+    assert got.count(A.ABORT) == 1 and A.LEAVE not in got
+
+
+def test_abort_that_comes_too_late_is_explained_once() -> None:
+    interrupts = Interrupts()
+    interrupts.press(SRC, can_leave=True)
+    assert interrupts.look(SRC, can_leave=True) is None
+    assert interrupts.look(SPLIT, can_leave=True) is A.TOO_LATE
+    assert interrupts.look(SPLIT, can_leave=True) is None
+    assert interrupts.press(SPLIT, can_leave=True) is A.DETACH
+
+
+def test_leaving_waits_until_the_guest_runs_on_the_destination() -> None:
+    interrupts = Interrupts()
+    interrupts.press(SPLIT, can_leave=False)
+    interrupts.press(SPLIT, can_leave=False)
+    assert interrupts.look(SPLIT, can_leave=False) is None
+    assert interrupts.look(SPLIT, can_leave=True) is A.DETACH
+
+
+def test_without_interrupts_nothing_happens() -> None:
+    interrupts = Interrupts()
+    for guest in Place:
+        assert interrupts.look(guest, can_leave=True) is None
+    assert not interrupts.is_aborting
+
+
+@pytest.mark.parametrize(
+    "phase, guest, is_managed, is_resumed, expected",
+    [
+        (Phase.PRECOPY, SRC, True, False, True),
+        (Phase.SWITCHING, SRC, True, False, False),
+        (Phase.SWITCHING, SRC, False, False, True),
+        (Phase.POSTCOPY, SPLIT, True, False, False),
+        (Phase.POSTCOPY, SPLIT, True, True, True),
+        (Phase.POSTCOPY, SPLIT, False, False, True),
+        (Phase.BROKEN, SPLIT, True, False, False),
+    ],
+)
+def test_managed_migration_is_not_left_while_it_switches(
+    phase: Phase, guest: Place, is_managed: bool, is_resumed: bool, expected: bool
+) -> None:
+    got = may_leave(phase, guest, is_managed=is_managed, is_resumed=is_resumed)
+    assert got is expected
+
+
+def test_signals_are_counted_and_given_back() -> None:
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
+    with Signals() as signals:
+        assert signals.take() == 0
+        for number in numbers:
+            signal.raise_signal(number)
+        assert signals.take() == 3
+        assert signals.take() == 0
+    assert [signal.getsignal(number) for number in numbers] == before
+
+
+def test_ignored_signals_stay_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals() as signals:
+            signal.raise_signal(signal.SIGHUP)
+            assert signals.take() == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_interrupt_ends_the_program_while_nothing_is_started() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with easily_interrupted():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_background_job_stays_deaf_to_interrupts() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with easily_interrupted():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,368 @@
+"""Watching a migration: a job that plays a script, one step for each look at it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from libvirt_postcopy.actions import Note
+from libvirt_postcopy.api import MigrationResult
+from libvirt_postcopy.constants import MigrateFlags
+from libvirt_postcopy.errors import (
+    GuestLost,
+    MigrationCancelled,
+    MigrationError,
+    MigrationFailed,
+    PostcopyBroken,
+    StateError,
+    UsageError,
+)
+from libvirt_postcopy.events import Place, Resumed, Side
+from libvirt_postcopy.migration import Summary
+from libvirt_postcopy.phases import Phase
+from libvirt_postcopy.stats import Stats
+from libvirt_postcopy.virsh import migrate
+from libvirt_postcopy.virsh.grammar import Globals, parse_command
+from libvirt_postcopy.virsh.options import MIGRATE_OPTIONS
+from libvirt_postcopy.virsh.terminal import Terminal
+from libvirt_postcopy.virsh.texts import LeftAlone
+from unit.fakes import FakeConnection, FakeDomain
+
+LINE = "--live --postcopy web1 qemu+tls://b/system"
+DONE = MigrationResult(total_ms=1000, downtime_ms=4, passes=1)
+
+Step = Callable[["Scene"], Any]
+
+
+class FakeSignals:
+    def __init__(self) -> None:
+        self.pending = 0
+        self.is_entered = False
+
+    def __enter__(self) -> FakeSignals:
+        self.is_entered = True
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.is_entered = False
+
+    def take(self) -> int:
+        taken, self.pending = self.pending, 0
+        return taken
+
+
+class Scene:
+    """The job, the daemon and the user, all at once."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step | BaseException | MigrationResult] = []
+        self.phase, self.guest = Phase.PRECOPY, Place.SOURCE
+        self.signals = FakeSignals()
+        self.aborts = 0
+        self.abort_error: Exception | None = None
+        self.started: dict[str, Any] = {}
+        self.start_error: Exception | None = None
+        self.out, self.err = io.StringIO(), io.StringIO()
+        self.dom = FakeDomain()
+        self.order: list[str] = []
+
+    # The job
+
+    def wait(self, timeout: float | None = None) -> MigrationResult:
+        assert timeout is not None and timeout <= 0.5, "an interrupt must be seen soon"
+        assert self.signals.is_entered
+        if not self.steps:
+            pytest.fail("waits longer than the script")
+        step = self.steps.pop(0)
+        if isinstance(step, MigrationResult):
+            return step
+        if isinstance(step, BaseException):
+            raise step
+        step(self)
+        raise TimeoutError
+
+    def abort(self) -> None:
+        self.aborts += 1
+        if self.abort_error is not None:
+            raise self.abort_error
+
+    def stats(self) -> Stats | None:
+        return Stats(memory_total=100, memory_remaining=40)
+
+    def summary(self) -> Summary:
+        return Summary(passes=0)
+
+    # What calls it
+
+    def start(self, dom: Any, dest: str, **options: Any) -> Scene:
+        self.order.append("start")
+        self.started = {"dom": dom, "dest": dest, **options}
+        assert self.signals.is_entered, "an interrupt could kill what is being started"
+        if self.start_error is not None:
+            raise self.start_error
+        return self
+
+    def run(self, *steps: Any, line: str = LINE, **options: Any) -> str:
+        """Run the verb; return what was said."""
+        self.steps = list(steps)
+        given = parse_command("migrate", MIGRATE_OPTIONS, line.split())
+        terminal = Terminal(self.out, self.err)
+        migrate.run(given, Globals(**options), terminal)
+        return self.said
+
+    @property
+    def said(self) -> str:
+        return self.err.getvalue()
+
+    def see(self, what: object) -> None:
+        self.started["observer"](what)
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    made = Scene()
+    monkeypatch.setattr(migrate.api, "start", made.start)
+    monkeypatch.setattr(migrate, "Signals", lambda: made.signals)
+    monkeypatch.setattr(migrate.calls, "silence_libvirt", lambda: None)
+    monkeypatch.setattr(
+        migrate, "ensure_event_loop", lambda: made.order.append("event loop")
+    )
+
+    def connect(options: Globals, *, for_call: str) -> FakeConnection:
+        made.order.append(f"connect for {for_call}")
+        return made.dom.connect()
+
+    monkeypatch.setattr(migrate, "connect", connect)
+    monkeypatch.setattr(migrate, "find_domain", lambda connection, text: made.dom)
+    return made
+
+
+def press(scene: Scene) -> None:
+    scene.signals.pending += 1
+
+
+def idle(scene: Scene) -> None:
+    pass
+
+
+def split(scene: Scene) -> None:
+    scene.phase, scene.guest = Phase.POSTCOPY, Place.SPLIT
+
+
+def resumed(scene: Scene) -> None:
+    scene.see(Resumed(Side.DESTINATION))
+
+
+def split_and_resumed(scene: Scene) -> None:
+    split(scene)
+    resumed(scene)
+
+
+def both(*steps: Step) -> Step:
+    return lambda scene: [step(scene) for step in steps]
+
+
+# What is started
+
+
+def test_start_gets_what_the_line_says(scene: Scene) -> None:
+    line = "--live --postcopy-after 5 --p2p --bandwidth 7 --persistent web1 b:///"
+    assert scene.run(DONE, line=line) == ""
+    started = scene.started
+    assert started["dom"] is scene.dom and started["dest"] == "b:///"
+    assert str(started["policy"]) == "after:5s"
+    assert started["params"] == {"bandwidth": 7}
+    assert started["peer2peer"] is True
+    wanted = MigrateFlags.VIR_MIGRATE_LIVE | MigrateFlags.VIR_MIGRATE_PERSIST_DEST
+    assert started["flags"] == wanted | MigrateFlags.VIR_MIGRATE_POSTCOPY
+    assert scene.order == ["event loop", "connect for virDomainMigrateToURI3", "start"]
+
+
+def test_client_manages_unless_told_otherwise(scene: Scene) -> None:
+    scene.run(DONE)
+    assert scene.started["peer2peer"] is False
+    assert scene.order == ["event loop", "connect for virDomainMigrate3", "start"]
+
+
+def test_line_that_cannot_be_meant_reaches_no_daemon(scene: Scene) -> None:
+    with pytest.raises(UsageError):
+        scene.run(line="--postcopy web1 b:///")
+    assert scene.order == []
+
+
+def test_refused_start_is_passed_on(scene: Scene) -> None:
+    scene.start_error = UsageError("the destination URI is empty")
+    with pytest.raises(UsageError, match="is empty"):
+        scene.run()
+
+
+# What is shown
+
+
+def test_verbose_shows_the_way_and_the_figures(scene: Scene) -> None:
+    step = lambda scene: scene.see(object())  # noqa: E731
+    said = scene.run(step, DONE, line=f"--verbose {LINE}").splitlines()
+    assert said[0].startswith("Migration: [60.00 %] pre-copy pass 1")
+    assert said[1] == "Migration: [100.00 %] completed"
+    assert said[2].startswith("Migrated in 1.0 s: downtime 4 ms, 1 pass")
+    assert len(said) == 3 and scene.out.getvalue() == ""
+
+
+def test_quiet_wins_over_verbose(scene: Scene) -> None:
+    step = lambda scene: scene.see(object())  # noqa: E731
+    assert scene.run(step, DONE, line=f"--verbose {LINE}", is_quiet=True) == ""
+
+
+def test_note_at_the_very_end_is_said(scene: Scene) -> None:
+    def last(scene: Scene) -> None:
+        scene.steps.insert(0, MigrationFailed("gone"))
+        scene.signals.take = lambda: scene.see(Note("look out")) or 0  # type: ignore
+
+    with pytest.raises(MigrationFailed):
+        scene.run(last)
+    assert scene.said == "note: look out\n"
+
+
+# Interrupts
+
+
+def test_interrupt_before_the_switch_aborts_and_waits(scene: Scene) -> None:
+    end = MigrationCancelled("operation aborted: migration out job: canceled by client")
+    with pytest.raises(MigrationCancelled) as caught:
+        scene.run(press, idle, idle, end)
+    assert scene.aborts == 1 and scene.steps == []
+    assert str(caught.value) == "migration aborted: the guest runs on the source"
+    assert scene.said == "aborting: the guest stays on the source\n"
+
+
+def test_second_interrupt_does_not_disturb_the_abort(scene: Scene) -> None:
+    with pytest.raises(MigrationCancelled):
+        scene.run(press, press, idle, MigrationCancelled("x"))
+    assert scene.aborts == 1
+    assert scene.said.splitlines()[1:] == [
+        "the abort is not confirmed yet: still waiting"
+    ]
+
+
+def test_third_interrupt_leaves_an_abort_that_nobody_confirms(scene: Scene) -> None:
+    with pytest.raises(LeftAlone) as caught:
+        scene.run(press, press, press)
+    assert scene.aborts == 1 and caught.value.guest == "source"
+    assert "virsh -c fake:///a domjobinfo web1" in str(caught.value)
+
+
+def test_managed_switch_is_not_left(scene: Scene) -> None:
+    def switching(scene: Scene) -> None:
+        scene.phase = Phase.SWITCHING
+
+    three = both(press, press, press)
+    scene.run(press, both(switching, three), DONE)
+    assert scene.steps == []
+
+
+def test_abort_that_comes_too_late_is_said(scene: Scene) -> None:
+    scene.abort_error = StateError("the guest is split")
+    said = scene.run(press, split, idle, DONE).splitlines()
+    assert said[1].startswith("the abort came too late: the guest is split")
+    assert said[2] == "the abort came too late: the guest has moved"
+    assert len(said) == 3
+
+
+def test_interrupt_after_the_switch_explains_and_goes_on(scene: Scene) -> None:
+    said = scene.run(split_and_resumed, press, idle, idle, DONE)
+    assert scene.aborts == 0 and scene.steps == []
+    assert said == (
+        "the guest is split over both hosts and cannot go back: the migration goes on"
+        " (Ctrl-C again leaves it to itself)\n"
+    )
+
+
+def test_second_interrupt_after_the_switch_detaches(scene: Scene) -> None:
+    with pytest.raises(LeftAlone) as caught:
+        scene.run(split_and_resumed, press, press)
+    assert scene.aborts == 0 and caught.value.guest == "split"
+    text = str(caught.value)
+    assert text.startswith("left the migration to itself, and it goes on: ")
+    assert "destroy, resume and reset neither half" in text
+    assert "libvirt may call it failed meanwhile" in text
+    assert "virsh -c fake:///a domstate --reason web1" in text
+    assert "virsh -c qemu+tls://b/system domstate --reason web1" in text
+
+
+def test_two_interrupts_in_one_slice(scene: Scene) -> None:
+    with pytest.raises(LeftAlone):
+        scene.run(both(split_and_resumed, press, press))
+
+
+def test_managed_migration_is_left_only_once_the_guest_runs(scene: Scene) -> None:
+    with pytest.raises(LeftAlone):
+        scene.run(split, press, press, idle, press, resumed)
+    assert scene.steps == [] and scene.aborts == 0
+    assert scene.said.count("not running on the destination yet") == 2
+
+
+def test_peer_to_peer_migration_can_be_left_at_once(scene: Scene) -> None:
+    with pytest.raises(LeftAlone) as caught:
+        scene.run(split, press, press, line=f"--p2p {LINE}")
+    assert "libvirt may call it failed" not in str(caught.value)
+
+
+def test_interrupt_at_the_end_changes_nothing(scene: Scene) -> None:
+    def arrived(scene: Scene) -> None:
+        scene.phase, scene.guest = Phase.COMPLETED, Place.DESTINATION
+
+    said = scene.run(both(arrived, press), press, DONE)
+    assert said == "the migration is about to end: still waiting\n" * 2
+    assert scene.aborts == 0
+
+
+# How it ends
+
+
+def broken(line: str, error: MigrationError, scene: Scene) -> str:
+    with pytest.raises(type(error)) as caught:
+        scene.run(error, line=line)
+    assert caught.value.__cause__ is error
+    return str(caught.value)
+
+
+def test_split_guest_is_explained(scene: Scene) -> None:
+    line = "--live --postcopy-after-precopy --p2p --tls --verbose --bandwidth 9 web1 qemu+tls://b/system"
+    error = PostcopyBroken("job 'migration out' failed in post-copy phase", side="source")  # fmt: skip
+    assert broken(line, error, scene) == (
+        "source: job 'migration out' failed in post-copy phase: the guest 'web1' is split, its newest memory on"
+        " qemu+tls://b/system, the rest on fake:///a: destroy, resume and reset neither half (when the link is"
+        " back: virsh -c fake:///a migrate --live --postcopy --postcopy-resume --p2p --tls --bandwidth 9 web1"
+        " qemu+tls://b/system)"
+    )
+
+
+def test_next_command_can_be_typed_as_it_is(scene: Scene) -> None:
+    scene.dom.connect().uri = "qemu+ssh://a/system?x=1&y=2"
+    text = broken(LINE, PostcopyBroken("x"), scene)
+    assert "virsh -c 'qemu+ssh://a/system?x=1&y=2' migrate" in text
+
+
+def test_lost_guest_is_explained(scene: Scene) -> None:
+    text = broken(f"{LINE} --dname web2", GuestLost("the process died"), scene)
+    assert text.startswith("the process died: the guest 'web1' is lost: ")
+    assert "domstate --reason web1" in text and "domstate --reason web2" in text
+
+
+def test_failure_before_the_switch_is_said_as_it_is(scene: Scene) -> None:
+    error = MigrationFailed("no route to host", side="destination", cure="find one")
+    with pytest.raises(MigrationFailed) as caught:
+        scene.run(error)
+    assert caught.value is error
+
+
+def test_error_of_ours_is_no_reason_to_touch_a_half(scene: Scene) -> None:
+    with pytest.raises(LeftAlone) as caught:
+        scene.run(split, RuntimeError("bug"))
+    assert caught.value.guest == "split"
+    scene.phase, scene.guest = Phase.PRECOPY, Place.SOURCE
+    with pytest.raises(RuntimeError):
+        scene.run(RuntimeError("bug"))

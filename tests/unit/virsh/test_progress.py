@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+
+import pytest
+
+from libvirt_postcopy.actions import Note
+from libvirt_postcopy.events import PassSeen, Resumed, Side, StatsSeen
+from libvirt_postcopy.migration import Summary, SwitchRecord
+from libvirt_postcopy.phases import Phase
+from libvirt_postcopy.stats import Stats
+from libvirt_postcopy.units import MIB
+from libvirt_postcopy.virsh.progress import Moment, Progress, describe, summarise
+from libvirt_postcopy.virsh.terminal import Terminal
+from unit.golden import check_golden
+
+HALF = Stats(
+    memory_total=512 * MIB,
+    memory_remaining=188 * MIB,
+    bytes_per_s=48 * MIB,
+    dirty_pages_per_s=20480,
+    page_size=4096,
+    postcopy_requests=345,
+)
+SWITCH = SwitchRecord("the first pass is done", asked_ms=8300, took_effect_ms=8373)
+RESULT = Summary(
+    total_ms=8900,
+    downtime_ms=79.4,
+    passes=1,
+    precopy_bytes=249 * MIB,
+    postcopy_bytes=70 * MIB,
+    postcopy_requests=1056,
+    switch=SWITCH,
+)
+
+MOMENTS = [
+    Moment(Phase.PREPARING),
+    Moment(Phase.PREPARING, HALF),
+    Moment(Phase.PRECOPY),
+    Moment(Phase.PRECOPY, Stats(memory_total=0, memory_remaining=0)),
+    Moment(Phase.PRECOPY, replace(HALF, dirty_pages_per_s=None, bytes_per_s=None)),
+    Moment(Phase.PRECOPY, HALF, passes=1),
+    Moment(Phase.PRECOPY, replace(HALF, memory_remaining=0), passes=2),
+    Moment(Phase.PRECOPY, replace(HALF, memory_remaining=600 * MIB)),
+    Moment(
+        Phase.PRECOPY,
+        replace(HALF, memory_total=64 << 30, memory_remaining=(64 << 30) - 1),
+    ),
+    Moment(Phase.SWITCHING, HALF, passes=2),
+    Moment(Phase.POSTCOPY, replace(HALF, postcopy_requests=None)),
+    Moment(Phase.POSTCOPY, replace(HALF, postcopy_requests=1)),
+    Moment(Phase.POSTCOPY, HALF, downtime_ms=79.4),
+    Moment(Phase.BROKEN, HALF, downtime_ms=79.4),
+    Moment(Phase.RECOVERING, HALF, downtime_ms=79.4),
+    Moment(Phase.GOING_BACK, HALF),
+    Moment(Phase.COMPLETED, HALF),
+]
+
+
+def test_lines() -> None:
+    check_golden("progress.out", "".join(f"{describe(each)}\n" for each in MOMENTS))
+
+
+def test_summaries() -> None:
+    results = [
+        RESULT,
+        replace(RESULT, switch=replace(SWITCH, attempts=4)),
+        replace(RESULT, switch=SwitchRecord("somebody else asked", 1100, 1, 1100)),
+        replace(RESULT, switch=None, postcopy_bytes=None, passes=7),
+        Summary(),
+    ]
+    lines = [summarise(each, is_peer2peer=False) for each in results]
+    lines.append(summarise(RESULT, is_peer2peer=True))
+    check_golden("summary.out", "".join(f"{line}\n" for line in lines))
+
+
+class FakeJob:
+    def __init__(self) -> None:
+        self.phase = Phase.PRECOPY
+        self.figures: Stats | None = HALF
+        self.result = Summary(downtime_ms=300)
+
+    def stats(self) -> Stats | None:
+        return self.figures
+
+    def summary(self) -> Summary:
+        return self.result
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Scene:
+    def __init__(self, err: io.StringIO, *, is_verbose: bool = True) -> None:
+        self.err, self.job = err, FakeJob()
+        self.progress = Progress(Terminal(io.StringIO(), err), is_verbose=is_verbose)
+
+    def news(self, now: float) -> str:
+        """What is written at that time after something was seen."""
+        self.progress.see(StatsSeen(HALF))
+        return self.quiet(now)
+
+    def quiet(self, now: float) -> str:
+        before = len(self.err.getvalue())
+        self.progress.update(self.job, now)
+        return self.err.getvalue()[before:]
+
+
+@pytest.fixture
+def tty() -> Scene:
+    return Scene(Tty())
+
+
+@pytest.fixture
+def plain() -> Scene:
+    return Scene(io.StringIO())
+
+
+def test_line_is_written_only_when_something_was_seen(tty: Scene) -> None:
+    assert tty.quiet(0) == ""
+    assert tty.news(1).startswith("\rMigration: [63.28 %] pre-copy pass 1")
+    assert tty.quiet(2) == ""
+
+
+def test_line_is_written_at_most_twice_a_second(tty: Scene) -> None:
+    written = [tty.news(tick / 20) for tick in range(41)]  # two seconds
+    assert sum(1 for text in written if text) == 5
+
+
+def test_news_between_two_lines_are_not_forgotten(tty: Scene) -> None:
+    tty.news(0)
+    tty.job.phase = Phase.POSTCOPY
+    assert tty.news(0.1) == ""
+    assert "post-copy" in tty.quiet(0.5)
+
+
+def test_plain_lines_come_with_each_phase(plain: Scene) -> None:
+    assert plain.news(0).endswith("MiB/s\n")
+    assert plain.news(1) == ""
+    plain.job.phase = Phase.POSTCOPY
+    assert plain.news(2).startswith("Migration: [63.28 %] post-copy")
+
+
+def test_plain_lines_come_with_each_tenth_but_not_too_many(plain: Scene) -> None:
+    plain.news(0)
+    plain.job.figures = replace(HALF, memory_remaining=20 * MIB)
+    assert plain.news(1) == ""
+    assert "96.09 %" in plain.news(5)
+    assert plain.news(20) == ""  # nothing has changed by a tenth
+    plain.job.result = Summary(passes=3)
+    assert "pass 4" in plain.news(25)
+
+
+def test_end_shows_all_of_it_and_the_figures(tty: Scene, plain: Scene) -> None:
+    for scene in (tty, plain):
+        scene.news(0)
+        scene.progress.finish(RESULT, is_peer2peer=False)
+        lines = scene.err.getvalue().replace("\r", "\n").split("\n")
+        assert [line.rstrip() for line in lines][-3:] == [
+            "Migration: [100.00 %] completed",
+            summarise(RESULT, is_peer2peer=False),
+            "",
+        ]
+
+
+def test_line_does_not_show_the_end_before_it_has_come(plain: Scene) -> None:
+    plain.job.phase = Phase.COMPLETED
+    assert plain.news(0) == ""
+
+
+def test_expected_downtime_is_not_shown_as_the_measured_one(tty: Scene) -> None:
+    tty.job.phase = Phase.POSTCOPY
+    assert "downtime" not in tty.news(0)
+    tty.progress.see(Resumed(Side.SOURCE))
+    assert "downtime" not in tty.quiet(1) and not tty.progress.is_resumed
+    tty.progress.see(Resumed(Side.DESTINATION))
+    assert "downtime 300 ms" in tty.quiet(2) and tty.progress.is_resumed
+
+
+def test_notes_are_said_also_when_not_verbose() -> None:
+    scene = Scene(io.StringIO(), is_verbose=False)
+    assert scene.news(0) == ""
+    scene.progress.see(Note("mind the \x1b gap"))
+    assert scene.quiet(1) == "note: mind the \\x1b gap\n"
+    assert scene.quiet(2) == ""
+    scene.progress.finish(RESULT, is_peer2peer=True)
+    assert scene.err.getvalue().count("\n") == 1
+
+
+def test_watching_never_writes(tty: Scene) -> None:
+    tty.progress.see(PassSeen(2))
+    tty.progress.see(Note("x"))
+    assert tty.err.getvalue() == ""

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from libvirt_postcopy.virsh.terminal import Terminal, printable
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("plain ä 日本", "plain ä 日本"),
+        ("\x1b[2Jgone", "\\x1b[2Jgone"),
+        ("a\rb\nc\td", "a\\rb\\nc\\td"),
+        ("\x9b31m", "\\x9b31m"),
+        ("\u202eevil", "\\u202eevil"),
+        ("\udcff", "\\udcff"),
+    ],
+)
+def test_nothing_steers_the_terminal(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    err = Tty()
+    Terminal(io.StringIO(), err).say(text)
+    assert err.getvalue() == shown + "\n"
+
+
+def test_line_is_rewritten_in_its_place() -> None:
+    err = Tty()
+    terminal = Terminal(io.StringIO(), err)
+    terminal.rewrite("long line")
+    terminal.rewrite("short")
+    terminal.rewrite("x\x1by")
+    assert err.getvalue() == "\rlong line\rshort    \rx\\x1by"
+
+
+def test_message_begins_on_a_line_of_its_own() -> None:
+    err = Tty()
+    terminal = Terminal(io.StringIO(), err)
+    terminal.rewrite("50 %")
+    terminal.say("hello")
+    terminal.say("again")
+    assert err.getvalue() == "\r50 %\nhello\nagain\n"
+
+
+def test_line_never_wraps() -> None:
+    err = Tty()  # no file behind it: 80 columns
+    Terminal(io.StringIO(), err).rewrite("x" * 200)
+    assert err.getvalue() == "\r" + "x" * 79
+
+
+def test_closed_and_broken_streams_are_no_error() -> None:
+    closed = io.StringIO()
+    closed.close()
+    for stream in (closed, Broken()):
+        terminal = Terminal(stream, stream)
+        terminal.print("x")
+        terminal.rewrite("y")
+        terminal.say("z")
+        assert not terminal.is_interactive
