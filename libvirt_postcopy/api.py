@@ -24,7 +24,7 @@ from libvirt_postcopy.errors import (
     refusal,
 )
 from libvirt_postcopy.events import AbortRequested, Place, SwitchRequested
-from libvirt_postcopy.migration import Summary
+from libvirt_postcopy.figures import Summary
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.policy import AfterPrecopy, Policy, parse
 from libvirt_postcopy.stats import Stats

@@ -18,7 +18,7 @@ Statistics are read every :data:`POLL_S`, and once more right after the switch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import singledispatchmethod
 
 from libvirt_postcopy import events as ev
@@ -31,11 +31,12 @@ from libvirt_postcopy.actions import (
     VerifySwitch,
 )
 from libvirt_postcopy.events import Event, Place, Side
+from libvirt_postcopy.figures import Figures, Summary, SwitchRecord
 from libvirt_postcopy.phases import Phase, Status, next_phase, place
 from libvirt_postcopy.policy import Observation, Policy
 from libvirt_postcopy.stats import Stats
 
-__all__ = ["Migration", "Summary", "SwitchRecord", "POLL_S", "VERIFY_S", "RETRY_S"]
+__all__ = ["Migration", "POLL_S", "VERIFY_S", "RETRY_S"]
 
 POLL_S = 0.5
 """Between readings of the statistics: libvirt asks QEMU's monitor for each, so not faster than 2 Hz."""
@@ -52,46 +53,6 @@ _CAN_ABORT = frozenset((Phase.PREPARING, Phase.PRECOPY))
 _BEFORE_POSTCOPY = _CAN_ABORT | {Phase.SWITCHING}
 
 
-@dataclass(frozen=True)
-class SwitchRecord:
-    """When and why the switch was asked for, and when it came.  Times are ms since the start.
-
-    :ivar attempts: How often ``migrate-start-postcopy`` was sent.
-    :ivar took_effect_ms: When the source said that it is in post-copy; None if it never did.
-    """
-
-    reason: str
-    asked_ms: float
-    attempts: int = 1
-    took_effect_ms: float | None = None
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The figures of a migration.
-
-    :ivar total_ms: From the start to the end as QEMU counts it, else as we saw it.
-    :ivar downtime_ms: From the source's STOP to the destination's RESUME where both were seen on our
-        clock, else QEMU's own figure.
-    :ivar qemu_downtime_ms: QEMU's own figure.
-    :ivar passes: Passes over memory that were done before the guest was stopped.
-    :ivar precopy_bytes: Sent for memory up to the switch, by a reading right after it; None if there was
-        none.
-    :ivar postcopy_bytes: Sent for memory since then.
-    :ivar switch: None if the migration completed as pre-copy.
-    """
-
-    total_ms: float | None = None
-    setup_ms: float | None = None
-    downtime_ms: float | None = None
-    qemu_downtime_ms: float | None = None
-    passes: int = 0
-    precopy_bytes: int | None = None
-    postcopy_bytes: int | None = None
-    postcopy_requests: int | None = None
-    switch: SwitchRecord | None = None
-
-
 class Migration:
     """One migration, seen from outside.
 
@@ -101,16 +62,10 @@ class Migration:
 
     def __init__(self, policy: Policy, now: float) -> None:
         self._policy = policy
-        self._started = now
+        self._figures = Figures(now)
         self._source = Phase.PREPARING
         self._destination = Phase.PREPARING
         self._seen: Observation | None = None  # set when pre-copy begins
-        self._stats: Stats | None = None
-        self._stats_at_switch: Stats | None = None
-        self._final_stats: Stats | None = None
-        self._switched_at: float | None = None
-        self._stopped_at: float | None = None
-        self._resumed_at: float | None = None
         self._switch: SwitchRecord | None = None
         self._wanted: str | None = None  # a switch asked for before pre-copy began
         self._can_switch = policy.enables_postcopy
@@ -122,7 +77,7 @@ class Migration:
         self._is_reading = False
         self._read_at = now
         self._asked_at = now
-        self._ended_at: float | None = None
+        self._is_over = False
         self._found: Place | None = None
         self._error: str | None = None
 
@@ -141,7 +96,7 @@ class Migration:
     @property
     def stats(self) -> Stats | None:
         """The last reading."""
-        return self._stats
+        return self._figures.stats
 
     @property
     def error(self) -> str | None:
@@ -151,7 +106,7 @@ class Migration:
     @property
     def is_over(self) -> bool:
         """The operation has ended, well or not."""
-        return self._ended_at is not None
+        return self._is_over
 
     @property
     def is_aborting(self) -> bool:
@@ -160,37 +115,13 @@ class Migration:
 
     @property
     def downtime_ms(self) -> float | None:
-        """From the source's STOP to the destination's RESUME, None until both were seen."""
-        if self._stopped_at is None or self._resumed_at is None:
-            return None
-        return max(self._resumed_at - self._stopped_at, 0.0) * 1000
+        """From the source's STOP to the destination's RESUME; None until both were seen."""
+        return self._figures.downtime_ms
 
     def summary(self) -> Summary:
         """The figures so far."""
-        final = self._final_stats or self._stats or Stats()
-        switch = self._switch
-        if switch is not None and switch.took_effect_ms is None:
-            switch = None
-        at_switch = self._stats_at_switch or Stats()
-        is_split_known = None not in (final.memory_sent, at_switch.memory_sent)
-        ended = self._ended_at
-        measured_ms = None if ended is None else (ended - self._started) * 1000
-        downtime = self.downtime_ms
-        return Summary(
-            total_ms=measured_ms if final.elapsed_ms is None else final.elapsed_ms,
-            setup_ms=final.setup_ms,
-            downtime_ms=final.downtime_ms if downtime is None else downtime,
-            qemu_downtime_ms=final.downtime_ms,
-            passes=self._seen.passes_done if self._seen else 0,
-            precopy_bytes=at_switch.memory_sent if switch else final.memory_sent,
-            postcopy_bytes=(
-                (final.memory_sent or 0) - (at_switch.memory_sent or 0)
-                if switch and is_split_known
-                else None
-            ),
-            postcopy_requests=final.postcopy_requests,
-            switch=switch,
-        )
+        passes = self._seen.passes_done if self._seen else 0
+        return self._figures.summary(passes, self._switch)
 
     # Driving it
 
@@ -249,7 +180,7 @@ class Migration:
     def _(self, event: ev.PassSeen, now: float) -> list[Action]:
         if self._source is Phase.PREPARING:
             self._enter(Phase.PRECOPY, now)
-        is_running = self._source is Phase.PRECOPY and self._stopped_at is None
+        is_running = self._source is Phase.PRECOPY and not self._figures.is_stopped
         if self._seen is not None and is_running:  # QEMU announces one more at its stop
             self._seen = replace(
                 self._seen,
@@ -263,9 +194,7 @@ class Migration:
         self._is_reading = False
         if event.stats is None:
             return []
-        self._stats = event.stats
-        if self._is_first_after_switch():
-            self._stats_at_switch = event.stats
+        self._figures.read(event.stats, self._asked_at)
         if self._source is Phase.PREPARING and event.stats.memory_total:
             self._enter(Phase.PRECOPY, now)
         if self._source is Phase.PRECOPY and self._seen is not None:
@@ -280,16 +209,16 @@ class Migration:
 
     @_take.register
     def _(self, event: ev.Stopped, now: float) -> list[Action]:
-        if event.side is Side.SOURCE and self._stopped_at is None:
-            self._stopped_at = now  # libvirt's own event comes a moment after QEMU's
+        if event.side is Side.SOURCE:
+            self._figures.stop(now)
         return []
 
     @_take.register
     def _(self, event: ev.Resumed, now: float) -> list[Action]:
         if event.side is Side.SOURCE:
-            self._stopped_at = None
-        elif self._resumed_at is None:
-            self._resumed_at = now
+            self._figures.go_on()
+        else:
+            self._figures.resume(now)
         return []
 
     @_take.register
@@ -354,12 +283,13 @@ class Migration:
 
     @_take.register
     def _(self, event: ev.Finished, now: float) -> list[Action]:
-        self._final_stats = event.stats
+        self._figures.finish(event.stats)
         return []
 
     @_take.register
     def _(self, event: ev.Ended, now: float) -> list[Action]:
-        self._ended_at = now
+        self._is_over = True
+        self._figures.end(now)
         self._error = event.error
         found = event.found
         if found is None:
@@ -368,12 +298,6 @@ class Migration:
             found = Place.SOURCE  # it was shut down there; it was not lost by us
         self._source, self._found = self._final_phase(found), found
         return []
-
-    def _is_first_after_switch(self) -> bool:
-        """Whether the reading that has just come was also asked for after the switch."""
-        if self._switched_at is None or self._stats_at_switch is not None:
-            return False
-        return self._asked_at >= self._switched_at
 
     def _final_phase(self, found: Place) -> Phase:
         if found is Place.DESTINATION:
@@ -394,13 +318,17 @@ class Migration:
             self._seen = Observation(now=now, since=now)
         else:
             self._verify_at = self._retry_at = self._look_again_at = None
-        if phase is Phase.POSTCOPY and self._switched_at is None:
-            self._switched_at = self._read_at = now  # how much was sent before?
-            asked = self._switch or SwitchRecord("somebody else asked", self._ms(now))
-            self._switch = replace(asked, took_effect_ms=self._ms(now))
+        if phase is Phase.POSTCOPY:
+            self._record_switch(now)
 
-    def _ms(self, now: float) -> float:
-        return (now - self._started) * 1000
+    def _record_switch(self, now: float) -> None:
+        """Note the first time only: after a recovery the source is in post-copy again."""
+        ms = self._figures.ms(now)
+        record = self._switch or SwitchRecord("somebody else asked", ms)
+        if record.took_effect_ms is None:
+            self._switch = replace(record, took_effect_ms=ms)
+            self._figures.switch(now)
+            self._read_at = now  # how much was sent before?
 
     def _decide(self, now: float) -> list[Action]:
         """Ask the policy, unless a switch or an abort is under way."""
@@ -421,7 +349,7 @@ class Migration:
         if self._source is not Phase.PRECOPY or self._switch or self._abort_wanted:
             return []
         self._look_again_at = None
-        self._switch = SwitchRecord(reason, self._ms(now))
+        self._switch = SwitchRecord(reason, self._figures.ms(now))
         return [Switch(reason, attempt=1)]
 
     def _ask_again(self) -> list[Action]:

@@ -58,7 +58,7 @@ class Stats:
 
     :ivar elapsed_ms: Since the migration began.
     :ivar downtime_ms: QEMU's own figure; an expectation until the end.  QEMU 11.1 can report absurd
-        values, see :class:`libvirt_postcopy.migration.Summary` for the measured one.
+        values, see :class:`libvirt_postcopy.figures.Summary` for the measured one.
     :ivar memory_sent: Bytes on the wire for memory, with their framing.
     :ivar constant_pages: Pages that were one repeated byte and cost nearly nothing.
     :ivar sync_count: QEMU's ``dirty-sync-count``, libvirt's ``memory_iteration``.  Up to QEMU 10.0 the

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from libvirt_postcopy.actions import Note
 from libvirt_postcopy.events import Resumed, Side
-from libvirt_postcopy.migration import Summary
+from libvirt_postcopy.figures import Summary
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.units import MIB

@@ -17,7 +17,7 @@ ROOT = Path(libvirt_postcopy.__file__).parent
 FLOORS = (
     {"constants", "errors", "units"},
     {"events", "actions", "stats", "features"},
-    {"phases", "migration", "recovery", "policy", "governor", "domxml"},
+    {"phases", "figures", "migration", "recovery", "policy", "governor", "domxml"},
     {"vir", "qmp", "trace"},
     {"drivers"},
     {"api", "preflight", "install"},

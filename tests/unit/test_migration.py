@@ -12,7 +12,8 @@ from libvirt_postcopy import events as ev
 from libvirt_postcopy.actions import Abort, Note, ReadStats, Switch, VerifySwitch
 from libvirt_postcopy.errors import StateError
 from libvirt_postcopy.events import Half, Place, Side
-from libvirt_postcopy.migration import POLL_S, RETRY_S, VERIFY_S, Migration, Summary
+from libvirt_postcopy.figures import Summary
+from libvirt_postcopy.migration import POLL_S, RETRY_S, VERIFY_S, Migration
 from libvirt_postcopy.phases import Phase, Status
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.units import MIB

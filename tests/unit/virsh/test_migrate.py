@@ -21,7 +21,7 @@ from libvirt_postcopy.errors import (
     UsageError,
 )
 from libvirt_postcopy.events import Place, Resumed, Side
-from libvirt_postcopy.migration import Summary
+from libvirt_postcopy.figures import Summary
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.virsh import migrate

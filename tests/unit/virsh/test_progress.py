@@ -7,7 +7,7 @@ import pytest
 
 from libvirt_postcopy.actions import Note
 from libvirt_postcopy.events import PassSeen, Resumed, Side, StatsSeen
-from libvirt_postcopy.migration import Summary, SwitchRecord
+from libvirt_postcopy.figures import Summary, SwitchRecord
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.units import MIB
