@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = json.dumps(figures, indent=2) if args.json else bench.table(figures)
     print(text)
     if args.write:
-        args.write.write_text(bench.table(figures) + "\n")
+        args.write.write_text(f"# {bench.TITLE}\n\n{bench.table(figures)}\n")
     return 0 if bench.is_good(figures) else 1
 
 
