@@ -120,6 +120,11 @@ def test_unknown_refusal_is_shown_as_it_is(message: str) -> None:
     assert (known.what, known.side, known.cure) == (message, "", "")
 
 
+def test_braces_in_a_refusal_do_no_harm() -> None:
+    message = "unable to connect to server at '{host}:{0}': Connection refused"
+    assert explain(message).what == message
+
+
 @given(st.text())
 def test_no_text_makes_explaining_fail(message: str) -> None:
     assert explain(message).what or not message

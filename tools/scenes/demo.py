@@ -78,8 +78,8 @@ def postcopy(stage: Stage) -> dict[str, Any]:
         "completed": completed,
         "total_ms": round((ended - began) * 1000),
         "blackout_ms": round(stage.blackout_ms(began, ended), 1),
-        "downtime_ms": _figure(done.stderr, r"downtime ([\d.]+) ms"),
-        "passes": _figure(done.stderr, r"(\d+) pass(?:es)?\b"),
+        "downtime_ms": _number(done.stderr, r"downtime (\d+) ms"),
+        "passes": _number(done.stderr, r"(\d+) pass(?:es)?\b"),
         "memory_ok": False,
     }
     if completed:
@@ -89,9 +89,10 @@ def postcopy(stage: Stage) -> dict[str, Any]:
     return figures
 
 
-def _figure(text: str, pattern: str) -> float | None:
+def _number(text: str, pattern: str) -> int | None:
+    """The last one of its kind in what the command said, which is that of its closing line."""
     found = re.findall(pattern, text)
-    return float(found[-1]) if found else None
+    return int(found[-1]) if found else None
 
 
 def show(figures: dict[str, dict[str, Any]]) -> None:

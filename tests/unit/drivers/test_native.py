@@ -67,8 +67,11 @@ class Hosts:
     def __init__(self) -> None:
         self.source = FakeConnection("fake:///a", "aaaa")
         self.dom = FakeDomain(self.source)
-        self.own = FakeConnection("fake:///a", "aaaa")
+        self.own = FakeConnection("fake:///a", "aaaa")  # for events and the switch
         self.control = FakeDomain(self.own)
+        self.for_readings = FakeConnection("fake:///a", "aaaa")
+        self.read = FakeDomain(self.for_readings)
+        self._ours = [self.own, self.for_readings]
         self.destination = FakeConnection(URI, "bbbb")
         self.unreachable: set[str] = set()
         self.before_opening: Callable[[str], None] = lambda uri: None
@@ -78,7 +81,7 @@ class Hosts:
         self.before_opening(str(uri))
         if uri in self.unreachable:
             raise LibvirtError(f"no connection to {uri}", side=side)
-        return {"fake:///a": self.own, URI: self.destination}[str(uri)]
+        return self.destination if uri == URI else self._ours.pop(0)
 
     def move(self, *args: object) -> FakeDomain:
         """What a migrate call does when all goes well."""
@@ -246,6 +249,7 @@ def test_slow_connection_of_ours_does_not_hold_up_a_peer_to_peer_migration(
 
 def test_same_host_is_refused(hosts: Hosts) -> None:
     hosts.destination.host_uuid = "aaaa"
+    hosts.destination.domains = hosts.source.domains
     run = Run(hosts, to_uri())
     assert hosts.dom.calls == []
     assert isinstance(run.driver.error, UsageError)
@@ -414,14 +418,14 @@ def test_switch_is_verified_by_the_sources_state(
 def test_reading_has_figures_and_tells_of_a_switch_no_event_told_of(
     hosts: Hosts, driver: NativeDriver
 ) -> None:
-    hosts.dom.job = hosts.control.job = {"memory_total": 7}
+    hosts.read.job = {"memory_total": 7}
     assert driver.read_stats() == [StatsSeen(Stats(memory_total=7))]
-    hosts.dom.now = hosts.control.now = SPLIT_HERE
+    hosts.read.now = SPLIT_HERE
     assert driver.read_stats() == [StatsSeen(Stats(memory_total=7)), SplitSeen(SRC)]
 
 
 def test_reading_without_a_job_is_none(hosts: Hosts, driver: NativeDriver) -> None:
-    hosts.dom.errors["jobStats"] = hosts.control.errors["jobStats"] = NO_ANSWER
+    hosts.read.errors["jobStats"] = NO_ANSWER
     assert driver.read_stats() == [StatsSeen(None)]
 
 
@@ -452,6 +456,14 @@ def test_both_sides_are_listened_to_until_closed(hosts: Hosts) -> None:
     driver.close()
     assert hosts.own.callbacks == hosts.destination.callbacks == {}
     release.set()
+
+
+def test_connections_of_our_own_are_closed_and_others_are_not(hosts: Hosts) -> None:
+    run = Run(hosts, to_uri())
+    assert hosts.own.is_closed and hosts.for_readings.is_closed
+    assert not hosts.source.is_closed
+    assert not hosts.destination.is_closed, "the domain that was returned lives on it"
+    assert run.driver.domain is not None
 
 
 def test_callers_connection_serves_where_we_get_none_of_our_own(hosts: Hosts) -> None:

@@ -189,6 +189,14 @@ def test_readings_are_taken_on_a_thread_of_their_own() -> None:
     assert driver.threads("read_stats") == {"postcopy-reader"}
 
 
+def test_loop_does_not_keep_a_program_from_ending() -> None:
+    driver = FakeDriver(*walk("setup", "active"))
+    runner = started(driver)
+    (loop,) = (each for each in threading.enumerate() if each.name == "postcopy-loop")
+    assert loop.daemon
+    finish(driver, runner)
+
+
 def test_reading_that_hangs_does_not_delay_the_switch() -> None:
     driver = FakeDriver(*walk("setup", "active"))
     release = threading.Event()

@@ -230,6 +230,8 @@ def test_loop_is_started_where_none_is() -> None:
 
 def test_loop_is_started_once_however_many_ask() -> None:
     run(
+        "import sys\n"
+        "sys.setswitchinterval(1e-6)\n"
         "answers = queue.Queue()\n"
         "threads = [threading.Thread(target=lambda: answers.put(ensure_event_loop())) for _ in range(20)]\n"
         "for each in threads: each.start()\n"
