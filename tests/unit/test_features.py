@@ -8,6 +8,7 @@ from libvirt_postcopy.features import (
     MULTIFD_AND_POSTCOPY,
     explain,
     is_too_early,
+    is_unreachable_peer,
     version_text,
 )
 
@@ -152,6 +153,28 @@ def test_switch_that_came_too_early_may_come_again(message: str) -> None:
 )  # fmt: skip
 def test_other_refusals_of_the_switch_are_final(message: str) -> None:
     assert not is_too_early(message)
+
+
+WRAPPED = (
+    "operation failed: Failed to connect to remote libvirt URI qemu+tcp://b/system"
+)
+
+
+@pytest.mark.parametrize(
+    "domain, message, is_unreachable",
+    [
+        (7, "unable to connect to server at 'b:16509': Connection refused", True),
+        (13, "no connection driver available", True),
+        (46, "authentication failed", True),
+        (10, WRAPPED, True),
+        (10, "operation failed: migration out job: unexpectedly failed", False),
+        (None, "", False),
+    ],
+)
+def test_peer_is_unreachable_by_the_part_of_libvirt_or_its_words(
+    domain: int | None, message: str, is_unreachable: bool
+) -> None:
+    assert is_unreachable_peer(domain, message) is is_unreachable
 
 
 @pytest.mark.parametrize(
