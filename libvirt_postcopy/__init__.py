@@ -27,6 +27,7 @@ from libvirt_postcopy.errors import (
     MigrationCancelled,
     MigrationError,
     MigrationFailed,
+    MigrationUnknown,
     NotSupportedError,
     PostcopyBroken,
     PostcopyError,
@@ -92,6 +93,7 @@ __all__ = [
     "MigrationError",
     "MigrationCancelled",
     "MigrationFailed",
+    "MigrationUnknown",
     "PostcopyBroken",
     "GuestLost",
 ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any, Union
 
@@ -16,6 +19,7 @@ from libvirt_postcopy.errors import (
     MigrationCancelled,
     MigrationError,
     MigrationFailed,
+    MigrationUnknown,
     NotSupportedError,
     PostcopyBroken,
     PostcopyError,
@@ -23,7 +27,7 @@ from libvirt_postcopy.errors import (
     UsageError,
     refusal,
 )
-from libvirt_postcopy.events import AbortRequested, Place, SwitchRequested
+from libvirt_postcopy.events import AbortRequested, Half, Place, SwitchRequested
 from libvirt_postcopy.figures import Summary
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.policy import AfterPrecopy, Policy, parse
@@ -38,6 +42,7 @@ Destination = Union[str, Connection]
 _FORBIDDEN = {
     MigrateFlags.VIR_MIGRATE_TUNNELLED: "leave out --tunnelled; --tls encrypts without it",
     MigrateFlags.VIR_MIGRATE_OFFLINE: "an offline migration moves no memory; use libvirt's own call for it",
+    MigrateFlags.VIR_MIGRATE_POSTCOPY_RESUME: "a migration that is resumed takes no policy; use libvirt's own call",
     MigrateFlags.VIR_MIGRATE_PAUSED: "post-copy needs a guest that runs; suspend it after the migration",
 }
 
@@ -55,6 +60,9 @@ class MigrationResult(Summary):
     domain: Domain | None = None
     driver: str = "native"
     is_peer2peer: bool = False
+
+
+_SLICE_S = 0.05
 
 
 class Job:
@@ -75,12 +83,25 @@ class Job:
         return self._runner.migration.place
 
     @property
+    def can_be_left(self) -> bool:
+        """Whether the guest survives if this program ends now.
+
+        False only for a moment: while a migration that this client manages carries the guest over.
+        """
+        if self._driver.is_peer2peer:
+            return True
+        return self._runner.migration.can_be_left_by_its_manager
+
+    @property
     def is_over(self) -> bool:
         """Whether :meth:`wait` would return at once."""
         return self._runner.wait(0)
 
     def stats(self) -> Stats | None:
-        """The last reading of the statistics, at most 0.5 s old; None before the first."""
+        """The last reading of the statistics; None before the first.
+
+        One is taken every 0.5 s, but QEMU 7.2 may answer only at the end of a pass.
+        """
         return self._runner.migration.stats
 
     def summary(self) -> Summary:
@@ -122,13 +143,14 @@ class Job:
         :raises MigrationCancelled: If :meth:`abort` took effect.
         :raises MigrationFailed: If the guest still runs on the source.
         :raises PostcopyBroken: If the guest is split.
+        :raises MigrationUnknown: If a host cannot be asked, so that it may still be going on.
         :raises GuestLost: If it is gone.
         :raises UsageError: If the arguments turned out wrong; nothing was started.
         """
         if not self._runner.wait(timeout):
             raise TimeoutError(f"the migration is still {self.phase.value}")
         migration, driver = self._runner.migration, self._driver
-        if migration.phase is not Phase.COMPLETED:
+        if migration.place is not Place.DESTINATION:
             raise self._failure()
         summary = migration.summary()
         figures = {each.name: getattr(summary, each.name) for each in fields(Summary)}
@@ -141,14 +163,14 @@ class Job:
 
     def _failure(self) -> PostcopyError:
         cause = self._driver.error
-        phase = self.phase
+        phase, place = self.phase, self.guest
         if isinstance(cause, (UsageError, NotSupportedError)):
             return cause  # nothing was sent
-        what = cause.what if cause else "the guest is on neither host"
-        made: MigrationError = _FAILURES.get(phase, PostcopyBroken)(
-            what,
+        kind = MigrationCancelled if phase is Phase.CANCELLED else _FAILURES[place]
+        made = kind(
+            cause.what if cause else "the guest is on neither host",
             side=cause.side if cause else "",
-            cure=_CURES.get(phase, "") or (cause.cure if cause else ""),
+            cure=_CURES.get(place, "") or (cause.cure if cause else ""),
             phase=phase.value,
         )
         if isinstance(cause, LibvirtError) and cause.__cause__ is not None:
@@ -157,18 +179,16 @@ class Job:
         return made
 
 
-_FAILURES: Mapping[Phase, type[MigrationError]] = {
-    Phase.CANCELLED: MigrationCancelled,
-    Phase.FAILED: MigrationFailed,
-    Phase.LOST: GuestLost,
+_FAILURES: Mapping[Place, type[MigrationError]] = {
+    Place.SOURCE: MigrationFailed,
+    Place.SPLIT: PostcopyBroken,
+    Place.UNKNOWN: MigrationUnknown,
+    Place.LOST: GuestLost,
 }
-_SPLIT_CURE = (
-    "the guest is split over both hosts: destroy, resume and reset neither half"
-)
-_LOST_CURE = "what is left of it cannot run; look at QEMU's log on both hosts"
-_CURES: Mapping[Phase, str] = {
-    **{phase: _SPLIT_CURE for phase in Phase if phase.is_split},
-    Phase.LOST: _LOST_CURE,
+_CURES: Mapping[Place, str] = {
+    Place.SPLIT: "the guest is split over both hosts: destroy, resume and reset neither half",
+    Place.UNKNOWN: "it may still be going on: look at the domain on both hosts, and destroy neither",
+    Place.LOST: "what is left of it cannot run; look at QEMU's log on both hosts",
 }
 
 
@@ -198,12 +218,7 @@ def start(
     chosen = _policy(policy, flags)
     wanted = _flags(chosen, flags)
     target = _target(dest, wanted, peer2peer)
-    if not vir.is_running(dom):
-        raise UsageError(
-            f"domain '{dom.name()}' is not running",
-            side="source",
-            cure="start it first; libvirt's own offline migration moves a definition",
-        )
+    _check_domain(dom)
     driver = NativeDriver(
         dom,
         target,
@@ -212,7 +227,51 @@ def start(
     )
     runner = Runner(driver, chosen, observer)
     runner.start()
-    return Job(runner, driver)
+    job = Job(runner, driver)
+    _jobs.add(job)
+    return job
+
+
+_jobs: weakref.WeakSet[Job] = weakref.WeakSet()
+
+
+@atexit.register
+def _wait_at_exit() -> None:
+    """A program that ends must not take a guest with it."""
+    for job in list(_jobs):
+        _wait_until_left(job)
+
+
+def _wait_until_left(job: Job) -> None:
+    while not job.can_be_left:
+        with suppress(KeyboardInterrupt, TimeoutError, PostcopyError):
+            job.wait(_SLICE_S)
+
+
+def _check_domain(dom: Domain) -> None:
+    """Refuse a domain that does not run, or with which something goes on already.
+
+    :raises UsageError: If it does not run.
+    :raises StateError: If it is part of a migration, or has a job of whatever kind.
+    """
+    if not vir.is_running(dom):
+        raise UsageError(
+            f"domain '{dom.name()}' is not running",
+            side="source",
+            cure="start it first; libvirt's own offline migration moves a definition",
+        )
+    if vir.half(dom) in (Half.SPLIT, Half.SPLIT_FAILED):
+        raise StateError(
+            f"domain '{dom.name()}' is one half of a split guest",
+            side="source",
+            cure="destroy and resume neither half; recover it with --postcopy-resume",
+        )
+    if vir.half(dom) is Half.MIGRATING or vir.has_job(dom):
+        raise StateError(
+            f"another job is running on domain '{dom.name()}'",
+            side="source",
+            cure="wait for it or abort it; see virsh domjobinfo",
+        )
 
 
 def migrate(
@@ -227,7 +286,8 @@ def migrate(
 ) -> MigrationResult:
     """Migrate and wait for the end; see :func:`start` and :meth:`Job.wait`.
 
-    An interrupt (``KeyboardInterrupt``) leaves the migration to itself; use :func:`start` to decide.
+    An interrupt (``KeyboardInterrupt``) leaves the migration to itself, as soon as the guest survives that;
+    use :func:`start` to decide.
     """
     job = start(
         dom,
@@ -238,7 +298,11 @@ def migrate(
         peer2peer=peer2peer,
         observer=observer,
     )
-    return job.wait()
+    try:
+        return job.wait()
+    except KeyboardInterrupt:
+        _wait_until_left(job)
+        raise
 
 
 def job_stats(dom: Domain) -> Stats | None:
@@ -280,18 +344,21 @@ def _without(flags: int, some: MigrateFlags) -> MigrateFlags:
 
 
 def _target(dest: Destination, flags: MigrateFlags, peer2peer: bool | None) -> Target:
+    is_asked = peer2peer or bool(flags & MigrateFlags.VIR_MIGRATE_PEER2PEER)
     if isinstance(dest, str):
         if not dest.strip():
             raise UsageError("the destination URI is empty", side="destination")
-        is_asked = bool(flags & MigrateFlags.VIR_MIGRATE_PEER2PEER)
         return Target(
             uri=dest,
             is_peer2peer=peer2peer is not False,
             may_fall_back=peer2peer is None and not is_asked,
         )
-    if peer2peer:
+    if not hasattr(dest, "listAllDomains"):
         raise UsageError(
-            "a connection cannot be handed to the source's daemon",
-            cure="give the destination as a URI for PEER2PEER",
+            f"the destination is neither a URI nor a connection: {dest!r:.40}",
+            side="destination",
         )
-    return Target(connection=dest)
+    # As libvirt's own migrate3 does: peer to peer with the URI of the connection.
+    with vir.refusals("destination"):
+        uri = dest.getURI() if is_asked else None
+    return Target(uri=uri, connection=dest, is_peer2peer=is_asked)

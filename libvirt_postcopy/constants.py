@@ -144,6 +144,7 @@ class PausedReason(IntEnum):
     """``virDomainPausedReason``, the ones that speak of migration."""
 
     VIR_DOMAIN_PAUSED_MIGRATION = 2
+    VIR_DOMAIN_PAUSED_STARTING_UP = 11
     VIR_DOMAIN_PAUSED_POSTCOPY = 12
     VIR_DOMAIN_PAUSED_POSTCOPY_FAILED = 13
 
@@ -204,6 +205,7 @@ class ErrorNumber(IntEnum):
     VIR_ERR_OPERATION_ABORTED = 78
     VIR_ERR_MIGRATE_UNSAFE = 81
     VIR_ERR_OPERATION_UNSUPPORTED = 84
+    VIR_ERR_ACCESS_DENIED = 88
     VIR_ERR_MIGRATE_FINISH_OK = 93
 
 

@@ -11,6 +11,7 @@
         ├── MigrationCancelled    asked for by us; the guest runs on the source
         ├── MigrationFailed       before the switch; the guest runs on the source
         ├── PostcopyBroken        after it: the guest is split, neither half may be destroyed
+        ├── MigrationUnknown      a host cannot be asked; treat the guest as if it were split
         └── GuestLost             a half is gone after the switch
 
 Each says in one line what, where and the cure.  An error that stands for a refusal of libvirt can also
@@ -32,6 +33,7 @@ __all__ = [
     "MigrationCancelled",
     "MigrationFailed",
     "PostcopyBroken",
+    "MigrationUnknown",
     "GuestLost",
     "refusal",
 ]
@@ -87,7 +89,7 @@ class LibvirtError(PostcopyError):
 class MigrationError(PostcopyError):
     """A migration did not come to its end.
 
-    :ivar guest: Where the guest is: ``source``, ``destination``, ``split`` or ``lost``.
+    :ivar guest: Where the guest is: ``source``, ``destination``, ``split``, ``lost`` or ``unknown``.
     :ivar phase: The phase in which it ended, a word of :class:`libvirt_postcopy.phases.Phase`.
     """
 
@@ -105,13 +107,20 @@ class MigrationCancelled(MigrationError):
 
 
 class MigrationFailed(MigrationError):
-    """The migration failed before the switch; the guest runs on the source."""
+    """The migration failed before the switch; the guest is on the source, and runs unless it was stopped
+    or shut down there."""
 
 
 class PostcopyBroken(MigrationError):
     """The migration broke after the switch: the guest is split and neither half may be destroyed."""
 
     guest = "split"
+
+
+class MigrationUnknown(MigrationError):
+    """The call failed and a host cannot be asked, so the migration may still be going on."""
+
+    guest = "unknown"
 
 
 class GuestLost(MigrationError):

@@ -44,12 +44,13 @@ class Place(str, Enum):
     SPLIT = "split"  #: neither half may be destroyed, resumed, reset or undefined
     DESTINATION = "destination"
     LOST = "lost"
+    UNKNOWN = "unknown"  #: a host could not be asked; handle it like a split one
 
 
 class Half(str, Enum):
     """What one host's daemon says of the domain."""
 
-    WHOLE = "whole"  #: an ordinary one, running or paused by its user
+    WHOLE = "whole"  #: an ordinary one, running or stopped for reasons of its own
     MIGRATING = "migrating"  #: stopped for the switch, or waiting for its memory
     SPLIT = "split"
     SPLIT_FAILED = "split, post-copy failed"
@@ -170,11 +171,15 @@ class Finished(Event):
 
 @dataclass(frozen=True)
 class Ended(Event):
-    """The operation as a whole is over: the migrate call returned.
+    """The operation as a whole is over: the migrate call returned, or was never made.
 
     :ivar error: What libvirt said; None on success.
-    :ivar found: Where a look at both hosts found the guest; None where they could not be looked at.
+    :ivar was_sent: The call was made, so something may have been started.
+    :ivar here: What a look at the source found afterwards.
+    :ivar there: What a look at the destination found; unknown also where it may have been the wrong host.
     """
 
     error: str | None = None
-    found: Place | None = None
+    was_sent: bool = True
+    here: Half = Half.UNKNOWN
+    there: Half = Half.UNKNOWN

@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from libvirt_postcopy.constants import ErrorDomain
+from libvirt_postcopy.constants import ErrorDomain, ErrorNumber
 
 __all__ = [
     "Explanation",
     "explain",
-    "is_too_early",
+    "is_final_refusal",
     "is_unreachable_peer",
     "version_text",
 ]
@@ -113,11 +113,12 @@ _KNOWN: tuple[tuple[str, str, str, str], ...] = (
     ),
 )
 
-#: ``migrate-start-postcopy`` sent while libvirt was still setting the migration up.
-_TOO_EARLY = re.compile(
-    r"Enable postcopy with migrate_set_capability|"
-    r"Postcopy must be started after migration has been started|"
-    r"only be started while outgoing migration is in progress"
+_NEVER = frozenset(
+    (
+        ErrorNumber.VIR_ERR_NO_SUPPORT,
+        ErrorNumber.VIR_ERR_OPERATION_DENIED,
+        ErrorNumber.VIR_ERR_ACCESS_DENIED,
+    )
 )
 
 
@@ -134,9 +135,12 @@ def explain(message: str) -> Explanation:
     return Explanation(message, "", "")
 
 
-def is_too_early(message: str) -> bool:
-    """Whether a refused switch may be accepted a moment later."""
-    return _TOO_EARLY.search(message) is not None
+def is_final_refusal(code: int | None, message: str) -> bool:
+    """Whether a refused switch will be refused again, whatever time passes.
+
+    Any other refusal may be over in a moment: too early, or libvirt's job lock is held by a reading.
+    """
+    return code in _NEVER or "started with VIR_MIGRATE_POSTCOPY" in message
 
 
 def is_unreachable_peer(domain: int | None, message: str) -> bool:

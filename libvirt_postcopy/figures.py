@@ -76,6 +76,16 @@ class Figures:
         return self._stopped is not None
 
     @property
+    def is_resumed(self) -> bool:
+        """The vCPUs were seen to run on the destination."""
+        return self._resumed is not None
+
+    @property
+    def wants_reading(self) -> bool:
+        """The bytes of the two phases cannot be told apart yet."""
+        return self._switched is not None and self._at_switch is None
+
+    @property
     def downtime_ms(self) -> float | None:
         """From the source's STOP to the destination's RESUME; None until both were seen."""
         if self._stopped is None or self._resumed is None:

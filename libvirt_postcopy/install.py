@@ -107,9 +107,7 @@ class _Call:
     ) -> None:
         self.flags = flags or 0
         self._dest = dest
-        self._params = {
-            key: value for key, value in params.items() if value not in (None, 0)
-        }
+        self._params = dict(params)
         self._returns_domain = returns_domain
 
     def run(self, dom: Any) -> Any:
@@ -177,13 +175,14 @@ def _migrate_to_uri3(
 def _named(
     name: str | None, uri: str | None, bandwidth: int | None, xml: str | None = None
 ) -> dict[str, Any]:
-    """The positional arguments of the older calls as typed parameters."""
-    return {
+    """The positional arguments of the older calls as typed parameters; None and 0 mean not given."""
+    given = {
         MigrateParam.VIR_MIGRATE_PARAM_DEST_NAME: name,
         MigrateParam.VIR_MIGRATE_PARAM_URI: uri,
         MigrateParam.VIR_MIGRATE_PARAM_BANDWIDTH: bandwidth,
         MigrateParam.VIR_MIGRATE_PARAM_DEST_XML: xml,
     }
+    return {key: value for key, value in given.items() if value}
 
 
 _ADAPTERS: Mapping[str, Callable[..., _Call]] = {

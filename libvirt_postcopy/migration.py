@@ -32,7 +32,7 @@ from libvirt_postcopy.actions import (
 )
 from libvirt_postcopy.events import Event, Place, Side
 from libvirt_postcopy.figures import Figures, Summary, SwitchRecord
-from libvirt_postcopy.phases import Phase, Status, next_phase, place
+from libvirt_postcopy.phases import Phase, Status, conclude, next_phase, place
 from libvirt_postcopy.policy import Observation, Policy
 from libvirt_postcopy.stats import Stats
 
@@ -48,9 +48,16 @@ RETRY_S = 0.5
 """From a refusal that time may cure to the next attempt."""
 
 _LONGEST_VERIFY_S = 8.0
+_SOONEST_S = (
+    0.01  # a policy that always wants to be asked again must not make the loop spin
+)
 
 _CAN_ABORT = frozenset((Phase.PREPARING, Phase.PRECOPY))
 _BEFORE_POSTCOPY = _CAN_ABORT | {Phase.SWITCHING}
+_STOPPED = frozenset(phase for phase in Phase if phase.is_split) | {
+    Phase.SWITCHING,
+    Phase.COMPLETED,
+}
 
 
 class Migration:
@@ -69,11 +76,14 @@ class Migration:
         self._switch: SwitchRecord | None = None
         self._wanted: str | None = None  # a switch asked for before pre-copy began
         self._can_switch = policy.enables_postcopy
+        self._can_switch_by_policy = True
         self._verify_at: float | None = None
         self._retry_at: float | None = None
         self._look_again_at: float | None = None
+        self._is_switch_out = False  # sent, and not refused: it may come at any moment
         self._abort_wanted = False
         self._abort_at: float | None = None
+        self._failed_sides: set[Side] = set()
         self._is_reading = False
         self._read_at = now
         self._asked_at = now
@@ -192,9 +202,14 @@ class Migration:
     @_take.register
     def _(self, event: ev.StatsSeen, now: float) -> list[Action]:
         self._is_reading = False
+        if event.stats is not None:
+            self._figures.read(event.stats, self._asked_at)
+        # Counted from the answer: one that took long must not be followed by the next at once.
+        self._read_at = now + POLL_S
         if event.stats is None:
             return []
-        self._figures.read(event.stats, self._asked_at)
+        if self._figures.wants_reading:
+            self._read_at = now
         if self._source is Phase.PREPARING and event.stats.memory_total:
             self._enter(Phase.PRECOPY, now)
         if self._source is Phase.PRECOPY and self._seen is not None:
@@ -223,10 +238,12 @@ class Migration:
 
     @_take.register
     def _(self, event: ev.SplitFailed, now: float) -> list[Action]:
-        return [
-            *self._take(ev.SplitSeen(event.side), now),
-            Note(f"libvirt reports post-copy failed on the {event.side.value}"),
-        ]
+        actions = self._take(ev.SplitSeen(event.side), now)
+        if event.side in self._failed_sides:  # a level: each reading tells it again
+            return actions
+        self._failed_sides.add(event.side)
+        text = f"libvirt reports post-copy failed on the {event.side.value}"
+        return [*actions, Note(text)]
 
     @_take.register
     def _(self, event: ev.SwitchRequested, now: float) -> list[Action]:
@@ -246,8 +263,12 @@ class Migration:
 
     @_take.register
     def _(self, event: ev.SwitchRefused, now: float) -> list[Action]:
+        self._is_switch_out = False
         if self._source is not Phase.PRECOPY:
             return []
+        if self._abort_wanted:
+            self._switch = None
+            return [Abort() if self._can_abort else Note("the abort came too late")]
         if event.is_final:
             self._can_switch = False
             self._switch = None
@@ -258,6 +279,9 @@ class Migration:
     @_take.register
     def _(self, event: ev.SwitchNotSeen, now: float) -> list[Action]:
         if self._source is not Phase.PRECOPY:
+            return []
+        if self._abort_wanted:  # too dangerous now, and there is no use in asking again
+            self._verify_at = now + _LONGEST_VERIFY_S
             return []
         return [
             Note("the switch to post-copy was accepted but has not come: asking again"),
@@ -273,6 +297,12 @@ class Migration:
                 Note(f"too late to abort: the migration is {self._source.value} by now")
             ]
         self._abort_wanted = True
+        if self._is_switch_out:
+            return [
+                Note(
+                    "the switch to post-copy has been asked for: aborted only if it is refused"
+                )
+            ]
         return [Abort()]
 
     @_take.register
@@ -291,11 +321,7 @@ class Migration:
         self._is_over = True
         self._figures.end(now)
         self._error = event.error
-        found = event.found
-        if found is None:
-            found = Place.DESTINATION if event.error is None else self.place
-        if found is Place.LOST and self.place is Place.SOURCE:
-            found = Place.SOURCE  # it was shut down there; it was not lost by us
+        found = conclude(self.place, event)
         self._source, self._found = self._final_phase(found), found
         return []
 
@@ -304,9 +330,10 @@ class Migration:
             return Phase.COMPLETED
         if found is Place.LOST:
             return Phase.LOST
-        if found is Place.SPLIT:
-            return self._source if self._source.is_split else Phase.POSTCOPY
-        return Phase.CANCELLED if self._abort_wanted else Phase.FAILED
+        if found is Place.SOURCE:
+            return Phase.CANCELLED if self._abort_wanted else Phase.FAILED
+        is_known = self._source.is_split or found is Place.UNKNOWN
+        return self._source if is_known else Phase.POSTCOPY
 
     # Moves
 
@@ -339,8 +366,17 @@ class Migration:
             return []
         if self._wanted is not None:
             return self._ask(self._wanted, now)
-        decision = self._policy.decide(replace(self._seen, now=now))
-        self._look_again_at = decision.look_again_at
+        if not self._can_switch_by_policy:
+            return []
+        try:
+            decision = self._policy.decide(replace(self._seen, now=now))
+        except Exception as error:  # a policy of the caller's must not end the loop
+            self._can_switch_by_policy = False
+            return [Note(f"the policy failed and is not asked again: {error!r}")]
+        if decision.look_again_at is None:
+            self._look_again_at = None
+        else:
+            self._look_again_at = max(decision.look_again_at, now + _SOONEST_S)
         if decision.reason is not None:
             return self._ask(decision.reason, now)
         return []
@@ -350,12 +386,14 @@ class Migration:
             return []
         self._look_again_at = None
         self._switch = SwitchRecord(reason, self._figures.ms(now))
+        self._is_switch_out = True
         return [Switch(reason, attempt=1)]
 
     def _ask_again(self) -> list[Action]:
         if self._switch is None or self._abort_wanted:
             return []
         self._switch = replace(self._switch, attempts=self._switch.attempts + 1)
+        self._is_switch_out = True
         return [Switch(self._switch.reason, attempt=self._switch.attempts)]
 
     def _follow_switch(self, now: float) -> list[Action]:
@@ -371,6 +409,18 @@ class Migration:
     def _can_abort(self) -> bool:
         """The switch is not under way, as far as either side has said."""
         return self._source in _CAN_ABORT and self.place is Place.SOURCE
+
+    @property
+    def can_be_left_by_its_manager(self) -> bool:
+        """Whether the guest survives if the client that manages the migration goes away now.
+
+        From the stop of its vCPUs to their start on the destination it does not: without the client's next
+        call libvirt destroys the destination, and the source cannot go back.
+        """
+        if self.is_over or self._figures.is_resumed:
+            return True
+        is_stopped = self._figures.is_stopped or self._source in _STOPPED
+        return not (is_stopped or self._is_switch_out)
 
     def _repeat_abort(self, now: float) -> list[Action]:
         if self._abort_at is None or now < self._abort_at:

@@ -27,7 +27,7 @@ from enum import Enum
 from types import MappingProxyType
 
 from libvirt_postcopy.errors import StateError
-from libvirt_postcopy.events import Half, Place, Side
+from libvirt_postcopy.events import Ended, Half, Place, Side
 
 __all__ = [
     "Phase",
@@ -37,6 +37,7 @@ __all__ = [
     "next_phase",
     "place",
     "whereabouts",
+    "conclude",
 ]
 
 
@@ -268,22 +269,36 @@ _OVER = frozenset((Half.GONE, Half.INACTIVE))
 _HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
 
 
-def whereabouts(source: Half, destination: Half) -> Place | None:
-    """Say where the guest is from what both daemons say of the domain.
+def whereabouts(here: Half, there: Half) -> Place:
+    """Say where the guest is, from what both daemons say of the domain after a call that failed.
 
-    :return: None where that cannot be told, for example because both have an ordinary one: the
-        destination's may have been there before.
+    While a half is on either side, the guest is nowhere else: an ordinary domain on the other side is
+    then one that was stopped for reasons of its own, or that was there before.
     """
-    if destination is Half.WHOLE:
-        return None if source is Half.WHOLE else Place.DESTINATION
-    if source is Half.WHOLE:
-        return Place.SPLIT if destination in _HALVES else Place.SOURCE
-    if source in _HALVES:
-        return Place.LOST if destination in _OVER else Place.SPLIT
-    if destination in _HALVES:
-        return Place.LOST if source in _OVER else Place.SPLIT
-    if source is Half.MIGRATING:
+    if here in _HALVES:
+        return Place.LOST if there in _OVER else Place.SPLIT
+    if there in _HALVES:
+        return Place.LOST if here in _OVER else Place.SPLIT
+    if here is Half.WHOLE or (here is Half.MIGRATING and there in _OVER):
         return Place.SOURCE
-    if source in _OVER and destination in _OVER:
+    if here in _OVER and there is Half.WHOLE:
+        return Place.DESTINATION
+    if here in _OVER and there in _OVER:
         return Place.LOST
-    return None
+    return Place.UNKNOWN
+
+
+def conclude(before: Place, ended: Ended) -> Place:
+    """Say where the guest is at the end.
+
+    :param before: Where it was by all that was seen until then.
+    """
+    if not ended.was_sent:
+        return Place.SOURCE
+    is_nowhere = ended.here in _OVER and ended.there in _OVER
+    if ended.error is None:
+        return Place.LOST if is_nowhere else Place.DESTINATION
+    if is_nowhere and before is Place.SOURCE:
+        return Place.SOURCE  # it was shut down there during pre-copy
+    found = whereabouts(ended.here, ended.there)
+    return before if found is Place.UNKNOWN and before is Place.SPLIT else found

@@ -7,19 +7,25 @@ imported when its name is on the command line, so that a verb may need much with
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module, metadata
 from typing import Any, NoReturn, TextIO
 
 from libvirt_postcopy import __version__
-from libvirt_postcopy.errors import PostcopyError, UsageError
+from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.features import version_text
+from libvirt_postcopy.programs import (
+    FAILED,
+    error_handler,
+    flush_streams,
+    open_streams,
+    printable,
+)
 
-__all__ = ["VERBS", "entry", "error_handler", "main"]
+__all__ = ["VERBS", "entry", "main"]
 
 VERBS: Mapping[str, str] = {
     "phases": "print the phases of a migration and what leads from one to the next",
@@ -30,7 +36,10 @@ VERBS: Mapping[str, str] = {
 
 def entry() -> NoReturn:
     """Run as a program."""
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    finally:
+        flush_streams()
 
 
 def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
@@ -40,33 +49,14 @@ def main(argv: Sequence[str] | None = None, out: TextIO | None = None) -> int:
     :param out: Where results go; standard output if None.
     :return: The exit status.
     """
+    open_streams()
     words = sys.argv[1:] if argv is None else list(argv)
-    return error_handler(lambda: _run(words, out or sys.stdout))
-
-
-def error_handler(run: Callable[[], int]) -> int:
-    """Run, and turn what is raised into one line on standard error and the exit status 1."""
-    try:
-        return run()
-    except PostcopyError as error:
-        _report(str(error))
-    except KeyboardInterrupt:
-        _report("interrupted")
-    except (
-        BrokenPipeError
-    ):  # whoever read has enough; nothing is to be flushed at exit either
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except Exception as error:
-        _report(f"unexpected, please report: {type(error).__name__}: {error}")
-    return 1
+    return error_handler(lambda: _run(words, out or sys.stdout), _report)
 
 
 def _report(text: str) -> None:
-    if os.environ.get("LIBVIRT_POSTCOPY_DEBUG"):
-        traceback.print_exc()
-    line = " ".join(text.split())
-    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
-    print(f"error: {shown}", file=sys.stderr)
+    with suppress(OSError, ValueError):
+        print(printable(text), file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -77,18 +67,24 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _run(words: list[str], out: TextIO) -> int:
+    try:
+        status = _answer(words, out)
+        out.flush()
+    except BrokenPipeError:  # whoever read has enough
+        return FAILED
+    return status
+
+
+def _answer(words: list[str], out: TextIO) -> int:
     parser = _parser(words)
     args = parser.parse_args(words)
     if args.version:
         out.write(_versions())
-        status = 0
-    elif args.verb is None:
+        return 0
+    if args.verb is None:
         parser.print_help(out)
-        status = 0
-    else:
-        status = int(_module(args.verb).run(args, out))
-    out.flush()
-    return status
+        return 0
+    return int(_module(args.verb).run(args, out))
 
 
 def _module(verb: str) -> Any:

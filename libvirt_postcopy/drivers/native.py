@@ -33,23 +33,20 @@ from libvirt_postcopy.events import (
     Ended,
     Event,
     Half,
-    Place,
     Side,
     SplitFailed,
     SplitSeen,
     StatsSeen,
-    StatusSeen,
     SwitchAccepted,
     SwitchNotSeen,
     SwitchRefused,
 )
 from libvirt_postcopy.features import (
     MULTIFD_AND_POSTCOPY,
-    is_too_early,
+    is_final_refusal,
     is_unreachable_peer,
     version_text,
 )
-from libvirt_postcopy.phases import whereabouts
 from libvirt_postcopy.vir.events import DomainWatch, ensure_event_loop
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
@@ -132,7 +129,10 @@ class NativeDriver:
         self._sink: Sink = lambda event: None
         self._is_closed = False
         self._was_sent = False
+        self._is_abandoned = False
         self._has_begun = False
+        self._was_seen_there = False
+        self._sending = threading.Lock()
         self._closing = threading.Lock()
         self.domain: Domain | None = None  #: on the destination, once it is there
         self.error: PostcopyError | None = None  #: why the call failed
@@ -146,7 +146,7 @@ class NativeDriver:
 
     def begin(self, sink: Sink) -> None:
         """Start the migrate call; see :class:`libvirt_postcopy.drivers.runner.Driver`."""
-        self._sink = self._noticing(sink)
+        self._sink = sink
         ensure_event_loop()
         self._control = self._own_handle() or self._dom
         self._readings = self._own_handle() or self._control
@@ -161,7 +161,8 @@ class NativeDriver:
         try:
             vir.start_postcopy(self._control)
         except LibvirtError as error:
-            return SwitchRefused(error.what, is_final=not is_too_early(error.what))
+            is_final = is_final_refusal(error.code, error.what)
+            return SwitchRefused(error.what, is_final=is_final)
         except NotSupportedError as error:
             return SwitchRefused(str(error), is_final=True)
         return SwitchAccepted()
@@ -172,13 +173,18 @@ class NativeDriver:
 
     def read_stats(self) -> list[Event]:
         """Read the source's statistics, and its state for what no event has told."""
+        if not self._was_sent:  # what there is to be read is not of this migration
+            return [StatsSeen(None)]
         events: list[Event] = [StatsSeen(vir.read_stats(self._readings))]
-        if vir.half(self._readings) is Half.SPLIT:
-            events.append(_SEEN[Half.SPLIT])
-        return events
+        seen = _SEEN.get(vir.half(self._readings))
+        return events if seen is None else [*events, seen]
 
     def abort(self) -> Event | None:
-        """Abort libvirt's job.  libvirt itself refuses this once the guest is split."""
+        """Abort libvirt's job, or see to it that it is never started."""
+        with self._sending:
+            if not self._was_sent:
+                self._is_abandoned = True
+                return None
         try:
             vir.abort_job(self._control)
         except LibvirtError as error:
@@ -196,29 +202,38 @@ class NativeDriver:
 
     # Listening
 
-    def _noticing(self, sink: Sink) -> Sink:
-        def notice(event: Event) -> None:
-            if isinstance(event, StatusSeen):
-                self._has_begun = True
-            sink(event)
+    def _hear_source(self, event: Event) -> None:
+        if self._was_sent:  # or it speaks of what went on before
+            self._has_begun = True
+            self._sink(event)
 
-        return notice
+    def _hear_destination(self, event: Event) -> None:
+        self._was_seen_there = True
+        self._sink(event)
 
     def _own_handle(self) -> Domain | None:
         """The domain over a new connection; None where none can be had.
 
         The caller's would deliver no events if it was opened before there was an event loop.
         """
+        dom = self._ask(self._own_connection())[0]
+        if dom is None:
+            LOG.warning("sharing a connection to the source: the switch may come late")
+        return dom
+
+    def _own_connection(self) -> Connection | None:
         try:
             own = vir.open_connection(self._dom.connect().getURI(), "source")
-            self._own.append(own)
-            return vir.find_domain(own, self._uuid)
         except LibvirtError as error:
             LOG.info("no connection of our own to the source: %s", error)
             return None
+        self._own.append(own)
+        return own
 
     def _watch(self, connection: Connection, side: Side) -> None:
-        watch = DomainWatch(connection, self._uuid, side, self._sink)
+        is_source = side is Side.SOURCE
+        hear = self._hear_source if is_source else self._hear_destination
+        watch = DomainWatch(connection, self._uuid, side, hear)
         with self._closing:
             if not self._is_closed:
                 self._watches.append(watch)
@@ -245,8 +260,11 @@ class NativeDriver:
             LOG.exception("the migrate call failed unexpectedly")
             self.error = PostcopyError(f"unexpected: {error!r}")
         text = None if self.error is None else str(self.error)
-        found = self._look() if self._was_sent else Place.SOURCE
-        self._sink(Ended(error=text, found=found))
+        if not self._was_sent:
+            self._sink(Ended(error=text, was_sent=False))
+            return
+        here, there = self._look()
+        self._sink(Ended(error=text, here=here, there=there))
 
     def _check_pair(self) -> None:
         """Refuse what would endanger the guest, as far as both hosts can be asked.
@@ -268,12 +286,20 @@ class NativeDriver:
                 cure="name another host; two daemons on one machine need different host_uuid",
             )
         if is_risky:
-            _require_multifd(Side.SOURCE, source)
-            _require_multifd(Side.DESTINATION, destination)
+            _require_multifd(Side.SOURCE, vir.running_qemu_version(self._control))
+            with vir.refusals("destination"):
+                installed = destination.getVersion()
+            _require_multifd(Side.DESTINATION, installed)
 
     def _migrate(self) -> None:
-        self._was_sent = True
-        if self._target.is_peer2peer:
+        destination = None
+        if not self._target.is_peer2peer:
+            destination = self._target.require()
+        with self._sending:
+            if self._is_abandoned:
+                raise PostcopyError("aborted before anything was started")
+            self._was_sent = True
+        if destination is None:
             try:
                 with vir.refusals("source"):
                     self._dom.migrateToURI3(
@@ -287,7 +313,7 @@ class NativeDriver:
                     raise
                 LOG.info("the client manages the migration: %s", error)
             self._target.is_peer2peer = False
-        destination = self._target.require()
+            destination = self._target.require()
         with vir.refusals():
             self._dom.migrate3(destination, self._params, self._flags)
 
@@ -298,15 +324,23 @@ class NativeDriver:
         if not is_unreachable_peer(error.domain, error.what):
             return False
         self._target.ready.wait()
-        return self._target.connection is not None
+        if vir.has_job(self._control) or vir.half(self._control) is not Half.WHOLE:
+            return False
+        return self._ask(self._target.connection)[1] in (Half.GONE, Half.INACTIVE)
 
     # Where the guest is
 
-    def _look(self) -> Place | None:
+    def _look(self) -> tuple[Half, Half]:
         """Look at both hosts once the call has returned; what cannot be asked is not guessed."""
         self.domain, there = self._ask(self._target.connection)
-        _, here = self._ask(self._dom.connect())
-        return whereabouts(here, there)
+        if there is Half.GONE and not self._was_seen_there:
+            there = (
+                Half.UNKNOWN
+            )  # here the name may mean another host than on the source
+        here = self._ask(self._dom.connect())[1]
+        if here is Half.UNKNOWN:  # it may be this connection alone that is dead
+            here = self._ask(self._own_connection())[1]
+        return here, there
 
     def _ask(self, connection: Connection | None) -> tuple[Domain | None, Half]:
         try:
@@ -325,9 +359,7 @@ _SEEN: Mapping[Half, Event] = {
 }
 
 
-def _require_multifd(side: Side, connection: Connection) -> None:
-    with vir.refusals(side.value):
-        version = connection.getVersion()
+def _require_multifd(side: Side, version: int) -> None:
     if version < MULTIFD_AND_POSTCOPY:
         raise NotSupportedError(
             f"QEMU {version_text(version)} cannot do --parallel and post-copy together and may lose the guest",

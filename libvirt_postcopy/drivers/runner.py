@@ -36,6 +36,9 @@ Observer = Callable[[object], None]
 
 Sink = Callable[[Event], None]
 
+_STUMBLE_S = 1.0
+"""After an unexpected error in the loop, until what is due is tried again."""
+
 
 class Driver(Protocol):
     """Carries out actions.  Its methods are called on the loop's thread unless said otherwise."""
@@ -133,18 +136,22 @@ class Runner:
         return self._over.wait(timeout)
 
     def _run(self) -> None:
-        try:
-            while not self._migration.is_over:
-                self._step()
-        finally:
-            self._reader.close()
-            self._driver.close()
-            self._over.set()
+        pause = 0.0
+        while not self._migration.is_over:
+            try:
+                self._step(pause)
+                pause = 0.0
+            except Exception:  # a bug of ours must not leave the guest to itself
+                LOG.exception("unexpected, going on")
+                pause = _STUMBLE_S
+        self._over.set()
+        self._reader.close()
+        self._driver.close()  # may hang on a dead host, when nobody waits any more
 
-    def _step(self) -> None:
+    def _step(self, pause: float) -> None:
         """Take one event, or what has become due; act first and let others watch afterwards."""
         deadline = self._migration.deadline()
-        wait = None if deadline is None else max(deadline - time.monotonic(), 0)
+        wait = None if deadline is None else max(deadline - time.monotonic(), pause)
         try:
             seen_at, event = self._queue.get(timeout=wait)
         except queue.Empty:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -9,10 +10,12 @@ from contextlib import contextmanager
 from xml.etree import ElementTree
 
 import libvirt
+import libvirt_qemu
 
 from libvirt_postcopy.constants import (
     DomainState,
     ErrorNumber,
+    JobType,
     PausedReason,
     RunningReason,
 )
@@ -32,6 +35,8 @@ __all__ = [
     "read_stats",
     "half",
     "find_domain",
+    "has_job",
+    "running_qemu_version",
     "abort_job",
     "is_running",
     "host_uuid",
@@ -142,6 +147,10 @@ _HALVES: Mapping[tuple[int, int], Half] = {
     ): Half.MIGRATING,
     (
         DomainState.VIR_DOMAIN_PAUSED,
+        PausedReason.VIR_DOMAIN_PAUSED_STARTING_UP,
+    ): Half.MIGRATING,
+    (
+        DomainState.VIR_DOMAIN_PAUSED,
         PausedReason.VIR_DOMAIN_PAUSED_POSTCOPY,
     ): Half.SPLIT,
     (
@@ -157,19 +166,20 @@ _HALVES: Mapping[tuple[int, int], Half] = {
         RunningReason.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED,
     ): Half.SPLIT_FAILED,
 }
-_INACTIVE = (DomainState.VIR_DOMAIN_SHUTOFF, DomainState.VIR_DOMAIN_CRASHED)
 
 
 def half(dom: Domain) -> Half:
     """Say what a domain's state tells of a migration.  Needs no job, so it answers at all times."""
     try:
         state, reason = dom.state()[:2]
+        # A guest that has panicked may be kept as it is.
+        is_crashed = state == DomainState.VIR_DOMAIN_CRASHED and not dom.isActive()
     except libvirt.libvirtError as error:
         if error.get_error_code() == ErrorNumber.VIR_ERR_NO_DOMAIN:
             return Half.GONE
         LOG.debug("no state: %s", error)
         return Half.UNKNOWN
-    if state in _INACTIVE:
+    if state == DomainState.VIR_DOMAIN_SHUTOFF or is_crashed:
         return Half.INACTIVE
     return _HALVES.get((state, reason), Half.WHOLE)
 
@@ -182,6 +192,30 @@ def find_domain(connection: Connection, uuid: str) -> Domain | None:
     with refusals():  # a lookup that fails would be printed by libvirt's error handler
         domains = connection.listAllDomains()
     return next((dom for dom in domains if dom.UUIDString() == uuid), None)
+
+
+def has_job(dom: Domain) -> bool:
+    """Whether a job runs on the domain: a migration, a dump, a backup, anybody's."""
+    try:
+        return bool(dom.jobStats().get("type", JobType.VIR_DOMAIN_JOB_NONE))
+    except libvirt.libvirtError as error:
+        LOG.debug("no job statistics: %s", error)
+        return False
+
+
+def running_qemu_version(dom: Domain) -> int:
+    """The version of the QEMU that the domain runs in, which a package upgrade leaves behind.
+
+    :return: As ``virConnectGetVersion`` writes it.
+    :raises LibvirtError: If it cannot be asked.
+    """
+    command = '{"execute": "query-version"}'
+    with refusals("source"):
+        reply = json.loads(libvirt_qemu.qemuMonitorCommand(dom, command, 0))
+    version = reply["return"]["qemu"]
+    return int(
+        version["major"] * 1_000_000 + version["minor"] * 1000 + version["micro"]
+    )
 
 
 def abort_job(dom: Domain) -> None:

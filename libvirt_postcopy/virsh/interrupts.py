@@ -1,8 +1,8 @@
 """What Ctrl-C means while a guest moves.
 
-Before the switch it undoes the migration: the abort is sent, and its confirmation waited for.  After it the
-guest is on both hosts and cannot go back, so the first only explains that, and a second leaves the migration
-to the daemons.  Nothing is ever aborted after the switch, and nothing killed.
+Before the switch it undoes the migration: the abort is asked for, and its confirmation waited for.  After it
+the guest is on both hosts and cannot go back, so the first only explains that, and a second leaves the
+migration to the daemons.  Nothing is ever aborted after the switch, and nothing killed.
 
 SIGTERM and SIGHUP mean the same as Ctrl-C, each time they come: whoever sends them wants the program to end,
 and the guest must not pay for it.
@@ -14,20 +14,19 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 from libvirt_postcopy.events import Place
-from libvirt_postcopy.phases import Phase
 
-__all__ = ["Answer", "Interrupts", "Signals", "easily_interrupted", "may_leave"]
+__all__ = ["Answer", "Interrupts", "Signals", "easily_interrupted"]
 
 
 class Answer(Enum):
     """What to do about an interrupt."""
 
-    ABORT = "send the abort and wait for its confirmation"
-    STILL_ABORTING = "the abort was sent; go on waiting"
+    ABORT = "ask for the abort and wait for its confirmation"
+    STILL_ABORTING = "the abort was asked for; go on waiting"
     LEAVE = "stop waiting for the confirmation"
     TOO_LATE = "the switch came before the abort; explain, go on"
     EXPLAIN = "the guest is split: explain, go on"
@@ -82,23 +81,6 @@ class Interrupts:
         return Answer.LEAVE if self._aborts > 2 and can_leave else Answer.STILL_ABORTING
 
 
-def may_leave(
-    phase: Phase, guest: Place, *, is_managed: bool, is_resumed: bool
-) -> bool:
-    """Whether the guest survives the end of this program at this moment.
-
-    From the stop of its vCPUs to their start on the destination, a migration managed by this client hangs
-    on it: without the client's next call the destination is destroyed, and the source cannot go back.
-
-    :param is_resumed: The vCPUs were seen to run on the destination.
-    """
-    if not is_managed:
-        return True
-    if guest is Place.SPLIT:
-        return is_resumed
-    return phase is not Phase.SWITCHING
-
-
 @contextmanager
 def easily_interrupted() -> Iterator[None]:
     """Let Ctrl-C end the program, also while libvirt blocks in C; nothing has been started yet."""
@@ -112,9 +94,10 @@ def easily_interrupted() -> Iterator[None]:
 
 
 class Signals:
-    """Counts SIGINT, SIGTERM and SIGHUP while it is entered.
+    """Counts SIGINT, SIGTERM and SIGHUP, once it has been told to catch them.
 
-    The handler only counts.  Whoever waits does so in slices, and takes the count after each.
+    The handler only counts.  Whoever waits does so in slices, and takes the count after each.  A program
+    never gives them back: between the end of a migration and its exit status nothing may interrupt it.
     """
 
     _CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -124,22 +107,19 @@ class Signals:
         self._taken = 0
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> Signals:
+    def catch(self) -> None:
+        """Count them from now on."""
         for number in self._CAUGHT:
             before = signal.getsignal(number)
-            if before is signal.SIG_IGN:
-                continue  # nohup, or a background job of a shell
-            self._before[number] = signal.signal(number, self._count)
-        return self
+            if number in self._before or before is signal.SIG_IGN:
+                continue  # caught already; or nohup, or a background job of a shell
+            self._before[number] = before
+            signal.signal(number, self._count)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for number, before in self._before.items():
-            signal.signal(number, before)
+    def release(self) -> None:
+        """Give them back to whom they belonged; for who goes on after :func:`main`."""
+        while self._before:
+            signal.signal(*self._before.popitem())
 
     def take(self) -> int:
         """How many came since the last call."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from libvirt_postcopy import api
-from libvirt_postcopy.errors import MigrationError, StateError
+from libvirt_postcopy.errors import MigrationError, PostcopyError, StateError
 from libvirt_postcopy.events import Place
 from libvirt_postcopy.vir import calls
 from libvirt_postcopy.vir.events import ensure_event_loop
@@ -19,7 +20,6 @@ from libvirt_postcopy.virsh.interrupts import (
     Interrupts,
     Signals,
     easily_interrupted,
-    may_leave,
 )
 from libvirt_postcopy.virsh.plan import Plan, make_plan
 from libvirt_postcopy.virsh.progress import Progress
@@ -28,11 +28,15 @@ from libvirt_postcopy.virsh.texts import LeftAlone, Texts
 
 __all__ = ["Watch", "run"]
 
+LOG = logging.getLogger("libvirt_postcopy.virsh")
+
 SLICE_S = 0.1
 """How soon an interrupt is seen to; the end of the migration is seen at once."""
 
 
-def run(given: Mapping[str, Value], options: Globals, terminal: Terminal) -> None:
+def run(
+    given: Mapping[str, Value], options: Globals, terminal: Terminal, signals: Signals
+) -> None:
     """Migrate, and stay until the end or until the user leaves.
 
     :raises PostcopyError: What has become of it if it did not come to its end; text for the operator.
@@ -42,28 +46,30 @@ def run(given: Mapping[str, Value], options: Globals, terminal: Terminal) -> Non
         dom = _open(plan, options)
         texts = Texts(plan, given, uri_of(dom.connect()))
     progress = Progress(terminal, is_verbose=plan.is_verbose and not options.is_quiet)
-    with Signals() as signals:
-        job = api.start(
-            dom,
-            plan.destination,
-            policy=plan.policy,
-            flags=plan.flags,
-            params=plan.params,
-            peer2peer=plan.is_peer2peer,
-            observer=progress.see,
-        )
-        watch = Watch(job, progress, signals, texts, terminal)
-        try:
-            result = watch.wait()
-        except LeftAlone:
-            raise
-        except MigrationError as error:
-            raise texts.of(error) from error
-        except Exception as error:  # a bug of ours is no reason to touch either half
-            if job.guest is Place.SPLIT:
-                raise texts.left_split() from error
-            raise
-    progress.finish(result, is_peer2peer=result.is_peer2peer)
+    signals.catch()
+    job = api.start(
+        dom,
+        plan.destination,
+        policy=plan.policy,
+        flags=plan.flags,
+        params=plan.params,
+        peer2peer=plan.is_peer2peer,
+        observer=progress.see,
+    )
+    try:
+        Watch(job, progress, signals, texts, terminal).wait()
+    except LeftAlone:
+        raise
+    except MigrationError as error:
+        raise _explained(error, texts) from error
+
+
+def _explained(error: MigrationError, texts: Texts) -> MigrationError:
+    try:
+        return texts.of(error)
+    except Exception as bug:  # no words are a reason to lose where the guest is
+        LOG.error("unexpected while explaining", exc_info=bug)
+        return error
 
 
 def _open(plan: Plan, options: Globals) -> Domain:
@@ -74,7 +80,11 @@ def _open(plan: Plan, options: Globals) -> Domain:
 
 
 class Watch:
-    """Waits for the end of a migration, shows it, and answers interrupts."""
+    """Waits for the end of a migration, shows it, and answers interrupts.
+
+    A bug of ours, here or in what it calls, never ends it: while the migration is under way the guest may
+    depend on this process.
+    """
 
     def __init__(
         self,
@@ -90,24 +100,66 @@ class Watch:
         self._texts = texts
         self._terminal = terminal
         self._interrupts = Interrupts()
+        self._is_excused = False
 
-    def wait(self) -> api.MigrationResult:
+    def wait(self) -> None:
         """Wait for the end.
 
         :raises MigrationError: What :meth:`libvirt_postcopy.api.Job.wait` raises, or :class:`LeftAlone`.
         """
         try:
-            while True:
-                with suppress(TimeoutError):
-                    result = self._job.wait(SLICE_S)
-                    break
-                self._progress.update(self._job, time.monotonic())
-                self._answer()
+            while (result := self._result()) is None:
+                with self._going_on():
+                    self._progress.update(self._job, time.monotonic())
+                with self._going_on():
+                    self._answer()
         finally:
-            self._progress.say_notes()
-        if self._interrupts.is_aborting:
-            self._terminal.say("the abort came too late: the guest has moved")
-        return result
+            with self._going_on():
+                self._progress.say_notes()
+        with self._going_on():
+            if self._interrupts.is_aborting:
+                self._terminal.say("the abort came too late: the guest has moved")
+            self._progress.finish(result, is_peer2peer=result.is_peer2peer)
+
+    def _result(self) -> api.MigrationResult | None:
+        """Wait a little; None if it is not over."""
+        try:
+            return self._job.wait(SLICE_S)
+        except TimeoutError:
+            return None
+        except PostcopyError:
+            raise
+        except Exception as error:
+            if self._job.is_over:
+                raise self._bug(error) from error
+            self._excuse(error)
+            time.sleep(SLICE_S)
+            return None
+
+    def _bug(self, error: Exception) -> Exception:
+        """What is to be raised if the end has come but cannot be told."""
+        is_moved = self._job.guest is not Place.SOURCE
+        return self._texts.lost_sight(error) if is_moved else error
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """Let only what was decided leave: everything else that is raised is said once."""
+        try:
+            yield
+        except LeftAlone:
+            raise
+        except Exception as error:
+            self._excuse(error)
+
+    def _excuse(self, error: Exception) -> None:
+        LOG.error("unexpected while watching", exc_info=error)
+        if self._is_excused:
+            return
+        self._is_excused = True
+        with suppress(Exception):  # it may be the terminal itself
+            self._terminal.say(
+                f"note: unexpected, please report: {type(error).__name__}: {error}; the migration goes on"
+            )
 
     def _answer(self) -> None:
         for answer in self._answers():
@@ -118,16 +170,11 @@ class Watch:
             if answer is Answer.ABORT:
                 with suppress(StateError):  # if it is split by now, the next look tells
                     self._job.abort()
-            self._terminal.say(self._texts.said[answer])
+            else:
+                self._terminal.say(self._texts.said[answer])
 
     def _answers(self) -> list[Answer]:
-        guest = self._job.guest
-        can_leave = may_leave(
-            self._job.phase,
-            guest,
-            is_managed=not self._texts.plan.is_peer2peer,
-            is_resumed=self._progress.is_resumed,
-        )
+        guest, can_leave = self._job.guest, self._job.can_be_left
         pressed = [
             self._interrupts.press(guest, can_leave=can_leave)
             for _ in range(self._signals.take())

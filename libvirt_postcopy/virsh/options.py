@@ -292,7 +292,7 @@ MIGRATE_OPTIONS: tuple[Option, ...] = (
     _ours(
         "strict-exit",
         _BOOL,
-        "exit with virsh's 0 and 1 only, not with 3 for a split guest and 4 for a lost one",
+        "exit with virsh's 0 and 1 only, not with 3 for a guest that is split or may be, and 4 for a lost one",
     ),
 )
 

@@ -10,7 +10,7 @@ import queue
 from dataclasses import dataclass
 from typing import Protocol
 
-from libvirt_postcopy.actions import Note
+from libvirt_postcopy.actions import Abort, Note
 from libvirt_postcopy.events import Resumed, Side
 from libvirt_postcopy.figures import Summary
 from libvirt_postcopy.phases import Phase
@@ -156,12 +156,16 @@ class Progress:
         self._is_new = False
         self._shown_at = float("-inf")
         self._shown: tuple[Phase, int, int] | None = None
+        self._is_aborting = False
         self.is_resumed = False  #: the guest was seen to run on the destination
 
     def see(self, what: object) -> None:
         """Take note of an event or an action; on the loop's thread, never blocks."""
         if isinstance(what, Note):
-            self._notes.put(what.text)
+            self._notes.put(f"note: {what.text}")
+        elif isinstance(what, Abort) and not self._is_aborting:
+            self._is_aborting = True  # it may be sent more than once
+            self._notes.put("aborting: the guest stays on the source")
         elif isinstance(what, Resumed) and what.side is Side.DESTINATION:
             self.is_resumed = True
         self._is_new = True
@@ -179,7 +183,7 @@ class Progress:
     def say_notes(self) -> None:
         """Say what the operator should know, verbose or not."""
         while not self._notes.empty():
-            self._terminal.say(f"note: {self._notes.get()}")
+            self._terminal.say(self._notes.get())
 
     def finish(self, result: Summary, *, is_peer2peer: bool) -> None:
         """Show the end of a migration that came to its end."""

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from libvirt_postcopy.errors import UsageError
@@ -32,8 +33,9 @@ def exec_virsh(argv: Sequence[str]) -> NoReturn:
     environ = _as_given(os.environ)
     path = find_virsh(environ, sys.argv[0])
     environ[_DEPTH] = str(_depth(environ) + 1)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, OSError, ValueError):  # None if it is closed
+            stream.flush()
     for name in (
         "SIGPIPE",
         "SIGXFSZ",

@@ -6,15 +6,9 @@ import os
 from contextlib import suppress
 from typing import TextIO
 
-__all__ = ["Terminal", "printable"]
+from libvirt_postcopy.programs import printable
 
-
-def printable(text: str) -> str:
-    """Escape what a terminal could obey or cannot show: control, formatting and undecodable characters."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
-        for char in text
-    )
+__all__ = ["Terminal"]
 
 
 class Terminal:

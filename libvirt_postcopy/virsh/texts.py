@@ -9,6 +9,7 @@ from libvirt_postcopy.errors import (
     GuestLost,
     MigrationCancelled,
     MigrationError,
+    MigrationUnknown,
     PostcopyBroken,
 )
 from libvirt_postcopy.virsh.grammar import Kind, Value
@@ -19,10 +20,16 @@ from libvirt_postcopy.virsh.plan import Plan
 __all__ = ["LeftAlone", "Texts"]
 
 
+_NO_RESUME = (
+    "with libvirt 11.2 or 11.3 on the destination do not resume,"
+    " that crashes its daemon (fixed in 11.4)"
+)
+
+
 class LeftAlone(MigrationError):
     """The user left before the end.
 
-    :param guest: Where the guest was then: ``source`` or ``split``.
+    :param guest: Where the guest was then: ``source``, ``split`` or ``unknown``.
     """
 
     def __init__(self, what: str, *, guest: str, cure: str = "") -> None:
@@ -43,7 +50,6 @@ class Texts:
         self._source = source
 
     said: Mapping[Answer, str] = {
-        Answer.ABORT: "aborting: the guest stays on the source",
         Answer.STILL_ABORTING: "the abort is not confirmed yet: still waiting",
         Answer.TOO_LATE: "the abort came too late: the guest is split over both hosts and cannot go back;"
         " the migration goes on (Ctrl-C leaves it to itself)",
@@ -63,7 +69,14 @@ class Texts:
             return PostcopyBroken(
                 f"{error.what}: {self._halves()}",
                 side=error.side,
-                cure=f"when the link is back: {self._resume_command()}",
+                cure=f"{self._look_first()}; {_NO_RESUME}; when the link is back: {self._resume_command()}",
+                phase=error.phase,
+            )
+        if isinstance(error, MigrationUnknown):
+            return MigrationUnknown(
+                f"{error.what}: {self._unknown()}",
+                side=error.side,
+                cure=f"look: {self._look_commands()}",
                 phase=error.phase,
             )
         if isinstance(error, GuestLost):
@@ -77,7 +90,7 @@ class Texts:
         return error
 
     def left_split(self) -> LeftAlone:
-        """The user, or a bug, left after the switch."""
+        """The user left after the switch."""
         # Without the client that managed it, libvirt marks a migration failed until it completes.
         mark = (
             "" if self.plan.is_peer2peer else "libvirt may call it failed meanwhile; "
@@ -90,6 +103,13 @@ class Texts:
 
     def left_aborting(self) -> LeftAlone:
         """The user left while the abort was not confirmed."""
+        if self.plan.is_peer2peer:
+            return LeftAlone(
+                "left before the abort was confirmed: the migration may go on without this client, and "
+                f"{self._unknown()}",
+                guest="unknown",
+                cure=f"look: {self._look_commands()}",
+            )
         job_info = shlex.join(
             ["virsh", "-c", self._source, "domjobinfo", self.plan.domain]
         )
@@ -99,19 +119,37 @@ class Texts:
             cure=f"look: {job_info}",
         )
 
+    def lost_sight(self, error: Exception) -> LeftAlone:
+        """A bug hides the end of a migration that had switched."""
+        return LeftAlone(
+            f"unexpected, please report: {type(error).__name__}: {error}: {self._unknown()}",
+            guest="unknown",
+            cure=f"look: {self._look_commands()}",
+        )
+
+    def _unknown(self) -> str:
+        return (
+            f"it cannot be told where the guest '{self.plan.domain}' is, or whether its migration goes on:"
+            f" destroy it neither on {self._source} nor on {self.plan.destination}"
+        )
+
     def _halves(self) -> str:
         return (
             f"the guest '{self.plan.domain}' is split, its newest memory on {self.plan.destination},"
             f" the rest on {self._source}: destroy, resume and reset neither half"
         )
 
-    def _look_commands(self) -> str:
-        there = self._given.get("dname", self.plan.domain)
-        commands = (
-            ["virsh", "-c", self._source, "domstate", "--reason", self.plan.domain],
-            ["virsh", "-c", self.plan.destination, "domstate", "--reason", str(there)],
+    def _look_first(self) -> str:
+        """Where only a control connection broke, QEMU goes on, and libvirt refuses to resume."""
+        return (
+            f"look first: {_look(self._source, self.plan.domain)}; if it is gone or shut off there,"
+            " the migration has completed"
         )
-        return "; ".join(map(shlex.join, commands))
+
+    def _look_commands(self) -> str:
+        there = str(self._given.get("dname", self.plan.domain))
+        here = _look(self._source, self.plan.domain)
+        return f"{here}; {_look(self.plan.destination, there)}"
 
     def _resume_command(self) -> str:
         """The same call again, as virsh takes it, with libvirt's own recovery."""
@@ -126,3 +164,7 @@ class Texts:
             if option.kind is not Kind.BOOL:
                 words.append(str(self._given[option.name]))
         return shlex.join([*words, self.plan.domain, self.plan.destination])
+
+
+def _look(uri: str, domain: str) -> str:
+    return shlex.join(["virsh", "-c", uri, "domstate", "--reason", domain])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import libvirt
@@ -22,7 +23,7 @@ def pytest_report_header() -> str:
 
 @pytest.fixture
 def monitor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let libvirt_qemu's two functions, which want C objects, work on our fake connections."""
+    """Let libvirt_qemu's functions, which want C objects, work on our fakes."""
     monkeypatch.setattr(
         libvirt_qemu,
         "qemuMonitorEventRegister",
@@ -32,4 +33,9 @@ def monitor(monkeypatch: pytest.MonkeyPatch) -> None:
         libvirt_qemu,
         "qemuMonitorEventDeregister",
         lambda conn, number: conn.deregister(number),
+    )
+    monkeypatch.setattr(
+        libvirt_qemu,
+        "qemuMonitorCommand",
+        lambda dom, command, flags: json.dumps(dom.answer(json.loads(command))),
     )

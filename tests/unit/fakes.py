@@ -15,7 +15,7 @@ from libvirt_postcopy.constants import (
     PausedReason,
     RunningReason,
 )
-from libvirt_postcopy.events import Side
+from libvirt_postcopy.events import Half, Place, Side
 from libvirt_postcopy.migration import Migration
 from libvirt_postcopy.policy import Policy, parse
 from libvirt_postcopy.stats import Stats
@@ -34,6 +34,8 @@ SPLIT_THERE = (
     RunningReason.VIR_DOMAIN_RUNNING_POSTCOPY,
 )
 SHUT_OFF = (DomainState.VIR_DOMAIN_SHUTOFF, 0)
+CRASHED = (DomainState.VIR_DOMAIN_CRASHED, 0)
+STOPPED = (SHUT_OFF[0], CRASHED[0])
 
 
 def refused(code: int, message: str, domain: int = 10) -> libvirt.libvirtError:
@@ -101,7 +103,7 @@ class FakeConnection:
 
     def close(self) -> int:
         self.is_closed = True
-        return 0
+        return self._answer(0)
 
     # Callbacks, libvirt's and those of libvirt_qemu
 
@@ -153,6 +155,8 @@ class FakeDomain:
         self.job: Mapping[str, Any] = {}
         self.errors: dict[str, Exception] = {}
         self.calls: list[tuple[Any, ...]] = []
+        self.qemu_version = (10, 1, 0)
+        self.is_kept = False  #: a crashed one, as on_crash=preserve does
         self.on_migrate: Callable[..., Any] = lambda *args: None
 
     def _do(self, name: str, *args: Any) -> None:
@@ -172,7 +176,7 @@ class FakeDomain:
     def isActive(self) -> int:
         if "isActive" in self.errors:
             raise self.errors["isActive"]
-        return int(self.now[0] != DomainState.VIR_DOMAIN_SHUTOFF)
+        return int(self.is_kept or self.now[0] not in STOPPED)
 
     def state(self, flags: int = 0) -> list[int]:
         if "state" in self.errors:
@@ -187,6 +191,14 @@ class FakeDomain:
     def abortJob(self) -> int:
         self._do("abortJob")
         return 0
+
+    def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        """QEMU's monitor."""
+        if "monitor" in self.errors:
+            raise self.errors["monitor"]
+        assert command == {"execute": "query-version"}
+        words = ("major", "minor", "micro")
+        return {"return": {"qemu": dict(zip(words, self.qemu_version)), "package": ""}}
 
     def migrateStartPostCopy(self, flags: int = 0) -> int:
         self._do("migrateStartPostCopy", flags)
@@ -221,6 +233,25 @@ def reading(
             **fields,
         )
     )
+
+
+#: What a look at both hosts finds after a call that failed, by where the guest is then.
+FOUND = {
+    Place.SOURCE: (Half.WHOLE, Half.GONE),
+    Place.SPLIT: (Half.SPLIT, Half.SPLIT),
+    Place.DESTINATION: (Half.GONE, Half.WHOLE),
+    Place.LOST: (Half.GONE, Half.GONE),
+    Place.UNKNOWN: (Half.UNKNOWN, Half.UNKNOWN),
+}
+
+
+def ended(found: Place, error: str | None = "failed") -> ev.Ended:
+    """The migrate call returned, and the guest was found there."""
+    here, there = FOUND[found]
+    return ev.Ended(error=error, here=here, there=there)
+
+
+DONE = ended(Place.DESTINATION, None)
 
 
 def status(word: str, side: Side = SRC) -> ev.StatusSeen:

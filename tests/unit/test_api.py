@@ -23,6 +23,7 @@ from libvirt_postcopy.errors import (
     MigrationCancelled,
     MigrationError,
     MigrationFailed,
+    MigrationUnknown,
     PostcopyBroken,
     StateError,
     UsageError,
@@ -59,6 +60,7 @@ class Stage:
         self.dom = FakeDomain(self.source)
         self.dom.on_migrate = self._migrate
         self.opened: list[str] = []
+        self._was_called = threading.Event()
         self._returns: queue.SimpleQueue = queue.SimpleQueue()
 
     def open(self, uri: str, side: str = "") -> FakeConnection:
@@ -66,15 +68,24 @@ class Stage:
         return {"fake:///a": self.source, URI: self.destination}[uri]
 
     def _migrate(self, *args: object) -> None:
+        self._was_called.set()
         error = self._returns.get(timeout=PATIENCE_S)
         if error is not None:
             raise error
 
-    def says(self, *words: str) -> None:
-        """The source's QEMU announces statuses."""
+    def _say(self, connection: FakeConnection, words: tuple[str, ...]) -> None:
+        assert self._was_called.wait(PATIENCE_S)  # what is said before is not heard
         for word in words:
             details = f'{{"status": "{word}"}}'
-            self.source.emit("MIGRATION", self.dom, "MIGRATION", 1, 2, details)
+            connection.emit("MIGRATION", self.dom, "MIGRATION", 1, 2, details)
+
+    def says(self, *words: str) -> None:
+        """The source's QEMU announces statuses."""
+        self._say(self.source, words)
+
+    def says_there(self, *words: str) -> None:
+        """The destination's does."""
+        self._say(self.destination, words)
 
     def returns(self, here=RUNNING, there=None, error: Exception | None = None) -> None:
         """The migrate call returns; the domain is then in these states on either host."""
@@ -144,7 +155,9 @@ def until(job: api.Job, phase: Phase) -> None:
             {"policy": Never(), "flags": VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY},
             "contradicts the policy 'never'",
         ),
-        (FakeConnection(), {"peer2peer": True}, "a connection cannot be handed"),
+        (URI, {"flags": F.VIR_MIGRATE_POSTCOPY_RESUME}, "VIR_MIGRATE_POSTCOPY_RESUME do not go"),
+        (7, {}, "neither a URI nor a connection"),
+        (None, {}, "neither a URI nor a connection"),
     ],
 )  # fmt: skip
 def test_wrong_arguments_are_refused(
@@ -159,6 +172,25 @@ def test_wrong_arguments_are_refused(
 def test_domain_that_does_not_run_is_refused(stage: Stage) -> None:
     stage.dom.now = SHUT_OFF
     with pytest.raises(UsageError, match="'web1' is not running"):
+        api.start(stage.dom, URI)
+    assert stage.dom.calls == [] and stage.opened == []
+
+
+@pytest.mark.parametrize(
+    "state, job, complaint",
+    [
+        (SPLIT_HERE, {}, "'web1' is one half of a split guest"),
+        (SPLIT_THERE, {}, "'web1' is one half of a split guest"),
+        ((3, 13), {}, "'web1' is one half of a split guest"),
+        ((3, 2), {}, "another job is running on domain 'web1'"),
+        (RUNNING, {"type": 2}, "another job is running on domain 'web1'"),
+    ],
+)
+def test_domain_with_which_something_goes_on_is_refused(
+    stage: Stage, state, job: dict, complaint: str
+) -> None:
+    stage.dom.now, stage.dom.job = state, job
+    with pytest.raises(StateError, match=complaint):
         api.start(stage.dom, URI)
     assert stage.dom.calls == [] and stage.opened == []
 
@@ -223,6 +255,17 @@ def test_way_is_chosen(
     assert stage.migrate_call[2] == {"bandwidth": 8}
     assert bool(stage.flags & F.VIR_MIGRATE_PEER2PEER) is is_peer2peer
     assert result.is_peer2peer is is_peer2peer
+
+
+@pytest.mark.parametrize(
+    "options", [{"peer2peer": True}, {"flags": F.VIR_MIGRATE_PEER2PEER}]
+)
+def test_connection_may_stand_for_its_uri(stage: Stage, options: dict) -> None:
+    """As in libvirt's own migrate3."""
+    job = api.start(stage.dom, stage.destination, **options)
+    stage.completes()
+    assert job.wait(PATIENCE_S).is_peer2peer
+    assert stage.migrate_call[:2] == ("migrateToURI3", URI)
 
 
 @pytest.mark.parametrize(
@@ -291,7 +334,11 @@ def test_result_has_the_figures_and_the_domain(stage: Stage) -> None:
 
 
 def test_migrate_starts_and_waits(stage: Stage) -> None:
-    stage.completes()
+    def move(*args: object) -> None:
+        stage.source.domains.remove(stage.dom)
+        FakeDomain(stage.destination, state=MIGRATED)
+
+    stage.dom.on_migrate = move
     assert api.migrate(stage.dom, URI).domain is stage.destination.domains[0]
 
 
@@ -398,43 +445,70 @@ def test_observer_is_shown_what_happens(stage: Stage) -> None:
 LINK_LOST = refused(9, "operation failed: job 'migration in' failed in post-copy phase")
 
 
-@pytest.mark.parametrize(
-    "said, here, there, error, kind, guest, phase",
-    [
-        (["active", "failed"], RUNNING, None, FAILED, MigrationFailed, "source", "failed"),
-        ([], RUNNING, None, FAILED, MigrationFailed, "source", "failed"),
-        (
-            ["active", "postcopy-active", "postcopy-paused"],
-            SPLIT_HERE,
-            SPLIT_THERE,
-            LINK_LOST,
-            PostcopyBroken,
-            "split",
-            "broken",
-        ),
-        (["active"], SPLIT_HERE, SPLIT_THERE, LINK_LOST, PostcopyBroken, "split", "post-copy"),
-        (["active", "postcopy-active"], SPLIT_HERE, None, LINK_LOST, GuestLost, "lost", "lost"),
-        (["active", "postcopy-active"], None, None, LINK_LOST, GuestLost, "lost", "lost"),
-    ],
-)  # fmt: skip
-def test_failure_says_where_the_guest_is(
+def test_failure_before_the_switch_leaves_the_guest_on_the_source(stage: Stage) -> None:
+    job = api.start(stage.dom, URI)
+    stage.says("active", "failed")
+    stage.returns(RUNNING, None, FAILED)
+    fails(job, MigrationFailed, "source", "failed")
+
+
+def test_failure_that_nobody_announced_leaves_the_guest_on_the_source(
     stage: Stage,
-    said,
-    here,
-    there,
-    error,
-    kind: type[MigrationError],
-    guest: str,
-    phase: str,
 ) -> None:
+    job = api.start(stage.dom, URI)
+    stage.returns(RUNNING, None, FAILED)
+    fails(job, MigrationFailed, "source", "failed")
+
+
+def test_broken_link_leaves_guest_split(stage: Stage) -> None:
     job = api.start(stage.dom, URI, policy="manual")
-    stage.says(*said)
-    stage.returns(here, there, error)
+    stage.says("active", "postcopy-active", "postcopy-paused")
+    stage.returns(SPLIT_HERE, SPLIT_THERE, LINK_LOST)
+    fails(job, PostcopyBroken, "split", "broken")
+
+
+def test_guest_is_found_split_though_nobody_announced_it(stage: Stage) -> None:
+    job = api.start(stage.dom, URI, policy="manual")
+    stage.says("active")
+    stage.returns(SPLIT_HERE, SPLIT_THERE, LINK_LOST)
+    fails(job, PostcopyBroken, "split", "post-copy")
+
+
+@pytest.mark.parametrize("here", [SPLIT_HERE, None])
+def test_guest_whose_half_is_gone_is_lost(stage: Stage, here) -> None:
+    job = api.start(stage.dom, URI, policy="manual")
+    stage.says("active", "postcopy-active")
+    stage.says_there("active", "postcopy-active")
+    stage.returns(here, None, LINK_LOST)
+    fails(job, GuestLost, "lost", "lost")
+
+
+def test_half_that_was_never_seen_is_not_taken_for_lost(stage: Stage) -> None:
+    """Our URI may lead to another host than the source's daemon made of it."""
+    job = api.start(stage.dom, URI, policy="manual")
+    stage.says("active", "postcopy-active")
+    stage.returns(SPLIT_HERE, None, LINK_LOST)
+    fails(job, PostcopyBroken, "split", "post-copy")
+
+
+def test_guest_is_unknown_while_a_host_does_not_answer(stage: Stage) -> None:
+    job = api.start(stage.dom, URI, policy="manual")
+    stage.says("active")
+    stage.source.error = NO_ANSWER
+    stage.returns(RUNNING, None, LINK_LOST)
+    error = fails(job, MigrationUnknown, "unknown", "pre-copy")
+    assert "destroy neither" in str(error)
+
+
+def fails(
+    job: api.Job, kind: type[MigrationError], guest: str, phase: str
+) -> MigrationError:
     with pytest.raises(kind) as caught:
         job.wait(PATIENCE_S)
     assert type(caught.value).__name__ == kind.__name__
     assert (caught.value.guest, caught.value.phase) == (guest, phase)
     assert job.guest.value == guest
+    return caught.value
 
 
 def test_failure_can_be_caught_as_libvirts(stage: Stage) -> None:
@@ -467,6 +541,7 @@ def test_guest_that_is_lost_though_libvirt_said_success(stage: Stage) -> None:
     """libvirt 9.0 with QEMU 7.2 and --parallel."""
     job = api.start(stage.dom, URI, policy="manual")
     stage.says("active", "postcopy-active", "completed")
+    stage.says_there("active", "postcopy-active")
     stage.returns(None, None)
     with pytest.raises(GuestLost, match="neither host") as caught:
         job.wait(PATIENCE_S)
@@ -494,6 +569,67 @@ def test_unexpected_failure_is_a_failure_with_its_cause(stage: Stage) -> None:
     stage.returns(error=ZeroDivisionError("a bug"))
     with pytest.raises(MigrationFailed, match="ZeroDivisionError"):
         job.wait(PATIENCE_S)
+
+
+# Leaving it to itself
+
+
+def test_peer_to_peer_migration_can_be_left_at_any_time(stage: Stage) -> None:
+    job = api.start(stage.dom, URI, policy="manual")
+    stage.says("active", "device")
+    until(job, Phase.SWITCHING)
+    assert job.can_be_left
+    stage.completes()
+    job.wait(PATIENCE_S)
+
+
+def test_managed_migration_cannot_be_left_while_it_carries_the_guest_over(
+    stage: Stage,
+) -> None:
+    job = api.start(stage.dom, stage.destination, policy="manual")
+    stage.says("active")
+    until(job, Phase.PRECOPY)
+    assert job.can_be_left
+    stage.says("device")
+    until(job, Phase.SWITCHING)
+    assert not job.can_be_left
+    stage.completes()
+    job.wait(PATIENCE_S)
+    assert job.can_be_left
+
+
+def test_program_that_ends_waits_for_what_cannot_be_left(stage: Stage) -> None:
+    job = api.start(stage.dom, stage.destination, policy="manual")
+    stage.says("active", "device")
+    until(job, Phase.SWITCHING)
+    leaving = threading.Thread(target=api._wait_at_exit)
+    leaving.start()
+    assert leaving.is_alive() and not job.is_over
+    stage.completes()
+    leaving.join(PATIENCE_S)
+    assert job.is_over
+
+
+def test_interrupt_is_passed_on_when_the_guest_survives_it(
+    stage: Stage, monkeypatch
+) -> None:
+    waits: list[float | None] = []
+    wait = api.Job.wait
+
+    def interrupted(job: api.Job, timeout: float | None = None) -> api.MigrationResult:
+        waits.append(timeout)
+        if len(waits) <= 2:  # the user is impatient
+            raise KeyboardInterrupt
+        stage.completes()
+        return wait(job, PATIENCE_S)
+
+    monkeypatch.setattr(api.Job, "wait", interrupted)
+    monkeypatch.setattr(
+        api.Job, "can_be_left", property(lambda job: job.is_over), raising=True
+    )
+    with pytest.raises(KeyboardInterrupt):
+        api.migrate(stage.dom, stage.destination)
+    assert len(waits) == 3 and waits[0] is None
 
 
 def test_statistics_of_a_domain(stage: Stage) -> None:

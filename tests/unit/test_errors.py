@@ -13,6 +13,7 @@ from libvirt_postcopy.errors import (
     MigrationCancelled,
     MigrationError,
     MigrationFailed,
+    MigrationUnknown,
     NotSupportedError,
     PostcopyBroken,
     PostcopyError,
@@ -32,6 +33,7 @@ ALL = [
     MigrationCancelled,
     MigrationFailed,
     PostcopyBroken,
+    MigrationUnknown,
     GuestLost,
 ]
 
@@ -67,6 +69,7 @@ def test_text_is_one_line_of_what_where_and_cure(
         (MigrationCancelled, "source"),
         (MigrationFailed, "source"),
         (PostcopyBroken, "split"),
+        (MigrationUnknown, "unknown"),
         (GuestLost, "lost"),
     ],
 )

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from libvirt_postcopy.features import (
     MULTIFD_AND_POSTCOPY,
     explain,
-    is_too_early,
+    is_final_refusal,
     is_unreachable_peer,
     version_text,
 )
@@ -131,28 +131,36 @@ def test_no_text_makes_explaining_fail(message: str) -> None:
     assert explain(message).what or not message
 
 
-@pytest.mark.parametrize(
-    "message",
-    [
-        f"{UNABLE} 'migrate-start-postcopy': Enable postcopy with migrate_set_capability before the start of migration",
-        f"{UNABLE} 'migrate-start-postcopy': Postcopy must be started after migration has been started",
-        "Requested operation is not valid: post-copy can only be started while outgoing migration is in progress",
-    ],
-)  # fmt: skip
-def test_switch_that_came_too_early_may_come_again(message: str) -> None:
-    assert is_too_early(message)
+INVALID, INTERNAL, TIMEOUT = 55, 1, 68
 
 
 @pytest.mark.parametrize(
-    "message",
+    "code, message",
     [
-        "",
-        "switching to post-copy requires migration to be started with VIR_MIGRATE_POSTCOPY flag",
-        "Requested operation is not valid: domain is not running",
+        (INTERNAL, f"{UNABLE} 'migrate-start-postcopy': Enable postcopy with migrate_set_capability before the start"),
+        (INTERNAL, f"{UNABLE} 'migrate-start-postcopy': Postcopy must be started after migration has been started"),
+        (INVALID, "post-copy can only be started while outgoing migration is in progress"),
+        (TIMEOUT, "Timed out during operation: cannot acquire state change lock (held by monitor=x)"),
+        (None, ""),
     ],
 )  # fmt: skip
-def test_other_refusals_of_the_switch_are_final(message: str) -> None:
-    assert not is_too_early(message)
+def test_refusal_of_the_switch_that_time_may_cure(
+    code: int | None, message: str
+) -> None:
+    assert not is_final_refusal(code, message)
+
+
+@pytest.mark.parametrize(
+    "code, message",
+    [
+        (INVALID, "switching to post-copy requires migration to be started with VIR_MIGRATE_POSTCOPY flag"),
+        (3, "this function is not supported by the connection driver: virDomainMigrateStartPostCopy"),
+        (29, "operation virDomainMigrateStartPostCopy forbidden for read only access"),
+        (88, "access denied"),
+    ],
+)  # fmt: skip
+def test_refusal_of_the_switch_that_is_final(code: int, message: str) -> None:
+    assert is_final_refusal(code, message)
 
 
 WRAPPED = (

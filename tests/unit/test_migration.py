@@ -15,9 +15,10 @@ from libvirt_postcopy.events import Half, Place, Side
 from libvirt_postcopy.figures import Summary
 from libvirt_postcopy.migration import POLL_S, RETRY_S, VERIFY_S, Migration
 from libvirt_postcopy.phases import Phase, Status
+from libvirt_postcopy.policy import Decision
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.units import MIB
-from unit.fakes import DST, SRC, Scene, reading, status, walk
+from unit.fakes import DONE, DST, FOUND, SRC, Scene, ended, reading, status, walk
 
 POSTCOPY_FLOW = walk("device", "postcopy-active")
 
@@ -48,15 +49,25 @@ def test_no_reading_is_asked_for_while_one_is_under_way() -> None:
     scene = Scene().precopy()
     scene.until(10.0)
     assert scene.readings == [0.0]
-    scene.at(10.0, reading(100))
-    assert scene.readings == [0.0, 10.0]
 
 
-def test_reading_that_failed_is_repeated() -> None:
+@pytest.mark.parametrize(
+    "answer", [reading(100), ev.StatsSeen(None), ev.StatsSeen(Stats())]
+)
+def test_next_reading_comes_its_time_after_the_last_answer(
+    answer: ev.StatsSeen,
+) -> None:
+    scene = Scene().precopy()
+    scene.at(10.0, answer)
+    scene.until(10.4)
+    assert scene.readings == [0.0]
+    scene.until(11.0)
+    assert scene.readings == [0.0, 10.5]
+
+
+def test_reading_that_failed_leaves_no_statistics() -> None:
     scene = Scene().precopy()
     scene.at(0.2, ev.StatsSeen(None))
-    scene.until(1.0)
-    assert scene.readings == [0.0, 0.5]
     assert scene.migration.stats is None
 
 
@@ -141,6 +152,13 @@ def test_split_failed_means_split_and_is_told() -> None:
     scene.at(0.1, ev.SplitFailed(SRC))
     assert scene.phase is Phase.POSTCOPY
     assert scene.notes == ["libvirt reports post-copy failed on the source"]
+
+
+def test_split_failed_is_told_once_a_side() -> None:
+    scene = Scene().precopy()
+    for side in (SRC, SRC, DST, DST):
+        scene.at(0.1, ev.SplitFailed(side))
+    assert [note.split()[-1] for note in scene.notes] == ["source", "destination"]
 
 
 def test_broken_link_leaves_guest_split() -> None:
@@ -240,7 +258,7 @@ def test_switch_refused_for_good_is_told_and_not_asked_for_again() -> None:
         "the switch to post-copy was refused: requires VIR_MIGRATE_POSTCOPY",
         "post-copy is not enabled for this migration",
     ]
-    scene.at(60.0, reading(9), ev.Ended(found=Place.DESTINATION))
+    scene.at(60.0, reading(9), DONE)
     assert scene.migration.summary().switch is None
 
 
@@ -252,7 +270,7 @@ def test_completion_as_precopy_ends_the_asking(end: str) -> None:
     scene.at(1.5, *walk(end), ev.SwitchNotSeen())
     scene.until(60.0)
     assert (scene.switches, scene.looks) == ([1.0], [])
-    scene.at(60.0, ev.Ended(found=Place.DESTINATION))
+    scene.at(60.0, DONE)
     assert scene.phase is Phase.COMPLETED
     assert scene.migration.summary().switch is None
 
@@ -366,14 +384,45 @@ def test_no_switch_is_asked_for_once_an_abort_is_wanted() -> None:
     assert scene.switches == []
 
 
-@pytest.mark.parametrize(
-    "answer", [ev.SwitchNotSeen(), ev.SwitchRefused("early", False)]
-)
-def test_switch_is_not_repeated_once_an_abort_is_wanted(answer: ev.Event) -> None:
+def abort_with_switch_out() -> Scene:
     scene = Scene("after:0").precopy()
-    scene.at(0.0, ev.AbortRequested(), answer)
+    scene.at(0.0, ev.SwitchAccepted())
+    scene.at(0.1, ev.AbortRequested())
+    return scene
+
+
+def test_abort_is_held_back_while_a_switch_may_come() -> None:
+    """An abort in the instant of the switch can cost the guest."""
+    scene = abort_with_switch_out()
     scene.until(30.0)
-    assert len(scene.switches) == 1
+    assert scene.times(Abort) == []
+    assert "aborted only if it is refused" in scene.notes[0]
+
+
+@pytest.mark.parametrize("is_final", [True, False])
+def test_abort_is_sent_when_the_switch_is_refused(is_final: bool) -> None:
+    scene = abort_with_switch_out()
+    assert Abort() in scene.at(0.2, ev.SwitchRefused("no", is_final))
+    scene.until(30.0)
+    assert scene.times(Abort) == [0.2] and len(scene.switches) == 1
+
+
+def test_abort_is_not_sent_when_the_switch_came_though_it_was_refused() -> None:
+    scene = abort_with_switch_out()
+    scene.at(0.2, *walk("active", "postcopy-active", side=DST))
+    scene.at(0.3, ev.SwitchRefused("no", False))
+    scene.until(30.0)
+    assert scene.times(Abort) == []
+
+
+def test_switch_that_has_not_come_is_looked_for_but_not_repeated_once_an_abort_is_wanted() -> (
+    None
+):
+    scene = abort_with_switch_out()
+    scene.until(1.0)
+    scene.at(1.0, ev.SwitchNotSeen())
+    scene.until(20.0)
+    assert (scene.looks, len(scene.switches)) == (pytest.approx([1.0, 9.0]), 1)
 
 
 # After the first pass
@@ -537,6 +586,79 @@ def test_all_switches_with_the_last() -> None:
     assert late.switches == [101.0]
 
 
+class Broken:
+    """A policy of the caller's with a bug."""
+
+    enables_postcopy = True
+
+    def decide(self, seen: object) -> Decision:
+        raise ZeroDivisionError
+
+
+class Impatient(Broken):
+    """One that always wants to be asked again at once."""
+
+    def decide(self, seen: object) -> Decision:
+        return Decision(look_again_at=0.0)
+
+
+def test_policy_that_fails_is_told_and_not_asked_again() -> None:
+    scene = Scene(Broken()).precopy()
+    scene.until(5.0)
+    scene.at(5.0, reading(10), ev.PassSeen(2))
+    assert scene.notes == [
+        "the policy failed and is not asked again: ZeroDivisionError()"
+    ]
+
+
+def test_switch_by_hand_works_though_the_policy_failed() -> None:
+    scene = Scene(Broken()).precopy()
+    scene.at(5.0, ev.SwitchRequested("by hand"))
+    assert scene.switches == [5.0]
+
+
+def test_impatient_policy_does_not_make_the_loop_spin() -> None:
+    scene = Scene(Impatient()).precopy()
+    assert scene.migration.deadline() >= 0.01
+    scene.until(1.0)
+
+
+# Leaving it to itself
+
+
+@pytest.mark.parametrize(
+    "events, can_be_left",
+    [
+        ([], True),
+        (walk("setup", "active"), True),
+        (walk("active", "device"), False),
+        (walk("active", "postcopy-active"), False),
+        ([*walk("active", "postcopy-active"), ev.Resumed(DST)], True),
+        (
+            [*walk("active", "postcopy-active", "postcopy-paused"), ev.Resumed(DST)],
+            True,
+        ),
+        ([*walk("active"), ev.SwitchRequested("now")], False),
+        ([*walk("active"), ev.SwitchRequested("now"), ev.SwitchAccepted()], False),
+        (
+            [*walk("active"), ev.SwitchRequested("now"), ev.SwitchRefused("no", False)],
+            True,
+        ),
+        ([*walk("active"), ev.Stopped(SRC)], False),  # QEMU up to 9.2 says no more
+        (walk("active", "completed"), False),  # the destination has not been started
+        ([*walk("active", "completed"), ev.Resumed(DST)], True),
+        (walk("active", "cancelling", "cancelled"), True),
+        ([*walk("active", "device"), ended(Place.UNKNOWN)], True),
+    ],
+)
+def test_client_that_manages_it_may_go_while_either_side_can_live_without_it(
+    events: list[ev.Event], can_be_left: bool
+) -> None:
+    scene = Scene()
+    scene.at(0.0, *events)
+    assert scene.migration.can_be_left_by_its_manager is can_be_left
+
+
 # The figures
 
 
@@ -563,7 +685,7 @@ def moved(*, measured: bool = True, final: Stats | None = None) -> Summary:
     scene.at(114.0, *walk("completed"))
     if final is not None:
         scene.at(114.0, ev.Finished(final))
-    scene.at(114.0, ev.Ended(found=Place.DESTINATION))
+    scene.at(114.0, DONE)
     return scene.migration.summary()
 
 
@@ -624,7 +746,7 @@ def test_pass_announced_after_the_stop_does_not_count(stop: list[ev.Event]) -> N
     scene.at(
         0.0, ev.PassSeen(1), status("active"), ev.PassSeen(2), *stop, ev.PassSeen(3)
     )
-    scene.at(1.0, ev.Ended(found=Place.DESTINATION))
+    scene.at(1.0, DONE)
     assert scene.migration.summary().passes == 1
 
 
@@ -669,7 +791,7 @@ def test_reading_asked_for_before_the_switch_does_not_tell_the_bytes_apart() -> 
     scene = Scene().precopy()
     scene.at(0.2, *POSTCOPY_FLOW)
     scene.at(5.0, reading(100))  # of the start
-    scene.at(6.0, ev.Ended(found=Place.DESTINATION))
+    scene.at(6.0, DONE)
     summary = scene.migration.summary()
     assert (summary.precopy_bytes, summary.postcopy_bytes) == (None, None)
 
@@ -730,11 +852,11 @@ FLOWS = {
 SPLIT = [phase for phase in Phase if phase.is_split]
 
 
-def ended(phase: Phase, **ending) -> Migration:
+def after(phase: Phase, ending: ev.Ended) -> Migration:
     scene = Scene()
     scene.at(0.0, *walk(*FLOWS[phase]))
     assert scene.phase is phase
-    scene.at(1.0, ev.Ended(**ending))
+    scene.at(1.0, ending)
     return scene.migration
 
 
@@ -744,61 +866,68 @@ def test_flows_lead_to_every_phase() -> None:
 
 @pytest.mark.parametrize("phase", Phase)
 def test_guest_found_on_the_destination_is_success(phase: Phase) -> None:
-    migration = ended(phase, error="connection closed", found=Place.DESTINATION)
+    migration = after(phase, ended(Place.DESTINATION, "connection closed"))
     assert (migration.phase, migration.place) == (Phase.COMPLETED, Place.DESTINATION)
     assert migration.error == "connection closed"
 
 
 @pytest.mark.parametrize("phase", Phase)
 def test_guest_found_on_the_source_is_a_failure_without_loss(phase: Phase) -> None:
-    migration = ended(phase, error="failed", found=Place.SOURCE)
+    migration = after(phase, ended(Place.SOURCE))
     assert (migration.phase, migration.place) == (Phase.FAILED, Place.SOURCE)
 
 
 @pytest.mark.parametrize("phase", Phase)
 def test_guest_found_split_is_split(phase: Phase) -> None:
-    migration = ended(phase, error="failed", found=Place.SPLIT)
+    migration = after(phase, ended(Place.SPLIT))
     assert migration.phase is (phase if phase in SPLIT else Phase.POSTCOPY)
     assert migration.place is Place.SPLIT
 
 
-@pytest.mark.parametrize("phase", [*SPLIT, Phase.COMPLETED, Phase.LOST])
-def test_guest_found_nowhere_after_the_switch_is_lost(phase: Phase) -> None:
-    migration = ended(phase, error=None, found=Place.LOST)
+AWAY = [*SPLIT, Phase.COMPLETED, Phase.LOST]
+
+
+@pytest.mark.parametrize("error", [None, "failed"])
+@pytest.mark.parametrize("phase", AWAY)
+def test_guest_found_nowhere_after_the_switch_is_lost(
+    phase: Phase, error: str | None
+) -> None:
+    migration = after(phase, ended(Place.LOST, error))
     assert (migration.phase, migration.place) == (Phase.LOST, Place.LOST)
 
 
-@pytest.mark.parametrize(
-    "phase", [p for p in Phase if p not in (*SPLIT, Phase.COMPLETED, Phase.LOST)]
-)
+@pytest.mark.parametrize("phase", [each for each in Phase if each not in AWAY])
 def test_guest_that_shut_itself_down_before_the_switch_is_not_lost(
     phase: Phase,
 ) -> None:
-    migration = ended(phase, error="domain is no longer running", found=Place.LOST)
+    migration = after(phase, ended(Place.LOST, "domain is no longer running"))
     assert (migration.phase, migration.place) == (Phase.FAILED, Place.SOURCE)
 
 
 def test_guest_is_lost_also_if_only_the_destination_told_of_the_switch() -> None:
     scene = Scene().precopy()
     scene.at(1.0, *walk("active", "postcopy-active", side=DST))
-    scene.at(2.0, ev.Ended(error="failed", found=Place.LOST))
+    scene.at(2.0, ended(Place.LOST))
     assert scene.phase is Phase.LOST
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_success_without_a_look_is_believed(phase: Phase) -> None:
-    assert ended(phase, error=None, found=None).phase is Phase.COMPLETED
+def test_success_is_believed_though_neither_host_answers(phase: Phase) -> None:
+    migration = after(phase, ended(Place.UNKNOWN, None))
+    assert (migration.phase, migration.place) == (Phase.COMPLETED, Place.DESTINATION)
 
 
 @pytest.mark.parametrize("phase", Phase)
-def test_failure_without_a_look_is_judged_by_the_last_phase(phase: Phase) -> None:
-    migration = ended(phase, error="connection closed", found=None)
-    expected = {
-        Phase.COMPLETED: Phase.COMPLETED,
-        Phase.LOST: Phase.LOST,
-        **{split: split for split in SPLIT},
-    }
-    assert migration.phase is expected.get(phase, Phase.FAILED)
+def test_failure_that_nobody_can_tell_about_keeps_the_phase(phase: Phase) -> None:
+    migration = after(phase, ended(Place.UNKNOWN))
+    where = Place.SPLIT if phase in SPLIT else Place.UNKNOWN
+    assert (migration.phase, migration.place) == (phase, where)
+
+
+@pytest.mark.parametrize("phase", Phase)
+def test_call_that_was_never_made_is_a_failure_without_loss(phase: Phase) -> None:
+    migration = after(phase, ev.Ended(error="refused", was_sent=False))
+    assert (migration.phase, migration.place) == (Phase.FAILED, Place.SOURCE)
 
 
 def test_look_is_believed_over_what_the_destination_last_said() -> None:
@@ -806,7 +935,7 @@ def test_look_is_believed_over_what_the_destination_last_said() -> None:
     scene = Scene().precopy()
     scene.at(1.0, *walk("active", "postcopy-device", "postcopy-active", side=DST))
     scene.at(2.0, *walk("device", "postcopy-device", "failing", "failed"))
-    scene.at(2.0, ev.Ended(error="failed", found=Place.SOURCE))
+    scene.at(2.0, ended(Place.SOURCE))
     assert (scene.phase, scene.migration.place) == (Phase.FAILED, Place.SOURCE)
 
 
@@ -814,24 +943,24 @@ def test_abort_that_worked_is_cancelled_not_failed() -> None:
     scene = Scene().precopy()
     scene.at(1.0, ev.AbortRequested())
     scene.at(1.1, *walk("cancelling", "cancelled"))
-    scene.at(1.2, ev.Ended(error="operation aborted", found=Place.SOURCE))
+    scene.at(1.2, ended(Place.SOURCE, "operation aborted"))
     assert scene.phase is Phase.CANCELLED
 
 
 def test_abort_that_came_too_late_is_success() -> None:
     scene = Scene().precopy()
     scene.at(1.0, ev.AbortRequested())
-    scene.at(1.1, *walk("completed"), ev.Ended(found=Place.DESTINATION))
+    scene.at(1.1, *walk("completed"), DONE)
     assert scene.phase is Phase.COMPLETED
 
 
-@pytest.mark.parametrize("found", [*Place, None])
+@pytest.mark.parametrize("found", Place)
 @pytest.mark.parametrize(
     "event", [status("setup"), ev.AbortRequested(), ev.SwitchRequested("x"), ev.PassSeen(9), reading(1), ev.Ended("x")]
 )  # fmt: skip
-def test_after_the_end_nothing_happens(found: Place | None, event: ev.Event) -> None:
+def test_after_the_end_nothing_happens(found: Place, event: ev.Event) -> None:
     scene = Scene("after:5").precopy()
-    scene.at(1.0, ev.Ended(error="x", found=found))
+    scene.at(1.0, ended(found))
     before = (scene.phase, scene.migration.place, scene.migration.summary())
     assert scene.migration.is_over and scene.migration.deadline() is None
     assert scene.migration.feed(event, 9.0) == []
@@ -859,7 +988,13 @@ EVENTS = st.one_of(
     st.just(ev.AbortRequested()),
     st.just(ev.AbortRefused("no")),
     st.just(ev.Finished(Stats(memory_sent=5))),
-    st.builds(ev.Ended, st.none() | st.just("failed"), st.none() | st.sampled_from(Place)),
+    st.builds(
+        ev.Ended,
+        st.none() | st.just("failed"),
+        st.booleans(),
+        st.sampled_from(Half),
+        st.sampled_from(Half),
+    ),
 )  # fmt: skip
 POLICIES = [
     "manual",
@@ -968,7 +1103,8 @@ ONE_OF_EACH = [
     ev.AbortRequested(),
     ev.AbortRefused("no"),
     ev.Finished(Stats()),
-    *(ev.Ended(error, found) for error in (None, "x") for found in (*Place, None)),
+    *(ended(found, error) for error in (None, "x") for found in FOUND),
+    ev.Ended("refused", was_sent=False),
 ]  # fmt: skip
 
 

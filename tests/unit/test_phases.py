@@ -8,11 +8,12 @@ from itertools import product
 import pytest
 
 from libvirt_postcopy.errors import StateError
-from libvirt_postcopy.events import Half, Place, Side
+from libvirt_postcopy.events import Ended, Half, Place, Side
 from libvirt_postcopy.phases import (
     TRANSITIONS,
     Phase,
     Status,
+    conclude,
     next_phase,
     place,
     whereabouts,
@@ -449,22 +450,22 @@ ANSWERS = {
     "SPL": Place.SPLIT,
     "dst": Place.DESTINATION,
     "los": Place.LOST,
-    "-": None,
+    "-": Place.UNKNOWN,
 }
-#: What the source says (rows) and what the destination says (columns).
+#: What the source says (rows) and what the destination says (columns) after a call that failed.
 WHEREABOUTS = """
             whole  migrating  split  failed  inactive  gone  unknown
-whole       -      src        SPL    SPL     src       src   src
-migrating   dst    src        SPL    SPL     src       src   src
-split       dst    SPL        SPL    SPL     los       los   SPL
-failed      dst    SPL        SPL    SPL     los       los   SPL
+whole       src    src        SPL    SPL     src       src   src
+migrating   -      -          SPL    SPL     src       src   -
+split       SPL    SPL        SPL    SPL     los       los   SPL
+failed      SPL    SPL        SPL    SPL     los       los   SPL
 inactive    dst    -          los    los     los       los   -
 gone        dst    -          los    los     los       los   -
-unknown     dst    -          SPL    SPL     -         -     -
+unknown     -      -          SPL    SPL     -         -     -
 """
 
 
-def whereabouts_cases() -> list[tuple[Half, Half, Place | None]]:
+def whereabouts_cases() -> list[tuple[Half, Half, Place]]:
     header, *rows = WHEREABOUTS.strip().splitlines()
     return [
         (HALVES[row.split()[0]], HALVES[column], ANSWERS[answer])
@@ -474,10 +475,63 @@ def whereabouts_cases() -> list[tuple[Half, Half, Place | None]]:
 
 
 def test_whereabouts_table_is_complete() -> None:
-    pairs = {(source, destination) for source, destination, _ in whereabouts_cases()}
+    pairs = {(here, there) for here, there, _ in whereabouts_cases()}
     assert pairs == set(product(Half, Half))
 
 
-@pytest.mark.parametrize("source, destination, where", whereabouts_cases())
-def test_whereabouts(source: Half, destination: Half, where: Place | None) -> None:
-    assert whereabouts(source, destination) is where
+@pytest.mark.parametrize("here, there, where", whereabouts_cases())
+def test_whereabouts_after_a_failure(here: Half, there: Half, where: Place) -> None:
+    assert whereabouts(here, there) is where
+
+
+# How it ended
+
+BEFORE = [Place.SOURCE, Place.SPLIT, Place.DESTINATION, Place.LOST]
+NOWHERE = list(product((Half.GONE, Half.INACTIVE), repeat=2))
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_call_that_was_never_made_leaves_the_guest_where_it_was(before: Place) -> None:
+    for here, there in product(Half, Half):
+        ended = Ended(error="refused", was_sent=False, here=here, there=there)
+        assert conclude(before, ended) is Place.SOURCE
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_success_is_believed_unless_the_guest_is_nowhere(before: Place) -> None:
+    for here, there in product(Half, Half):
+        where = conclude(before, Ended(here=here, there=there))
+        is_nowhere = (here, there) in NOWHERE
+        assert where is (Place.LOST if is_nowhere else Place.DESTINATION)
+
+
+@pytest.mark.parametrize("here, there", NOWHERE)
+def test_guest_found_nowhere_was_shut_down_if_it_had_not_left(
+    here: Half, there: Half
+) -> None:
+    failed = Ended(error="failed", here=here, there=there)
+    assert conclude(Place.SOURCE, failed) is Place.SOURCE
+    assert conclude(Place.SPLIT, failed) is Place.LOST
+
+
+@pytest.mark.parametrize("before", BEFORE)
+def test_failure_is_concluded_from_what_both_hosts_say(before: Place) -> None:
+    for here, there, where in whereabouts_cases():
+        if (here, there) in NOWHERE or where is Place.UNKNOWN:
+            continue
+        assert conclude(before, Ended(error="failed", here=here, there=there)) is where
+
+
+@pytest.mark.parametrize(
+    "before, where",
+    [
+        (Place.SOURCE, Place.UNKNOWN),
+        (Place.DESTINATION, Place.UNKNOWN),
+        (Place.LOST, Place.UNKNOWN),
+        (Place.SPLIT, Place.SPLIT),  # nothing said otherwise
+    ],
+)
+def test_failure_that_nobody_can_tell_about_is_unknown(
+    before: Place, where: Place
+) -> None:
+    assert conclude(before, Ended(error="connection closed")) is where

@@ -34,33 +34,56 @@ def say(text: str = "") -> None:
     print(text, file=sys.stderr if "--json" in sys.argv else sys.stdout, flush=True)
 
 
+class DemoError(Exception):
+    """Something else happened than what was to be shown."""
+
+
 def precopy(stage: Stage) -> dict[str, Any]:
-    """Let virsh try, for a bounded time; abort it if it has not come to an end."""
+    """Let virsh try, for a bounded time; abort it if it has not come to an end.
+
+    :raises DemoError: If virsh fails by itself, which says nothing about pre-copy.
+    """
     argv = ["virsh", "migrate", "--live", stage.name, DESTINATION]
     say(f"$ {' '.join(argv)}")
     began = stage.now()
     host = stage.lab.host("a")
-    virsh = host.popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    try:
-        virsh.wait(PRECOPY_BOUND_S)
-        converged = virsh.returncode == 0
-    except subprocess.TimeoutExpired:
-        converged = False
-        domain = stage.find("a")
-        stats = None if domain is None else read_stats(domain)
-        host.run(["virsh", "domjobabort", stage.name], check=False)
-        virsh.wait(30)
-    took_ms = (stage.now() - began) * 1000
-    figures: dict[str, Any] = {
-        "converged": converged,
-        "total_ms": round(took_ms),
-        "blackout_ms": round(stage.blackout_ms(began), 1),
-    }
-    if not converged and stats is not None:
-        figures["passes"] = stats.sync_count
-        figures["sent_mib"] = round((stats.memory_sent or 0) / MIB)
-        figures["remaining_mib"] = round((stats.memory_remaining or 0) / MIB)
+    with host.popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as virsh:
+        try:
+            _, words = virsh.communicate(timeout=PRECOPY_BOUND_S)
+        except subprocess.TimeoutExpired:
+            try:
+                figures = _left_to_send(stage)
+            finally:
+                host.run(["virsh", "domjobabort", stage.name])
+                _end(virsh)
+        else:
+            if virsh.returncode:
+                raise DemoError(f"virsh migrate: {words.strip()}")
+            figures = {"converged": True}
+    figures["total_ms"] = round((stage.now() - began) * 1000)
+    figures["blackout_ms"] = round(stage.blackout_ms(began), 1)
     return figures
+
+
+def _left_to_send(stage: Stage) -> dict[str, Any]:
+    domain = stage.find("a")
+    stats = None if domain is None else read_stats(domain)
+    if stats is None:
+        raise DemoError("virsh migrate is still running, but libvirt knows of no job")
+    return {
+        "converged": False,
+        "passes": stats.sync_count,
+        "sent_mib": round((stats.memory_sent or 0) / MIB),
+        "remaining_mib": round((stats.memory_remaining or 0) / MIB),
+    }
+
+
+def _end(virsh: subprocess.Popen[str]) -> None:
+    """Wait for a virsh that was aborted; it may hang for ever (a race in its main loop)."""
+    try:
+        virsh.communicate(timeout=30)
+    except subprocess.TimeoutExpired:
+        virsh.kill()
 
 
 def postcopy(stage: Stage) -> dict[str, Any]:
@@ -158,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with Lab(folder) as lab:
             say(f"two libvirt hosts, a and b, up in {time.monotonic() - began:.1f} s")
             figures = play(lab)
-    except LabError as error:
+    except (LabError, DemoError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     if args.json:

@@ -17,6 +17,12 @@ from libvirt_postcopy.errors import UsageError
 Capture = pytest.CaptureFixture[str]
 
 
+@pytest.fixture(autouse=True)
+def buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nothing is left to be flushed at the end."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
 def run(*words: str) -> tuple[int, str]:
     out = io.StringIO()
     return main(words, out), out.getvalue()
@@ -112,6 +118,31 @@ print(*sorted(sys.modules))
     loaded = set(done.stdout.split())
     assert "libvirt_postcopy.cli.commands.policy" in loaded
     assert not {"libvirt_postcopy.cli.commands.phases", "libvirt"} & loaded
+
+
+@pytest.mark.parametrize(
+    "words, redirection, status",
+    [
+        ("phases", ">&-", 0),
+        ("phases", "2>&-", 0),
+        ("frobnicate", ">&- 2>&-", 1),
+        ("frobnicate", "2>&-", 1),
+        ("frobnicate", "2>/dev/full", 1),
+        ("phases", ">/dev/full", 1),
+        ("--help", "| true", 0),
+        ("policy soon", "2>&1 | true", 1),
+    ],
+)
+def test_streams_that_take_nothing(words: str, redirection: str, status: int) -> None:
+    us = Path(sys.executable).with_name("libvirt-postcopy")
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {us} {words} {redirection}"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
 def test_reader_who_has_enough_is_no_error() -> None:

@@ -19,6 +19,7 @@ from libvirt_postcopy.events import (
     AbortRefused,
     Ended,
     Event,
+    Half,
     Place,
     SplitFailed,
     SplitSeen,
@@ -28,6 +29,7 @@ from libvirt_postcopy.events import (
     SwitchNotSeen,
     SwitchRefused,
 )
+from libvirt_postcopy.phases import conclude
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir import calls as vir
 from unit.fakes import (
@@ -71,11 +73,14 @@ class Hosts:
         self.control = FakeDomain(self.own)
         self.for_readings = FakeConnection("fake:///a", "aaaa")
         self.read = FakeDomain(self.for_readings)
-        self._ours = [self.own, self.for_readings]
+        self.fresh = FakeConnection("fake:///a", "aaaa")  # for a last look
+        self._ours = [self.own, self.for_readings, self.fresh]
+        self.is_sent = threading.Event()
         self.destination = FakeConnection(URI, "bbbb")
         self.unreachable: set[str] = set()
         self.before_opening: Callable[[str], None] = lambda uri: None
         self.dom.on_migrate = self.move
+        self._returns = threading.Event()
 
     def open(self, uri: str | None, side: str = "") -> FakeConnection:
         self.before_opening(str(uri))
@@ -87,6 +92,19 @@ class Hosts:
         """What a migrate call does when all goes well."""
         self.source.domains.remove(self.dom)
         return FakeDomain(self.destination, state=MIGRATED)
+
+    def linger(self, *args: object) -> None:
+        """What a migrate call does while the migration goes on."""
+        self.is_sent.set()
+        self._returns.wait(PATIENCE_S)
+
+    def let_return(self) -> None:
+        self._returns.set()
+
+    def speak_there(self) -> None:
+        """The destination's QEMU is heard of."""
+        dom = FakeDomain(FakeConnection())
+        self.destination.emit(LIFECYCLE, dom, *SUSPENDED_BY_USER)
 
     @property
     def migrate_calls(self) -> list[tuple]:
@@ -119,6 +137,10 @@ class Run:
         self.ended = event
         self.driver.close()
 
+    @property
+    def found(self) -> Place:
+        return conclude(Place.SOURCE, self.ended)
+
 
 def to_uri(**fields: object) -> Target:
     return Target(uri=URI, **{"is_peer2peer": True, "may_fall_back": True, **fields})
@@ -132,7 +154,7 @@ def test_uri_is_migrated_peer_to_peer(hosts: Hosts) -> None:
     assert hosts.migrate_calls == [
         ("migrateToURI3", URI, {"bandwidth": 8}, int(LIVE | P2P))
     ]
-    assert run.ended == Ended(error=None, found=Place.DESTINATION)
+    assert run.ended == Ended(error=None, here=Half.GONE, there=Half.WHOLE)
     assert run.driver.is_peer2peer
     assert run.driver.error is None
 
@@ -147,7 +169,7 @@ def test_connection_is_managed_by_the_client(hosts: Hosts) -> None:
     assert hosts.migrate_calls == [
         ("migrate3", hosts.destination, {"bandwidth": 8}, int(LIVE))
     ]
-    assert run.ended.found is Place.DESTINATION
+    assert run.found is Place.DESTINATION
     assert not run.driver.is_peer2peer
 
 
@@ -156,7 +178,7 @@ def test_client_manages_it_where_the_daemon_cannot_reach_the_peer(hosts: Hosts) 
     run = Run(hosts, to_uri())
     assert [call[0] for call in hosts.migrate_calls] == ["migrateToURI3", "migrate3"]
     assert hosts.migrate_calls[1] == ("migrate3", hosts.destination, {}, int(LIVE))
-    assert run.ended == Ended(error=None, found=Place.DESTINATION)
+    assert run.ended == Ended(error=None, here=Half.GONE, there=Half.WHOLE)
     assert not run.driver.is_peer2peer
 
 
@@ -173,7 +195,7 @@ def test_client_does_not_manage_it_when(
     hosts.dom.errors["migrateToURI3"] = error
     run = Run(hosts, to_uri(**fields))
     assert [call[0] for call in hosts.migrate_calls] == ["migrateToURI3"], why
-    assert run.ended.found is Place.SOURCE
+    assert run.ended.was_sent and run.found is Place.SOURCE
     assert isinstance(run.driver.error, LibvirtError)
     assert run.driver.error.__cause__ is error
     assert run.ended.error == str(run.driver.error)
@@ -193,19 +215,46 @@ def test_client_does_not_manage_it_once_qemu_has_begun(hosts: Hosts) -> None:
     assert [call[0] for call in hosts.migrate_calls] == ["migrateToURI3"]
 
 
+@pytest.mark.parametrize(
+    "why, spoil",
+    [
+        ("a job runs", lambda hosts: hosts.control.__dict__.update(job={"type": 2})),
+        (
+            "the guest has left",
+            lambda hosts: hosts.control.__dict__.update(now=SPLIT_HERE),
+        ),
+        ("the domain is there already", lambda hosts: FakeDomain(hosts.destination)),
+        (
+            "the other host cannot say",
+            lambda hosts: hosts.destination.__dict__.update(error=NO_ANSWER),
+        ),
+    ],
+)
+def test_client_does_not_manage_what_may_have_begun(
+    hosts: Hosts, why: str, spoil
+) -> None:
+    def fail(*args: object) -> None:
+        spoil(hosts)
+        raise UNREACHABLE
+
+    hosts.dom.on_migrate = fail
+    Run(hosts, to_uri())
+    assert [call[0] for call in hosts.migrate_calls] == ["migrateToURI3"], why
+
+
 def test_client_cannot_manage_what_it_cannot_reach(hosts: Hosts) -> None:
     hosts.unreachable.add(URI)
     hosts.dom.errors["migrateToURI3"] = UNREACHABLE
     run = Run(hosts, to_uri())
     assert run.driver.error.__cause__ is UNREACHABLE
-    assert run.ended.found is Place.SOURCE
+    assert run.found is Place.SOURCE
 
 
 def test_peer_to_peer_needs_no_connection_of_ours(hosts: Hosts) -> None:
     hosts.unreachable.add(URI)
     hosts.dom.on_migrate = lambda *args: hosts.source.domains.clear()
     run = Run(hosts, to_uri())
-    assert run.ended == Ended(error=None, found=None)
+    assert run.ended == Ended(error=None, here=Half.GONE, there=Half.UNKNOWN)
     assert run.driver.domain is None
 
 
@@ -214,7 +263,7 @@ def test_managed_migration_needs_its_connection(hosts: Hosts) -> None:
     run = Run(hosts, to_uri(is_peer2peer=False))
     assert hosts.migrate_calls == []
     assert "no connection to fake:///b" in str(run.driver.error)
-    assert run.ended.found is Place.SOURCE
+    assert not run.ended.was_sent
 
 
 def test_connection_that_fails_for_no_reason_of_libvirts_ends_it(
@@ -228,7 +277,7 @@ def test_connection_that_fails_for_no_reason_of_libvirts_ends_it(
     monkeypatch.setattr(threading, "excepthook", lambda args: None)
     run = Run(hosts, to_uri(is_peer2peer=False))
     assert hosts.migrate_calls == []
-    assert run.ended.found is Place.SOURCE
+    assert not run.ended.was_sent
 
 
 def test_slow_connection_of_ours_does_not_hold_up_a_peer_to_peer_migration(
@@ -240,7 +289,7 @@ def test_slow_connection_of_ours_does_not_hold_up_a_peer_to_peer_migration(
     hosts.destination.host_uuid = "aaaa"  # it is not even asked
     run = Run(hosts, to_uri())
     assert len(hosts.migrate_calls) == 1
-    assert run.ended == Ended(error=None, found=None)
+    assert run.ended == Ended(error=None, here=Half.GONE, there=Half.UNKNOWN)
     release.set()
 
 
@@ -254,7 +303,7 @@ def test_same_host_is_refused(hosts: Hosts) -> None:
     assert hosts.dom.calls == []
     assert isinstance(run.driver.error, UsageError)
     assert "same host" in str(run.driver.error)
-    assert run.ended.found is Place.SOURCE
+    assert run.ended == Ended(error=str(run.driver.error), was_sent=False)
 
 
 def test_hosts_without_a_uuid_are_not_taken_for_the_same(hosts: Hosts) -> None:
@@ -263,18 +312,34 @@ def test_hosts_without_a_uuid_are_not_taken_for_the_same(hosts: Hosts) -> None:
     assert len(hosts.migrate_calls) == 1
 
 
-@pytest.mark.parametrize("side", ["source", "destination"])
-@pytest.mark.parametrize("version", [7_002_022, 8_001_000, 10_000_002])
-def test_multifd_with_postcopy_is_refused_below_qemu_10_1(
-    hosts: Hosts, side: str, version: int
-) -> None:
-    getattr(hosts, side).version = version
+OLD = [(7, 2, 22), (8, 1, 0), (10, 0, 2)]
+
+
+def lacks_multifd(hosts: Hosts, side: str) -> None:
     run = Run(hosts, to_uri(), PARALLEL)
     assert hosts.dom.calls == []
     assert isinstance(run.driver.error, NotSupportedError)
     assert run.driver.error.side == side
     assert "may lose the guest" in str(run.driver.error)
-    assert run.ended.found is Place.SOURCE
+    assert not run.ended.was_sent
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_multifd_with_postcopy_is_refused_where_the_running_qemu_is_older_than_10_1(
+    hosts: Hosts, version: tuple[int, int, int]
+) -> None:
+    """What is installed by now does not matter to a guest that runs."""
+    hosts.control.qemu_version = version
+    lacks_multifd(hosts, "source")
+
+
+@pytest.mark.parametrize("version", OLD)
+def test_multifd_with_postcopy_is_refused_where_the_destination_has_an_older_one(
+    hosts: Hosts, version: tuple[int, int, int]
+) -> None:
+    major, minor, micro = version
+    hosts.destination.version = major * 1_000_000 + minor * 1000 + micro
+    lacks_multifd(hosts, "destination")
 
 
 def test_multifd_with_postcopy_is_allowed_from_qemu_10_1_on(hosts: Hosts) -> None:
@@ -282,8 +347,16 @@ def test_multifd_with_postcopy_is_allowed_from_qemu_10_1_on(hosts: Hosts) -> Non
     assert run.driver.error is None and len(hosts.migrate_calls) == 1
 
 
-def test_multifd_with_postcopy_needs_to_know_the_other_side(hosts: Hosts) -> None:
-    hosts.unreachable.add(URI)
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda hosts: hosts.unreachable.add(URI),
+        lambda hosts: hosts.destination.__dict__.update(error=NO_ANSWER),
+        lambda hosts: hosts.control.errors.update(monitor=NO_ANSWER),
+    ],
+)
+def test_multifd_with_postcopy_needs_to_know_both_sides(hosts: Hosts, spoil) -> None:
+    spoil(hosts)
     run = Run(hosts, to_uri(), PARALLEL)
     assert hosts.dom.calls == []
     assert isinstance(run.driver.error, LibvirtError)
@@ -293,7 +366,7 @@ def test_multifd_with_postcopy_needs_to_know_the_other_side(hosts: Hosts) -> Non
     "flags", [LIVE, MigrateFlags.VIR_MIGRATE_LIVE | MigrateFlags.VIR_MIGRATE_PARALLEL]
 )
 def test_old_qemu_may_do_one_of_them(hosts: Hosts, flags: MigrateFlags) -> None:
-    hosts.source.version = hosts.destination.version = 7_002_022
+    hosts.control.qemu_version, hosts.destination.version = (7, 2, 22), 7_002_022
     Run(hosts, to_uri(), flags)
     assert len(hosts.migrate_calls) == 1
 
@@ -309,21 +382,21 @@ def test_bug_of_ours_ends_the_migration_instead_of_hanging(hosts: Hosts) -> None
 
 
 @pytest.mark.parametrize(
-    "here, there, found",
+    "here, there, halves",
     [
-        (RUNNING, None, Place.SOURCE),
-        (SPLIT_HERE, SPLIT_THERE, Place.SPLIT),
-        (SPLIT_HERE, None, Place.LOST),
-        (None, MIGRATED, Place.DESTINATION),
-        (None, None, Place.LOST),
-        (SHUT_OFF, None, Place.LOST),
-        (SHUT_OFF, MIGRATED, Place.DESTINATION),
+        (RUNNING, None, (Half.WHOLE, Half.GONE)),
+        (SPLIT_HERE, SPLIT_THERE, (Half.SPLIT, Half.SPLIT)),
+        (SPLIT_HERE, None, (Half.SPLIT, Half.GONE)),
+        (None, MIGRATED, (Half.GONE, Half.WHOLE)),
+        (None, None, (Half.GONE, Half.GONE)),
+        (SHUT_OFF, MIGRATED, (Half.INACTIVE, Half.WHOLE)),
     ],
 )
 def test_both_hosts_are_looked_at_when_the_call_has_failed(
-    hosts: Hosts, here, there, found: Place
+    hosts: Hosts, here, there, halves
 ) -> None:
     def fail(*args: object) -> None:
+        hosts.speak_there()
         if here is None:
             hosts.source.domains.remove(hosts.dom)
         else:
@@ -333,19 +406,40 @@ def test_both_hosts_are_looked_at_when_the_call_has_failed(
         raise BROKEN_OFF
 
     hosts.dom.on_migrate = fail
-    assert Run(hosts, to_uri()).ended.found is found
+    ended = Run(hosts, to_uri()).ended
+    assert (ended.here, ended.there) == halves
 
 
-@pytest.mark.parametrize("dead", ["source", "destination"])
-def test_host_that_does_not_answer_is_not_guessed(hosts: Hosts, dead: str) -> None:
+def test_domain_that_is_not_where_we_look_and_was_never_heard_of_may_be_elsewhere(
+    hosts: Hosts,
+) -> None:
+    """Our URI may lead to another host than the source's daemon made of it."""
+    hosts.dom.errors["migrateToURI3"] = BROKEN_OFF
+    ended = Run(hosts, to_uri()).ended
+    assert (ended.here, ended.there) == (Half.WHOLE, Half.UNKNOWN)
+
+
+def test_host_that_does_not_answer_is_not_guessed(hosts: Hosts) -> None:
     def fail(*args: object) -> None:
-        hosts.dom.now = SPLIT_HERE
-        FakeDomain(hosts.destination, state=SPLIT_THERE)
-        getattr(hosts, dead).error = NO_ANSWER
+        hosts.source.error = hosts.fresh.error = hosts.destination.error = NO_ANSWER
         raise BROKEN_OFF
 
     hosts.dom.on_migrate = fail
-    assert Run(hosts, to_uri()).ended.found is Place.SPLIT
+    ended = Run(hosts, to_uri()).ended
+    assert (ended.here, ended.there) == (Half.UNKNOWN, Half.UNKNOWN)
+
+
+def test_source_is_asked_over_a_fresh_connection_where_the_callers_is_dead(
+    hosts: Hosts,
+) -> None:
+    def fail(*args: object) -> None:
+        hosts.source.error = NO_ANSWER
+        FakeDomain(hosts.fresh, state=SPLIT_HERE)
+        raise BROKEN_OFF
+
+    hosts.dom.on_migrate = fail
+    assert Run(hosts, to_uri()).ended.here is Half.SPLIT
+    assert hosts.fresh.is_closed
 
 
 # Actions
@@ -354,13 +448,13 @@ def test_host_that_does_not_answer_is_not_guessed(hosts: Hosts, dead: str) -> No
 @pytest.fixture
 def driver(hosts: Hosts) -> Iterator[NativeDriver]:
     """A driver whose migrate call does not return before the test is over."""
-    release = threading.Event()
-    hosts.dom.on_migrate = lambda *args: release.wait(PATIENCE_S)
+    hosts.dom.on_migrate = hosts.linger
     made = NativeDriver(hosts.dom, to_uri(), {}, LIVE)
     made.begin(lambda event: None)
+    assert hosts.is_sent.wait(PATIENCE_S)
     yield made
     made.close()
-    release.set()
+    hosts.let_return()
 
 
 def test_switch_goes_over_a_connection_of_our_own(
@@ -424,6 +518,11 @@ def test_reading_has_figures_and_tells_of_a_switch_no_event_told_of(
     assert driver.read_stats() == [StatsSeen(Stats(memory_total=7)), SplitSeen(SRC)]
 
 
+def test_reading_tells_of_a_failed_half_too(hosts: Hosts, driver: NativeDriver) -> None:
+    hosts.read.now = (3, 13)
+    assert driver.read_stats()[1:] == [SplitFailed(SRC)]
+
+
 def test_reading_without_a_job_is_none(hosts: Hosts, driver: NativeDriver) -> None:
     hosts.read.errors["jobStats"] = NO_ANSWER
     assert driver.read_stats() == [StatsSeen(None)]
@@ -436,26 +535,57 @@ def test_abort_is_libvirts_own(hosts: Hosts, driver: NativeDriver) -> None:
     assert driver.abort() == AbortRefused("no job is active on the domain")
 
 
+class Blocked:
+    """A managed migration that waits for its connection to the destination: nothing is sent yet."""
+
+    def __init__(self, hosts: Hosts) -> None:
+        self.release = threading.Event()
+        hosts.before_opening = lambda uri: uri == URI and self.release.wait(PATIENCE_S)
+        self.seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.driver = NativeDriver(hosts.dom, to_uri(is_peer2peer=False), {}, LIVE)
+        self.driver.begin(self.seen.put)
+
+
+def test_abort_before_anything_is_sent_sends_nothing(hosts: Hosts) -> None:
+    blocked = Blocked(hosts)
+    assert blocked.driver.abort() is None
+    blocked.release.set()
+    ended = blocked.seen.get(timeout=PATIENCE_S)
+    assert ended == Ended(error="aborted before anything was started", was_sent=False)
+    assert hosts.dom.calls == hosts.control.calls == []
+    blocked.driver.close()
+
+
+def test_what_is_seen_before_anything_is_sent_is_not_of_this_migration(
+    hosts: Hosts,
+) -> None:
+    blocked = Blocked(hosts)
+    hosts.read.job = {"memory_total": 7}
+    assert blocked.driver.read_stats() == [StatsSeen(None)]
+    hosts.own.emit(LIFECYCLE, hosts.control, *SUSPENDED_BY_USER)
+    assert blocked.seen.empty()
+    blocked.release.set()
+    while not isinstance(blocked.seen.get(timeout=PATIENCE_S), Ended):
+        pass
+    blocked.driver.close()
+
+
 # Listening
 
 
 def test_both_sides_are_listened_to_until_closed(hosts: Hosts) -> None:
     seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
-    release = threading.Event()
-    hosts.dom.on_migrate = lambda *args: release.wait(PATIENCE_S)
+    hosts.dom.on_migrate = hosts.linger
     driver = NativeDriver(hosts.dom, to_uri(), {}, LIVE)
     driver.begin(seen.put)
+    assert hosts.is_sent.wait(PATIENCE_S)
     hosts.own.emit(LIFECYCLE, hosts.control, *SUSPENDED_BY_USER)
     assert seen.get(timeout=PATIENCE_S) == Stopped(SRC)
-    for thread in threading.enumerate():
-        if thread.name == "postcopy_connect_destination":
-            thread.join(PATIENCE_S)
-    there = FakeDomain(hosts.destination)
-    hosts.destination.emit(LIFECYCLE, there, *SUSPENDED_BY_USER)
+    hosts.speak_there()
     assert seen.get(timeout=PATIENCE_S) == Stopped(DST)
     driver.close()
     assert hosts.own.callbacks == hosts.destination.callbacks == {}
-    release.set()
+    hosts.let_return()
 
 
 def test_connections_of_our_own_are_closed_and_others_are_not(hosts: Hosts) -> None:
@@ -468,15 +598,15 @@ def test_connections_of_our_own_are_closed_and_others_are_not(hosts: Hosts) -> N
 
 def test_callers_connection_serves_where_we_get_none_of_our_own(hosts: Hosts) -> None:
     hosts.unreachable.add("fake:///a")
-    release = threading.Event()
-    hosts.dom.on_migrate = lambda *args: release.wait(PATIENCE_S)
+    hosts.dom.on_migrate = hosts.linger
     driver = NativeDriver(hosts.dom, to_uri(), {}, LIVE)
     driver.begin(lambda event: None)
+    assert hosts.is_sent.wait(PATIENCE_S)
     assert LIFECYCLE in hosts.source.listened_to
     assert driver.switch() == SwitchAccepted()
     assert ("migrateStartPostCopy", 0) in hosts.dom.calls
     driver.close()
-    release.set()
+    hosts.let_return()
 
 
 def test_destination_that_connects_after_the_end_is_not_listened_to(

@@ -10,12 +10,13 @@ import pytest
 from libvirt_postcopy import events as ev
 from libvirt_postcopy import migration
 from libvirt_postcopy.actions import Abort, ReadStats, Switch, VerifySwitch
+from libvirt_postcopy.drivers import runner as runner_module
 from libvirt_postcopy.drivers.runner import Runner, Worker
 from libvirt_postcopy.errors import LibvirtError, UsageError
 from libvirt_postcopy.events import Ended, Event, Place, StatsSeen
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.policy import parse
-from unit.fakes import SRC, reading, status, walk
+from unit.fakes import SRC, ended, reading, status, walk
 
 PATIENCE_S = 10.0
 """Longer than any of these takes; nothing waits for it to pass."""
@@ -70,7 +71,7 @@ class FakeDriver:
         self._note("close")
 
     def end(self, found: Place = Place.DESTINATION) -> None:
-        self.sink(Ended(found=found))
+        self.sink(ended(found, None if found is Place.DESTINATION else "failed"))
 
     @property
     def names(self) -> list[str]:
@@ -280,9 +281,42 @@ def test_status_that_cannot_follow_does_not_stop_the_loop(
     assert any("unexpected, ignored" in text for text in caplog.messages)
 
 
+def test_bug_of_ours_does_not_leave_the_guest_to_itself(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(runner_module, "_STUMBLE_S", 0.001)
+    driver = FakeDriver(*walk("setup", "active"))
+    answers = iter([ZeroDivisionError("a bug")])
+
+    def switch() -> Event:
+        raise next(answers)
+
+    driver.on_switch = switch
+    runner = started(driver)
+    runner.put(ev.SwitchRequested("by hand"))
+    driver.wait_for("switch")
+    runner.put(status("completed"))
+    finish(driver, runner)
+    assert runner.migration.phase is Phase.COMPLETED
+    assert "unexpected, going on" in caplog.messages
+
+
+def test_end_is_told_though_closing_hangs() -> None:
+    driver = FakeDriver()
+    release = threading.Event()
+    close = driver.close
+    driver.close = lambda: [release.wait(PATIENCE_S), close()][1]
+    runner = started(driver)
+    driver.end()
+    assert runner.wait(PATIENCE_S) and "close" not in driver.names
+    release.set()
+    driver.wait_for("close")
+
+
 def test_observer_is_shown_events_and_actions_on_the_loops_thread() -> None:
     shown: list[tuple[object, str]] = []
     driver = FakeDriver(*walk("setup", "active"))
+    driver.on_switch = lambda: ev.SwitchRefused("never", is_final=True)
     runner = started(
         driver,
         "after:0",
@@ -298,7 +332,7 @@ def test_observer_is_shown_events_and_actions_on_the_loops_thread() -> None:
         ev.StatusSeen,
         ReadStats,
         Switch,
-        ev.SwitchAccepted,
+        ev.SwitchRefused,
         ev.AbortRequested,
         Abort,
         Ended,
@@ -306,9 +340,7 @@ def test_observer_is_shown_events_and_actions_on_the_loops_thread() -> None:
         assert kind in kinds
     assert VerifySwitch not in kinds
     assert (
-        kinds.index(ev.StatusSeen)
-        < kinds.index(Switch)
-        < kinds.index(ev.SwitchAccepted)
+        kinds.index(ev.StatusSeen) < kinds.index(Switch) < kinds.index(ev.SwitchRefused)
     )
 
 

@@ -5,13 +5,11 @@ import signal
 import pytest
 
 from libvirt_postcopy.events import Place
-from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.virsh.interrupts import (
     Answer,
     Interrupts,
     Signals,
     easily_interrupted,
-    may_leave,
 )
 
 SRC, SPLIT, DST, LOST = Place.SOURCE, Place.SPLIT, Place.DESTINATION, Place.LOST
@@ -80,45 +78,34 @@ def test_without_interrupts_nothing_happens() -> None:
     assert not interrupts.is_aborting
 
 
-@pytest.mark.parametrize(
-    "phase, guest, is_managed, is_resumed, expected",
-    [
-        (Phase.PRECOPY, SRC, True, False, True),
-        (Phase.SWITCHING, SRC, True, False, False),
-        (Phase.SWITCHING, SRC, False, False, True),
-        (Phase.POSTCOPY, SPLIT, True, False, False),
-        (Phase.POSTCOPY, SPLIT, True, True, True),
-        (Phase.POSTCOPY, SPLIT, False, False, True),
-        (Phase.BROKEN, SPLIT, True, False, False),
-    ],
-)
-def test_managed_migration_is_not_left_while_it_switches(
-    phase: Phase, guest: Place, is_managed: bool, is_resumed: bool, expected: bool
-) -> None:
-    got = may_leave(phase, guest, is_managed=is_managed, is_resumed=is_resumed)
-    assert got is expected
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def test_signals_are_counted_and_given_back() -> None:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.getsignal(number) for number in numbers]
-    with Signals() as signals:
-        assert signals.take() == 0
-        for number in numbers:
-            signal.raise_signal(number)
-        assert signals.take() == 3
-        assert signals.take() == 0
-    assert [signal.getsignal(number) for number in numbers] == before
+    before = [signal.getsignal(number) for number in NUMBERS]
+    signals = Signals()
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+    signals.catch()
+    signals.catch()
+    assert signals.take() == 0
+    for number in NUMBERS:
+        signal.raise_signal(number)
+    assert signals.take() == 3
+    assert signals.take() == 0
+    signals.release()
+    assert [signal.getsignal(number) for number in NUMBERS] == before
 
 
 def test_ignored_signals_stay_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals = Signals()
     try:
-        with Signals() as signals:
-            signal.raise_signal(signal.SIGHUP)
-            assert signals.take() == 0
+        signals.catch()
+        signal.raise_signal(signal.SIGHUP)
+        assert signals.take() == 0
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signals.release()
+        assert signal.signal(signal.SIGHUP, before) is signal.SIG_IGN
 
 
 def test_interrupt_ends_the_program_while_nothing_is_started() -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from libvirt_postcopy.errors import (
     LibvirtError,
     MigrationCancelled,
     MigrationFailed,
+    MigrationUnknown,
     NotSupportedError,
     PostcopyBroken,
     PostcopyError,
@@ -31,12 +34,18 @@ SHIM = str(Path(sys.executable).with_name("virsh-postcopy"))
 Capture = pytest.CaptureFixture[str]
 
 
+@pytest.fixture(autouse=True)
+def buffered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nothing is left to be flushed at the end."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+
+
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Stands in for the module that a verb is run by."""
     scene = SimpleNamespace(error=None, calls=[], modules=[])
 
-    def run(given, options, terminal) -> None:
+    def run(given, options, terminal, signals) -> None:
         scene.calls.append((given, options))
         if scene.error is not None:
             raise scene.error
@@ -54,7 +63,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """What went to the real virsh."""
     seen: list[list[str]] = []
-    monkeypatch.setattr(program, "exec_virsh", seen.append)
+    monkeypatch.setattr(program, "exec_virsh", lambda words: seen.append(words) or 0)
     return seen
 
 
@@ -108,7 +117,9 @@ LIBVIRT = refusal(LibvirtError("no"), refused(1, "no"))
         (MigrationCancelled("x"), 1, 1),
         (PostcopyBroken("x"), 3, 1),
         (refusal(PostcopyBroken("x"), refused(1, "x")), 3, 1),
+        (MigrationUnknown("x"), 3, 1),
         (LeftAlone("x", guest="split"), 3, 1),
+        (LeftAlone("x", guest="unknown"), 3, 1),
         (LeftAlone("x", guest="source"), 1, 1),
         (GuestLost("x"), 4, 1),
         (KeyboardInterrupt(), 1, 1),
@@ -213,6 +224,106 @@ def test_no_virsh_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: Capture) 
     assert capsys.readouterr().err.startswith("error: there is no virsh on PATH (")
 
 
+def test_line_that_was_being_rewritten_is_left_before_the_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def run(given, options, terminal, signals) -> None:
+        terminal.rewrite("50 %")
+        raise UsageError("no")
+
+    verb = SimpleNamespace(run=run)
+    monkeypatch.setattr(program, "import_module", lambda name: verb)
+    assert main(["-q", *MIGRATE]) == 1
+    assert capsys.readouterr().err == "\r50 %\nerror: no\n"
+
+
+def test_verb_catches_signals_and_the_caller_gets_them_back(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    caught = []
+
+    def run(given, options, terminal, signals) -> None:
+        signals.catch()
+        signal.raise_signal(signal.SIGINT)
+        caught.append(signals.take())
+
+    verb = SimpleNamespace(run=run)
+    monkeypatch.setattr(program, "import_module", lambda name: verb)
+    assert main(MIGRATE) == 0
+    assert caught == [1]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+# A program whose verb is ours, in a process of its own
+
+PLAYED = """
+import os, signal, sys, threading
+from types import SimpleNamespace
+from libvirt_postcopy.errors import GuestLost, PostcopyBroken
+from libvirt_postcopy.virsh import main as program
+from libvirt_postcopy.virsh.terminal import Terminal
+
+def run(given, options, terminal, signals):
+    signals.catch()
+    {body}
+
+program.import_module = lambda name: SimpleNamespace(run=run)
+sys.argv = ["virsh-postcopy", "migrate", "--live", "--postcopy", "a", "b"]
+program.entry()
+"""
+
+REDIRECTIONS = [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", ">/dev/full 2>&1"]  # fmt: skip
+
+
+def play(body: str, redirection: str = "") -> tuple[int, str, str]:
+    code = shlex.quote(PLAYED.format(body=body))
+    shell = f"set -o pipefail; {sys.executable} -c {code} {redirection}"
+    status, out, err = run(["bash", "-c", shell])
+    return status, out.decode(), err.decode()
+
+
+@pytest.mark.parametrize("redirection", ["", *REDIRECTIONS, "| true", "2>&1 | true"])
+@pytest.mark.parametrize(
+    "body, status",
+    [
+        ("pass", 0),
+        ("raise PostcopyBroken('x')", 3),
+        ("raise GuestLost('x')", 4),
+        ("sys.stdout.write('left in the buffer'); raise GuestLost('x')", 4),
+    ],
+)
+def test_stream_that_takes_nothing_leaves_the_status(
+    redirection: str, body: str, status: int
+) -> None:
+    got, _, err = play(body, redirection)
+    assert got == status
+    assert err in ("", "error: x\n")
+
+
+def test_no_connection_gets_the_number_of_a_closed_stream() -> None:
+    body = "os.open('/', 0) > 2 or os._exit(9)"
+    assert play(body, "<&- >&- 2>&-")[0] == 0
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_signal_after_the_end_changes_nothing(number: str) -> None:
+    """Each time something is printed or flushed from the verb's end to the program's, one comes."""
+    body = f"""
+    hit = lambda *_: signal.raise_signal(signal.{number})
+    real = Terminal.print
+    Terminal.print = lambda self, text: (hit(), real(self, text), hit())
+    flush = program.flush_streams
+    program.flush_streams = lambda: (hit(), flush(), hit())
+"""
+    assert play(body) == (0, "\n", "")
+
+
+def test_thread_of_libvirts_does_not_hold_up_the_end() -> None:
+    body = "threading.Thread(target=threading.Event().wait).start()"
+    assert play(body) == (0, "\n", "")
+
+
 # The program itself, beside the real one
 
 
@@ -244,11 +355,39 @@ def test_passing_through_is_not_noticed(words: list[str]) -> None:
     assert run([SHIM, *words]) == run(["virsh", *words])
 
 
+@pytest.mark.parametrize("redirection", [*REDIRECTIONS, "| true", "2>&1 | cat"])
+@pytest.mark.parametrize("words", ["domstate test", "list", "domstate nosuch"])
+def test_virsh_gets_the_streams_as_they_are(words: str, redirection: str) -> None:
+    virsh, ours = (
+        run(["bash", "-c", f"set -o pipefail; {each} -c test:///default {words} {redirection}"])
+        for each in ("virsh", SHIM)
+    )  # fmt: skip
+    assert ours == virsh
+
+
+@pytest.mark.parametrize("redirection", REDIRECTIONS)
+def test_no_virsh_with_a_closed_stream(redirection: str) -> None:
+    shell = f"PATH=/nonexistent VIRSH_POSTCOPY_VIRSH= {SHIM} list {redirection}"
+    status, out, err = run(["bash", "-c", shell])
+    assert (status, out) == (1, b"")
+    assert err == b"" or err.startswith(b"error: there is no virsh on PATH")
+    assert bool(err) == ("2>" not in redirection)
+
+
+@pytest.mark.parametrize("redirection", REDIRECTIONS)
+def test_refusal_with_a_closed_stream(redirection: str) -> None:
+    words = "-c test:///default migrate-postcopy test"
+    status, out, err = run(["bash", "-c", f"{SHIM} {words} {redirection}"])
+    assert status == 1
+    assert out in (b"", b"\n")
+    assert err == b"" or err.startswith(b"error: source: this function is not")
+
+
 def test_nothing_heavy_is_imported_on_the_way_to_virsh() -> None:
     code = """
 import sys
 from libvirt_postcopy.virsh import main as program
-program.exec_virsh = lambda words: None
+program.exec_virsh = lambda words: 0
 program.main(["-c", "test:///default", "list"])
 program.main(["migrate", "--live", "a", "b"])
 print(*sorted(sys.modules))

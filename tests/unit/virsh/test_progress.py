@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from libvirt_postcopy.actions import Note
+from libvirt_postcopy.actions import Abort, Note
 from libvirt_postcopy.events import PassSeen, Resumed, Side, StatsSeen
 from libvirt_postcopy.figures import Summary, SwitchRecord
 from libvirt_postcopy.phases import Phase
@@ -188,6 +188,15 @@ def test_notes_are_said_also_when_not_verbose() -> None:
     assert scene.quiet(2) == ""
     scene.progress.finish(RESULT, is_peer2peer=True)
     assert scene.err.getvalue().count("\n") == 1
+
+
+def test_abort_is_said_when_it_is_carried_out_and_once() -> None:
+    scene = Scene(io.StringIO(), is_verbose=False)
+    scene.progress.see(Abort())
+    scene.progress.see(Abort())
+    assert scene.quiet(1) == "aborting: the guest stays on the source\n"
+    scene.progress.see(Abort())
+    assert scene.quiet(2) == ""
 
 
 def test_watching_never_writes(tty: Scene) -> None:

@@ -4,7 +4,8 @@ import io
 
 import pytest
 
-from libvirt_postcopy.virsh.terminal import Terminal, printable
+from libvirt_postcopy.programs import printable
+from libvirt_postcopy.virsh.terminal import Terminal
 
 
 class Tty(io.StringIO):
