@@ -278,7 +278,7 @@ class Migration:
 
     @_take.register
     def _(self, event: ev.SwitchNotSeen, now: float) -> list[Action]:
-        if self._source is not Phase.PRECOPY:
+        if self._source is not Phase.PRECOPY or self._switch is None:
             return []
         if self._abort_wanted:  # too dangerous now, and there is no use in asking again
             self._verify_at = now + _LONGEST_VERIFY_S

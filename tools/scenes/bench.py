@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from labkit import Lab
-from labkit.errors import LabError
+from labkit import LabError
 from libvirt_postcopy.vir.calls import silence_libvirt
 from scenes import bench_switch
+from scenes.stage import own_lab
 
 __all__ = ["main"]
 
@@ -33,8 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     silence_libvirt()
     bench = BENCHES[args.verb]
     try:
-        folder = Path(FOLDER)
-        with Lab(folder) as lab:
+        with own_lab(Path(FOLDER)) as lab:
             figures = bench.measure(lab, args.runs)
     except LabError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -20,7 +20,7 @@ from labkit import Lab
 from labkit.errors import LabError
 from libvirt_postcopy.units import MIB
 from libvirt_postcopy.vir.calls import read_stats, silence_libvirt
-from scenes.stage import VENV, Stage
+from scenes.stage import VENV, Stage, own_lab
 
 GUEST = GuestParams(memory_mib=512, working_set_mib=128, rate_mib_s=120)
 LINK = "48MiB"
@@ -175,10 +175,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the figures only")
     args = parser.parse_args(argv)
     silence_libvirt()
-    folder = Path(FOLDER)
     try:
         began = time.monotonic()
-        with Lab(folder) as lab:
+        with own_lab(Path(FOLDER)) as lab:
             say(f"two libvirt hosts, a and b, up in {time.monotonic() - began:.1f} s")
             figures = play(lab)
     except (LabError, DemoError) as error:

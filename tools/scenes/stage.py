@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 import libvirt
 
@@ -20,14 +21,38 @@ from guest import (
     verify_domain,
     write_image,
 )
-from labkit import Lab
+from labkit import Lab, LabError
 
-__all__ = ["Stage", "TOP", "VENV"]
+__all__ = ["Stage", "TOP", "VENV", "own_lab"]
 
 TOP = Path(__file__).resolve().parents[2]
 VENV = TOP / ".venv" / "bin"
 
 _BOOT_S = 60.0
+
+
+@contextmanager
+def own_lab(folder: Path) -> Iterator[Lab]:
+    """A lab for one program alone, down at the end; what a killed run has left is cleared away first.
+
+    :raises LabError: If another run of the program uses it now, or if we are not root.
+    """
+    with _lock_file(folder.with_suffix(".lock")) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LabError(f"{folder}: in use by another run; wait for it") from None
+        Lab(folder).down()
+        with Lab(folder) as lab:
+            yield lab
+
+
+def _lock_file(path: Path) -> IO[str]:
+    try:
+        return path.open("w")
+    except OSError as error:
+        why = f"{path}: {error.strerror}; two libvirt hosts on one machine need root"
+        raise LabError(why) from None
 
 
 class Stage:
