@@ -511,6 +511,17 @@ def fails(
     return caught.value
 
 
+def test_completion_that_the_source_alone_announced_is_not_believed_after_a_failure(
+    stage: Stage,
+) -> None:
+    job = api.start(stage.dom, URI, policy="manual")
+    stage.says("active", "completed")
+    until(job, Phase.COMPLETED)
+    stage.source.error = NO_ANSWER
+    stage.returns(RUNNING, None, LINK_LOST)
+    fails(job, MigrationUnknown, "unknown", "completed")
+
+
 def test_failure_can_be_caught_as_libvirts(stage: Stage) -> None:
     job = api.start(stage.dom, URI)
     stage.returns(error=FAILED)

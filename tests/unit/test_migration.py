@@ -415,6 +415,16 @@ def test_abort_is_not_sent_when_the_switch_came_though_it_was_refused() -> None:
     assert scene.times(Abort) == []
 
 
+def test_abort_is_held_back_while_a_repeated_switch_may_come() -> None:
+    scene = Scene("after:0").precopy()
+    scene.at(0.0, ev.SwitchRefused("too early", False))
+    scene.until(1.0)
+    assert len(scene.switches) == 2
+    scene.at(1.0, ev.AbortRequested())
+    scene.until(30.0)
+    assert scene.times(Abort) == []
+
+
 def test_switch_that_has_not_come_is_looked_for_but_not_repeated_once_an_abort_is_wanted() -> (
     None
 ):
@@ -810,6 +820,18 @@ def test_statistics_are_read_at_the_switch_to_tell_the_bytes_apart() -> None:
     scene.at(0.1, reading(100))
     scene.at(0.2, *walk("postcopy-active"))
     assert scene.readings == pytest.approx([0.0, 0.2])
+
+
+def test_statistics_are_read_again_where_a_reading_was_under_way_at_the_switch() -> (
+    None
+):
+    scene = Scene().precopy()
+    scene.at(0.2, *walk("postcopy-active"))
+    scene.at(5.0, reading(100))
+    assert scene.readings == pytest.approx([0.0, 5.0])
+    scene.at(5.1, reading(200))
+    scene.until(5.5)
+    assert scene.readings == pytest.approx([0.0, 5.0])
 
 
 def test_guest_that_its_user_stopped_and_resumed_counts_no_downtime() -> None:

@@ -9,6 +9,7 @@ from libvirt_postcopy.events import Half
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir import calls as vir
 from unit.fakes import (
+    CRASHED,
     MIGRATED,
     NO_ANSWER,
     NO_DOMAIN,
@@ -169,12 +170,13 @@ PAUSED = DomainState.VIR_DOMAIN_PAUSED
         ((PAUSED, 1), Half.WHOLE),  # by its user
         ((DomainState.VIR_DOMAIN_PMSUSPENDED, 0), Half.WHOLE),
         ((PAUSED, PausedReason.VIR_DOMAIN_PAUSED_MIGRATION), Half.MIGRATING),
+        ((PAUSED, PausedReason.VIR_DOMAIN_PAUSED_STARTING_UP), Half.MIGRATING),
         (SPLIT_HERE, Half.SPLIT),
         (SPLIT_THERE, Half.SPLIT),
         ((PAUSED, PausedReason.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED), Half.SPLIT_FAILED),
         ((DomainState.VIR_DOMAIN_RUNNING, 11), Half.SPLIT_FAILED),
         (SHUT_OFF, Half.INACTIVE),
-        ((DomainState.VIR_DOMAIN_CRASHED, 0), Half.INACTIVE),
+        (CRASHED, Half.INACTIVE),
     ],
 )
 def test_state_tells_the_half(state: tuple[int, int], half: Half) -> None:
@@ -188,6 +190,56 @@ def test_no_state_tells_too(error: Exception, half: Half) -> None:
     dom = FakeDomain()
     dom.errors["state"] = error
     assert vir.half(dom) is half
+
+
+def test_guest_that_panicked_and_was_kept_is_whole() -> None:
+    dom = FakeDomain(state=CRASHED)
+    dom.is_kept = True
+    assert vir.half(dom) is Half.WHOLE
+
+
+@pytest.mark.parametrize(
+    "job, has_job", [({}, False), ({"type": 0}, False), ({"type": 2}, True)]
+)
+def test_job_is_told_by_its_type(job: dict, has_job: bool) -> None:
+    dom = FakeDomain()
+    dom.job = job
+    assert vir.has_job(dom) is has_job
+
+
+def test_job_that_cannot_be_asked_for_is_none() -> None:
+    dom = FakeDomain()
+    dom.errors["jobStats"] = NO_ANSWER
+    assert vir.has_job(dom) is False
+
+
+def test_version_is_that_of_the_qemu_that_runs(monitor: None) -> None:
+    dom = FakeDomain()
+    dom.qemu_version = (7, 2, 22)
+    assert vir.running_qemu_version(dom) == 7_002_022
+
+
+def test_version_that_cannot_be_asked_for_is_an_error(monitor: None) -> None:
+    dom = FakeDomain()
+    dom.errors["monitor"] = NO_ANSWER
+    with pytest.raises(LibvirtError) as caught:
+        vir.running_qemu_version(dom)
+    assert caught.value.side == "source"
+
+
+def test_connections_are_closed_dead_ones_too() -> None:
+    dead, alive = FakeConnection(), FakeConnection()
+    dead.error = NO_ANSWER
+    connections = [alive, dead]
+    vir.close_connections(connections)
+    assert alive.is_closed and connections == []
+
+
+def test_explained_refusal_is_not_explained_again() -> None:
+    explained = vir.translate(NOT_RUNNING)
+    with pytest.raises(LibvirtError) as caught, vir.refusals("destination"):
+        raise explained
+    assert caught.value is explained
 
 
 def test_domain_is_found_by_uuid() -> None:
