@@ -17,6 +17,7 @@ from libvirt_postcopy.events import (
     Stopped,
 )
 from libvirt_postcopy.stats import Stats
+from libvirt_postcopy.vir import events as vir_events
 from libvirt_postcopy.vir.events import DomainWatch, from_lifecycle, from_monitor
 from unit.fakes import DST, NO_ANSWER, OTHER_UUID, SRC, UUID, FakeConnection, FakeDomain
 
@@ -240,6 +241,17 @@ def test_loop_is_started_once_however_many_ask() -> None:
         "assert len(loops()) == 1\n"
         "deliveries()\n"
     )
+
+
+def test_asking_for_a_loop_and_starting_one_is_one_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def is_registered() -> bool:
+        assert vir_events._starting.locked()
+        return True
+
+    monkeypatch.setattr(vir_events, "_is_loop_registered", is_registered)
+    assert vir_events.ensure_event_loop() is False
 
 
 def test_loop_of_the_application_is_used() -> None:
