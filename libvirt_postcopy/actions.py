@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Action", "ReadStats", "Switch", "VerifySwitch", "Abort", "Note"]
+from libvirt_postcopy.events import Side
+
+__all__ = [
+    "Action",
+    "ReadStats",
+    "Switch",
+    "VerifySwitch",
+    "Abort",
+    "Look",
+    "Pause",
+    "Resume",
+    "Note",
+]
 
 
 class Action:
@@ -32,6 +44,25 @@ class VerifySwitch(Action):
 @dataclass(frozen=True)
 class Abort(Action):
     """Abort the migration job.  Only ever asked for while the guest runs on the source."""
+
+
+@dataclass(frozen=True)
+class Look(Action):
+    """Look at the domain on one host, over a new connection if need be; answer with ``Looked``."""
+
+    side: Side
+
+
+@dataclass(frozen=True)
+class Pause(Action):
+    """Make QEMU break a migration that is split (``migrate-pause``); answer with ``PauseRefused`` if it cannot."""
+
+
+@dataclass(frozen=True)
+class Resume(Action):
+    """Resume a migration that is paused on both hosts; leads to another ``Ended``."""
+
+    attempt: int
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,8 @@ __all__ = [
     "CLIENT_SIDE_FLAGS",
     "MigrateFlags",
     "MigrateParam",
+    "CreateFlags",
+    "CompareCPUFlags",
     "AbortJobFlags",
     "MaxSpeedFlags",
     "JobStatsFlags",
@@ -86,6 +88,19 @@ class MigrateParam:
     )
     VIR_MIGRATE_PARAM_GRAPHICS_URI = "graphics_uri"
     VIR_MIGRATE_PARAM_LISTEN_ADDRESS = "listen_address"
+
+
+class CreateFlags(IntFlag):
+    """``virDomainCreateFlags``, the ones we use."""
+
+    VIR_DOMAIN_START_PAUSED = 1 << 0
+    VIR_DOMAIN_START_AUTODESTROY = 1 << 1
+
+
+class CompareCPUFlags(IntFlag):
+    """``virConnectCompareCPUFlags``, the ones we use."""
+
+    VIR_CONNECT_COMPARE_CPU_FAIL_INCOMPATIBLE = 1 << 0
 
 
 class AbortJobFlags(IntFlag):
@@ -200,12 +215,14 @@ class ErrorNumber(IntEnum):
     VIR_ERR_RPC = 39
     VIR_ERR_NO_DOMAIN = 42
     VIR_ERR_OPERATION_INVALID = 55
+    VIR_ERR_CONFIG_UNSUPPORTED = 67
     VIR_ERR_OPERATION_TIMEOUT = 68
     VIR_ERR_ARGUMENT_UNSUPPORTED = 74
     VIR_ERR_OPERATION_ABORTED = 78
     VIR_ERR_MIGRATE_UNSAFE = 81
     VIR_ERR_OPERATION_UNSUPPORTED = 84
     VIR_ERR_ACCESS_DENIED = 88
+    VIR_ERR_CPU_INCOMPATIBLE = 91
     VIR_ERR_MIGRATE_FINISH_OK = 93
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "SplitSeen",
     "PassSeen",
     "StatsSeen",
+    "StatsWanted",
     "Stopped",
     "Resumed",
     "SplitFailed",
@@ -25,6 +26,10 @@ __all__ = [
     "SwitchNotSeen",
     "AbortRequested",
     "AbortRefused",
+    "Attached",
+    "Looked",
+    "SwitchHeld",
+    "PauseRefused",
     "Finished",
     "Ended",
 ]
@@ -99,6 +104,11 @@ class StatsSeen(Event):
 
 
 @dataclass(frozen=True)
+class StatsWanted(Event):
+    """Somebody looks at the statistics."""
+
+
+@dataclass(frozen=True)
 class Stopped(Event):
     """The vCPUs of a side stopped (``STOP``)."""
 
@@ -158,6 +168,52 @@ class AbortRequested(Event):
 @dataclass(frozen=True)
 class AbortRefused(Event):
     """The abort could not be carried out now, for example because the job is only being set up."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Attached(Event):
+    """A migration that somebody else has started is watched from here on; no call of ours is under way.
+
+    :ivar knows_destination: The destination can be looked at, and the migration be resumed.
+    """
+
+    knows_destination: bool = True
+
+
+@dataclass(frozen=True)
+class SwitchHeld(Event):
+    """The switch was not sent: now it would endanger the guest.
+
+    :ivar reason: Why, in words for people.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Looked(Event):
+    """What a look at one host found.
+
+    :ivar half: What its daemon says of the domain; unknown where it does not answer.
+    :ivar status: What QEMU itself says (QAPI ``MigrationStatus``); of the source only, since the monitor of a
+        destination cannot be reached through libvirt.  None where it could not be asked.
+    :ivar stats: The source's.
+    :ivar obstacle: Why a broken migration must not be resumed through this host's daemon, or cannot be;
+        empty where nothing speaks against it.
+    """
+
+    side: Side
+    half: Half
+    status: str | None = None
+    stats: Stats | None = None
+    obstacle: str = ""
+
+
+@dataclass(frozen=True)
+class PauseRefused(Event):
+    """QEMU did not break the migration."""
 
     message: str
 

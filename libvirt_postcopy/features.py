@@ -13,6 +13,8 @@ from libvirt_postcopy.constants import ErrorDomain, ErrorNumber
 __all__ = [
     "Explanation",
     "explain",
+    "is_about_certificates",
+    "is_about_migration_tls",
     "is_final_refusal",
     "is_unreachable_peer",
     "version_text",
@@ -37,6 +39,10 @@ _UFFD_CURE = (
     "on the destination, let QEMU use userfaultfd: sysctl vm.unprivileged_userfaultfd=1, "
     "or with QEMU >= 8.0 give its user access to /dev/userfaultfd"
 )
+
+_MIGRATION_PORT = r"49(1[5-9]|2[01])\d"  # libvirt's migration_port_min to _max; its daemon listens on a lower one
+_CERTIFICATES = r"Cannot read (CA )?certificate|Unable to import (client|server) certificate"  # of libvirt's own connections
+_MIGRATION_TLS = r"Unable to access credentials"  # of QEMU's migration channel
 
 #: (pattern, what or empty for libvirt's own words, side, cure)
 _KNOWN: tuple[tuple[str, str, str, str], ...] = (
@@ -83,27 +89,96 @@ _KNOWN: tuple[tuple[str, str, str, str], ...] = (
         "share the disks, copy them (--copy-storage-all), or say --unsafe if they are shared",
     ),
     (
+        r"can only be started while outgoing migration is in progress",
+        "",
+        "source",
+        "nothing migrates it from here now: start with migrate --live --postcopy, or ask the host that it migrates from",
+    ),
+    (
+        r"started with VIR_MIGRATE_POSTCOPY",
+        "",
+        "source",
+        "the running migration cannot be changed: wait for it, or abort it and start it with --postcopy",
+    ),
+    (
         r"another migration job is already running",
         "",
         "source",
         "wait for it, abort it, or attach to it",
     ),
     (
+        r"does not include a driver name",
+        "",
+        "",
+        "write the driver too, as in qemu+ssh://HOST/system",
+    ),
+    (
+        r"unexpected \w+ URI path",
+        "",
+        "",
+        "write the path too, as in qemu+ssh://HOST/system",
+    ),
+    (
+        r"transport in URL not recognised",
+        "",
+        "",
+        "write one of these, as in qemu+ssh://HOST/system",
+    ),
+    (
+        r"no connection driver available for",
+        "",
+        "",
+        "check the URI's driver; for QEMU write qemu+ssh://HOST/system",
+    ),
+    (
+        r"missing scheme in migration URI|unsupported scheme .* in migration URI",
+        "",
+        "",
+        "write --migrateuri tcp://HOST or tcp://HOST:PORT",
+    ),
+    (
+        (
+            rf"Unable to resolve address '[^']*' service '{_MIGRATION_PORT}'"
+            rf"|unable to connect to server at '[^']*:{_MIGRATION_PORT}'"
+        ),
+        "cannot reach the destination for migration: {message}",
+        "source",
+        (
+            "name an address of the destination that the source can reach: --migrateuri tcp://ADDRESS;"
+            " and let ports 49152 to 49215 through the firewall"
+        ),
+    ),
+    (
+        r"'migrate-incoming'.*(Failed to bind|Cannot assign requested address|address resolution failed)",
+        "cannot listen for migration: {message}",
+        "destination",
+        "--listen-address and --migrateuri must name an address of the destination",
+    ),
+    (
+        _MIGRATION_TLS,
+        "no TLS certificates for migration: {message}",
+        "",
+        (
+            "put ca-cert.pem there, with server-cert.pem and server-key.pem on the destination and client-cert.pem and"
+            " client-key.pem on the source (qemu.conf: migrate_tls_x509_cert_dir), or leave out --tls"
+        ),
+    ),
+    (
+        _CERTIFICATES,
+        "",
+        "",
+        "set up libvirt's TLS certificates, or name another transport, as in qemu+ssh://HOST/system",
+    ),
+    (
         (
             r"remote libvirt URI|unable to connect to|[Nn]o route to host|Connection refused|"
             r"Name or service not known|Temporary failure in name resolution|Network is unreachable|"
-            r"Cannot recv data|[Nn]o connection driver available|transport in URL not recognised|"
+            r"Cannot recv data|[Nn]o connection driver available|"
             r"timed out"
         ),
         "",
         "destination",
         "check the name, that its libvirt daemon listens, and the firewall",
-    ),
-    (
-        r"Cannot read (CA )?certificate|Unable to import (client|server) certificate",
-        "",
-        "",
-        "set up TLS certificates on both hosts, or name another transport, as in qemu+ssh://HOST/system",
     ),
     (
         r"domain '[^']*' (already exists|is already defined)|already exists with uuid",
@@ -133,6 +208,16 @@ def explain(message: str) -> Explanation:
                 (what or "{message}").format(message=message), side, cure
             )
     return Explanation(message, "", "")
+
+
+def is_about_certificates(message: str) -> bool:
+    """Whether libvirt lacks TLS certificates where it makes a connection to another host's daemon."""
+    return re.search(_CERTIFICATES, message) is not None
+
+
+def is_about_migration_tls(message: str) -> bool:
+    """Whether QEMU lacks TLS certificates for the migration itself, on a host that the text does not name."""
+    return re.search(_MIGRATION_TLS, message) is not None
 
 
 def is_final_refusal(code: int | None, message: str) -> bool:

@@ -27,6 +27,7 @@ class SwitchRecord:
 class Summary:
     """The figures of a migration.
 
+    :ivar ended_ms: From the start to the end on our clock, the one of ``switch``; None before the end.
     :ivar total_ms: From the start to the end as QEMU counts it, else as we saw it.
     :ivar downtime_ms: From the source's STOP to the destination's RESUME where both were seen on our
         clock, else QEMU's own figure.
@@ -38,6 +39,7 @@ class Summary:
     :ivar switch: None if the migration completed as pre-copy.
     """
 
+    ended_ms: float | None = None
     total_ms: float | None = None
     setup_ms: float | None = None
     downtime_ms: float | None = None
@@ -138,6 +140,7 @@ class Figures:
         downtime_ms = self.downtime_ms
         before, after = self._sent(final) if has_switched else (final.memory_sent, None)
         return Summary(
+            ended_ms=ours_ms,
             total_ms=ours_ms if final.elapsed_ms is None else final.elapsed_ms,
             setup_ms=final.setup_ms,
             downtime_ms=final.downtime_ms if downtime_ms is None else downtime_ms,

@@ -13,13 +13,17 @@ soon as QEMU has noted the wish, which takes effect at a later moment, or never 
 too late.  So after an accepted request the source is looked at, and asked again if nothing has come of it.
 Asking twice is harmless (QEMU ignores it); a migration that completes as pre-copy meanwhile is a good end.
 
-Statistics are read every :data:`POLL_S`, and once more right after the switch.
+Statistics are read every :data:`POLL_S` where the policy needs them or somebody watches, and once right after
+the switch.  Where QEMU announces its passes a policy need not read: a QEMU whose link is full may answer only at
+the end of a pass, and a switch that is due at that moment would have to wait for the answer.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
-from functools import singledispatchmethod
+from typing import Any
 
 from libvirt_postcopy import events as ev
 from libvirt_postcopy.actions import (
@@ -30,22 +34,41 @@ from libvirt_postcopy.actions import (
     Switch,
     VerifySwitch,
 )
-from libvirt_postcopy.events import Event, Place, Side
+from libvirt_postcopy.errors import StateError
+from libvirt_postcopy.events import Event, Half, Place, Side
 from libvirt_postcopy.figures import Figures, Summary, SwitchRecord
 from libvirt_postcopy.phases import Phase, Status, conclude, next_phase, place
 from libvirt_postcopy.policy import Observation, Policy
-from libvirt_postcopy.stats import Stats
+from libvirt_postcopy.recovery import Recovery
+from libvirt_postcopy.stats import PassCount, Stats
 
-__all__ = ["Migration", "POLL_S", "VERIFY_S", "RETRY_S"]
+__all__ = [
+    "Migration",
+    "ABORT_S",
+    "IDLE_POLL_S",
+    "POLL_S",
+    "RETRY_S",
+    "VERIFY_S",
+    "WATCH_S",
+]
 
 POLL_S = 0.5
 """Between readings of the statistics: libvirt asks QEMU's monitor for each, so not faster than 2 Hz."""
+
+WATCH_S = 5.0
+"""How long somebody who has asked for statistics counts as watching."""
+
+IDLE_POLL_S = 30.0
+"""Between readings that neither the policy nor anybody else is known to need."""
 
 VERIFY_S = 1.0
 """From an accepted switch to the look whether it came; doubles with each further attempt, up to 8 s."""
 
 RETRY_S = 0.5
 """From a refusal that time may cure to the next attempt."""
+
+ABORT_S = 5.0
+"""From an accepted abort to the next, if the migration still goes on then."""
 
 _LONGEST_VERIFY_S = 8.0
 _SOONEST_S = (
@@ -54,10 +77,50 @@ _SOONEST_S = (
 
 _CAN_ABORT = frozenset((Phase.PREPARING, Phase.PRECOPY))
 _BEFORE_POSTCOPY = _CAN_ABORT | {Phase.SWITCHING}
+_WENT_BACK = frozenset((Phase.GOING_BACK, Phase.CANCELLED, Phase.FAILED))
+_HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
+_WHOLE = frozenset((Place.SOURCE, Place.DESTINATION))
 _STOPPED = frozenset(phase for phase in Phase if phase.is_split) | {
     Phase.SWITCHING,
     Phase.COMPLETED,
 }
+
+
+class _Precopy:
+    """What was seen of pre-copy so far; made into an :class:`Observation` for the policy.
+
+    Mutable, because :func:`dataclasses.replace` would delay a switch more than all the rest of its decision.
+    """
+
+    def __init__(self, since: float) -> None:
+        self._since = since
+        self._stats: Stats | None = None
+        self._stats_at = 0.0
+        self._passes = PassCount()
+        self._announced_pass = 0
+        self._saw_pass_one = False
+
+    def announce(self, number: int) -> None:
+        """QEMU says that this pass begins."""
+        self._announced_pass = max(self._announced_pass, number)
+        self._saw_pass_one |= number == 1
+
+    def read(self, stats: Stats, asked_at: float) -> None:
+        """Take a reading."""
+        self._passes = self._passes.advance(stats)
+        self._stats, self._stats_at = stats, max(asked_at, self._since)
+
+    def observe(self, now: float) -> Observation:
+        """Say what a policy sees."""
+        return Observation(
+            now,
+            self._since,
+            self._stats,
+            self._stats_at,
+            self._passes,
+            self._announced_pass,
+            self._saw_pass_one,
+        )
 
 
 class Migration:
@@ -65,14 +128,18 @@ class Migration:
 
     :param policy: Says when to switch.
     :param now: The time at which it starts, on the caller's clock, in seconds.
+    :param recovery: Brings it back together if it breaks; by default it is only looked at, for a verdict.
     """
 
-    def __init__(self, policy: Policy, now: float) -> None:
+    def __init__(
+        self, policy: Policy, now: float, recovery: Recovery | None = None
+    ) -> None:
         self._policy = policy
+        self._recovery = recovery or Recovery(0.0, lambda: 0.0)
         self._figures = Figures(now)
         self._source = Phase.PREPARING
         self._destination = Phase.PREPARING
-        self._seen: Observation | None = None  # set when pre-copy begins
+        self._precopy: _Precopy | None = None  # set when it begins
         self._switch: SwitchRecord | None = None
         self._wanted: str | None = None  # a switch asked for before pre-copy began
         self._can_switch = policy.enables_postcopy
@@ -83,12 +150,18 @@ class Migration:
         self._is_switch_out = False  # sent, and not refused: it may come at any moment
         self._abort_wanted = False
         self._abort_at: float | None = None
+        self._is_attached = False  # somebody else has started it
+        self._knows_destination = True
+        self._began_at: float | None = None  # where we were not there
         self._failed_sides: set[Side] = set()
+        self._needs_stats = True
+        self._watched_until = now
         self._is_reading = False
         self._read_at = now
         self._asked_at = now
         self._is_over = False
         self._found: Place | None = None
+        self._held_for = ""
         self._error: str | None = None
 
     # What is known
@@ -101,7 +174,11 @@ class Migration:
     @property
     def place(self) -> Place:
         """Where the guest is; at the end, where it was found."""
-        return self._found or place(self._source, self._destination)
+        if self._found is not None:
+            return self._found
+        seen = place(self._source, self._destination)
+        is_believed = seen is Place.SPLIT or not self._recovery.is_in_doubt
+        return seen if is_believed else Place.UNKNOWN
 
     @property
     def stats(self) -> Stats | None:
@@ -119,18 +196,18 @@ class Migration:
         return self._is_over
 
     @property
-    def is_aborting(self) -> bool:
-        """The caller has asked for an abort."""
-        return self._abort_wanted
-
-    @property
     def downtime_ms(self) -> float | None:
         """From the source's STOP to the destination's RESUME; None until both were seen."""
         return self._figures.downtime_ms
 
+    @property
+    def given_up(self) -> str:
+        """Why a split guest was left as it is; empty if nothing was tried, or nothing had to be."""
+        return self._recovery.reason
+
     def summary(self) -> Summary:
         """The figures so far."""
-        passes = self._seen.passes_done if self._seen else 0
+        passes = self._precopy.observe(0.0).passes_done if self._precopy else 0
         return self._figures.summary(passes, self._switch)
 
     # Driving it
@@ -151,7 +228,8 @@ class Migration:
             return None
         times = [self._verify_at, self._retry_at, self._look_again_at, self._abort_at]
         if self._wants_readings:
-            times.append(self._read_at)
+            times.append(self._reading_due)
+        times.append(self._recovery.deadline())
         return min((time for time in times if time is not None), default=None)
 
     def tick(self, now: float) -> list[Action]:
@@ -162,82 +240,75 @@ class Migration:
             *self._repeat_abort(now),
             *self._follow_switch(now),
             *self._decide(now),
+            *self._recover(now),
             *self._read(now),
         ]
 
     # Events
 
-    @singledispatchmethod
     def _take(self, event: Event, now: float) -> list[Action]:
-        return []  # an event of a later version of ours, in a recording
+        take = _TAKE.get(type(event))
+        # None: an event of a later version of ours, in a recording
+        return [] if take is None else take(self, event, now)
 
-    @_take.register
-    def _(self, event: ev.StatusSeen, now: float) -> list[Action]:
+    def _take_status_seen(self, event: ev.StatusSeen, now: float) -> list[Action]:
         if event.side is Side.DESTINATION:
             self._destination = next_phase(event.side, self._destination, event.status)
+            self._recovery.hurry(now)
             return []
         self._enter(next_phase(event.side, self._source, event.status), now)
+        self._recovery.hurry(now)
         return []
 
-    @_take.register
-    def _(self, event: ev.SplitSeen, now: float) -> list[Action]:
+    def _take_split_seen(self, event: ev.SplitSeen, now: float) -> list[Action]:
         seen = self._source if event.side is Side.SOURCE else self._destination
         if seen not in _BEFORE_POSTCOPY:
             return []
         return self._take(ev.StatusSeen(event.side, Status.POSTCOPY_ACTIVE), now)
 
-    @_take.register
-    def _(self, event: ev.PassSeen, now: float) -> list[Action]:
+    def _take_pass_seen(self, event: ev.PassSeen, now: float) -> list[Action]:
         if self._source is Phase.PREPARING:
             self._enter(Phase.PRECOPY, now)
         is_running = self._source is Phase.PRECOPY and not self._figures.is_stopped
-        if self._seen is not None and is_running:  # QEMU announces one more at its stop
-            self._seen = replace(
-                self._seen,
-                announced_pass=max(self._seen.announced_pass, event.number),
-                saw_pass_one=self._seen.saw_pass_one or event.number == 1,
-            )
+        if self._precopy and is_running:  # QEMU announces one more at its stop
+            self._precopy.announce(event.number)
         return []
 
-    @_take.register
-    def _(self, event: ev.StatsSeen, now: float) -> list[Action]:
+    def _take_stats_seen(self, event: ev.StatsSeen, now: float) -> list[Action]:
         self._is_reading = False
         if event.stats is not None:
             self._figures.read(event.stats, self._asked_at)
+            self._watch_flow(event.stats, now)
         # Counted from the answer: one that took long must not be followed by the next at once.
         self._read_at = now + POLL_S
         if event.stats is None:
             return []
         if self._figures.wants_reading:
             self._read_at = now
+        self._learn_beginning(event.stats, now)
         if self._source is Phase.PREPARING and event.stats.memory_total:
             self._enter(Phase.PRECOPY, now)
-        if self._source is Phase.PRECOPY and self._seen is not None:
-            passes = self._seen.passes.advance(event.stats)
-            self._seen = replace(
-                self._seen,
-                stats=event.stats,
-                stats_at=max(self._asked_at, self._seen.since),
-                passes=passes,
-            )
+        if self._source is Phase.PRECOPY and self._precopy is not None:
+            self._precopy.read(event.stats, self._asked_at)
         return []
 
-    @_take.register
-    def _(self, event: ev.Stopped, now: float) -> list[Action]:
+    def _take_stats_wanted(self, event: ev.StatsWanted, now: float) -> list[Action]:
+        self._watched_until = now + WATCH_S
+        return []
+
+    def _take_stopped(self, event: ev.Stopped, now: float) -> list[Action]:
         if event.side is Side.SOURCE:
             self._figures.stop(now)
         return []
 
-    @_take.register
-    def _(self, event: ev.Resumed, now: float) -> list[Action]:
+    def _take_resumed(self, event: ev.Resumed, now: float) -> list[Action]:
         if event.side is Side.SOURCE:
             self._figures.go_on()
         else:
             self._figures.resume(now)
         return []
 
-    @_take.register
-    def _(self, event: ev.SplitFailed, now: float) -> list[Action]:
+    def _take_split_failed(self, event: ev.SplitFailed, now: float) -> list[Action]:
         actions = self._take(ev.SplitSeen(event.side), now)
         if event.side in self._failed_sides:  # a level: each reading tells it again
             return actions
@@ -245,8 +316,9 @@ class Migration:
         text = f"libvirt reports post-copy failed on the {event.side.value}"
         return [*actions, Note(text)]
 
-    @_take.register
-    def _(self, event: ev.SwitchRequested, now: float) -> list[Action]:
+    def _take_switch_requested(
+        self, event: ev.SwitchRequested, now: float
+    ) -> list[Action]:
         if not self._can_switch:
             return [Note("post-copy is not enabled for this migration")]
         if self._source is Phase.PREPARING:
@@ -254,21 +326,21 @@ class Migration:
             return []
         return self._ask(event.reason, now)
 
-    @_take.register
-    def _(self, event: ev.SwitchAccepted, now: float) -> list[Action]:
+    def _take_switch_accepted(
+        self, event: ev.SwitchAccepted, now: float
+    ) -> list[Action]:
         if self._switch is not None and self._source is Phase.PRECOPY:
             wait = VERIFY_S * 2 ** min(self._switch.attempts - 1, 8)
             self._verify_at = now + min(wait, _LONGEST_VERIFY_S)
         return []
 
-    @_take.register
-    def _(self, event: ev.SwitchRefused, now: float) -> list[Action]:
+    def _take_switch_refused(self, event: ev.SwitchRefused, now: float) -> list[Action]:
         self._is_switch_out = False
         if self._source is not Phase.PRECOPY:
             return []
         if self._abort_wanted:
             self._switch = None
-            return [Abort() if self._can_abort else Note("the abort came too late")]
+            return self._abort(now)
         if event.is_final:
             self._can_switch = False
             self._switch = None
@@ -276,8 +348,9 @@ class Migration:
         self._retry_at = now + RETRY_S
         return []
 
-    @_take.register
-    def _(self, event: ev.SwitchNotSeen, now: float) -> list[Action]:
+    def _take_switch_not_seen(
+        self, event: ev.SwitchNotSeen, now: float
+    ) -> list[Action]:
         if self._source is not Phase.PRECOPY or self._switch is None:
             return []
         if self._abort_wanted:  # too dangerous now, and there is no use in asking again
@@ -288,8 +361,9 @@ class Migration:
             *self._ask_again(),
         ]
 
-    @_take.register
-    def _(self, event: ev.AbortRequested, now: float) -> list[Action]:
+    def _take_abort_requested(
+        self, event: ev.AbortRequested, now: float
+    ) -> list[Action]:
         if self._abort_wanted:
             return []
         if not self._can_abort:
@@ -303,27 +377,100 @@ class Migration:
                     "the switch to post-copy has been asked for: aborted only if it is refused"
                 )
             ]
-        return [Abort()]
+        return self._abort(now)
 
-    @_take.register
-    def _(self, event: ev.AbortRefused, now: float) -> list[Action]:
+    def _take_abort_refused(self, event: ev.AbortRefused, now: float) -> list[Action]:
         if self._abort_wanted:
             self._abort_at = now + RETRY_S
         return []
 
-    @_take.register
-    def _(self, event: ev.Finished, now: float) -> list[Action]:
+    def _take_finished(self, event: ev.Finished, now: float) -> list[Action]:
         self._figures.finish(event.stats)
         return []
 
-    @_take.register
-    def _(self, event: ev.Ended, now: float) -> list[Action]:
-        self._is_over = True
-        self._figures.end(now)
+    def _take_attached(self, event: ev.Attached, now: float) -> list[Action]:
+        self._is_attached = True
+        self._knows_destination = event.knows_destination
+        self._recovery.attach(now)
+        return []
+
+    def _learn_beginning(self, stats: Stats, now: float) -> None:
+        """A policy counts from the beginning of somebody else's migration too."""
+        if self._is_attached and self._began_at is None and stats.elapsed_ms:
+            self._began_at = now - stats.elapsed_ms / 1000
+
+    def _take_ended(self, event: ev.Ended, now: float) -> list[Action]:
         self._error = event.error
         found = conclude(self.place, event)
-        self._source, self._found = self._final_phase(found), found
+        if found in _WHOLE:
+            self._end(found, now)
+            return []
+        self._recovery.begin(now)
+        if event.here in _HALVES or event.there in _HALVES:
+            self._enter_split(now)
         return []
+
+    def _take_looked(self, event: ev.Looked, now: float) -> list[Action]:
+        if event.stats is not None:
+            self._learn_beginning(event.stats, now)
+        if self._recovery.is_on and event.half in _HALVES:
+            self._enter_split(now)
+        if event.side is Side.SOURCE and event.status is not None:
+            # A look may be older than what an event has told.
+            with suppress(StateError):
+                self._enter(next_phase(event.side, self._source, event.status), now)
+        if event.stats is not None:
+            self._figures.read(event.stats, now)
+            # Before the switch too: what goes on without us may be far from it.
+            stats = event.stats
+            self._recovery.flow(stats.memory_sent, stats.postcopy_requests, now)
+        self._recovery.look(event, now)
+        if self._is_completed_unseen(event):
+            self._end(Place.DESTINATION, now)
+        return []
+
+    def _is_completed_unseen(self, event: ev.Looked) -> bool:
+        """The source has said that all is sent, and is rid of the guest; nobody can look at the destination."""
+        if self._knows_destination or event.side is Side.DESTINATION:
+            return False
+        is_rid = event.half in (Half.GONE, Half.INACTIVE)
+        return is_rid and self._source is Phase.COMPLETED
+
+    def _take_pause_refused(self, event: ev.PauseRefused, now: float) -> list[Action]:
+        return [Note(f"QEMU was not to be made to notice it: {event.message}")]
+
+    def _take_switch_held(self, event: ev.SwitchHeld, now: float) -> list[Action]:
+        self._is_switch_out = False
+        if self._source is not Phase.PRECOPY:
+            return []
+        if self._abort_wanted:
+            self._switch = None
+            return self._abort(now)
+        self._retry_at = now + RETRY_S
+        if event.reason == self._held_for:
+            return []
+        self._held_for = event.reason
+        return [Note(f"the switch to post-copy waits: {event.reason}")]
+
+    def _recover(self, now: float) -> list[Action]:
+        actions = self._recovery.tick(now)
+        if self._recovery.found is not None:
+            self._end(self._recovery.found, now)
+        return actions
+
+    def _watch_flow(self, stats: Stats, now: float) -> None:
+        if self._source.is_split:
+            self._recovery.flow(stats.memory_sent, stats.postcopy_requests, now)
+
+    def _enter_split(self, now: float) -> None:
+        """libvirt says that a host has half of the guest, though no event has told of the switch."""
+        if not (self._source.is_split or self._source is Phase.COMPLETED):
+            self._enter(Phase.POSTCOPY, now)
+
+    def _end(self, found: Place, now: float) -> None:
+        self._is_over = True
+        self._figures.end(now)
+        self._source, self._found = self._final_phase(found), found
 
     def _final_phase(self, found: Place) -> Phase:
         if found is Place.DESTINATION:
@@ -342,7 +489,7 @@ class Migration:
             return
         self._source = phase
         if phase is Phase.PRECOPY:
-            self._seen = Observation(now=now, since=now)
+            self._precopy = _Precopy(now if self._began_at is None else self._began_at)
         else:
             self._verify_at = self._retry_at = self._look_again_at = None
         if phase is Phase.POSTCOPY:
@@ -351,7 +498,7 @@ class Migration:
     def _record_switch(self, now: float) -> None:
         """Note the first time only: after a recovery the source is in post-copy again."""
         ms = self._figures.ms(now)
-        record = self._switch or SwitchRecord("somebody else asked", ms)
+        record = self._switch or SwitchRecord("asked for by another client", ms)
         if record.took_effect_ms is None:
             self._switch = replace(record, took_effect_ms=ms)
             self._figures.switch(now)
@@ -359,20 +506,22 @@ class Migration:
 
     def _decide(self, now: float) -> list[Action]:
         """Ask the policy, unless a switch or an abort is under way."""
-        if self._source is not Phase.PRECOPY or self._seen is None:
+        if self._source is not Phase.PRECOPY or self._precopy is None:
             return []
         if self._switch or self._abort_wanted or not self._can_switch:
             self._look_again_at = None
+            self._needs_stats = False
             return []
         if self._wanted is not None:
             return self._ask(self._wanted, now)
         if not self._can_switch_by_policy:
             return []
         try:
-            decision = self._policy.decide(replace(self._seen, now=now))
+            decision = self._policy.decide(self._precopy.observe(now))
         except Exception as error:  # a policy of the caller's must not end the loop
-            self._can_switch_by_policy = False
+            self._can_switch_by_policy = self._needs_stats = False
             return [Note(f"the policy failed and is not asked again: {error!r}")]
+        self._needs_stats = decision.needs_stats
         if decision.look_again_at is None:
             self._look_again_at = None
         else:
@@ -381,16 +530,23 @@ class Migration:
             return self._ask(decision.reason, now)
         return []
 
+    @property
+    def _can_ask(self) -> bool:
+        """A switch makes sense, as far as either side has said."""
+        is_here = self._source is Phase.PRECOPY and self.place is Place.SOURCE
+        return is_here and not self._abort_wanted
+
     def _ask(self, reason: str, now: float) -> list[Action]:
-        if self._source is not Phase.PRECOPY or self._switch or self._abort_wanted:
+        if not self._can_ask or self._switch:
             return []
         self._look_again_at = None
+        self._needs_stats = False
         self._switch = SwitchRecord(reason, self._figures.ms(now))
         self._is_switch_out = True
         return [Switch(reason, attempt=1)]
 
     def _ask_again(self) -> list[Action]:
-        if self._switch is None or self._abort_wanted:
+        if not self._can_ask or self._switch is None:
             return []
         self._switch = replace(self._switch, attempts=self._switch.attempts + 1)
         self._is_switch_out = True
@@ -417,27 +573,67 @@ class Migration:
         From the stop of its vCPUs to their start on the destination it does not: without the client's next
         call libvirt destroys the destination, and the source cannot go back.
         """
-        if self.is_over or self._figures.is_resumed:
+        if self.is_over or self._recovery.is_on or self._figures.is_resumed:
             return True
         is_stopped = self._figures.is_stopped or self._source in _STOPPED
         return not (is_stopped or self._is_switch_out)
+
+    def _abort(self, now: float) -> list[Action]:
+        """Abort, and see to it that it is done again if it has been accepted without effect."""
+        self._abort_at = None
+        if not self._can_abort:
+            return [Note("the abort came too late")]
+        self._abort_at = now + ABORT_S
+        return [Abort()]
 
     def _repeat_abort(self, now: float) -> list[Action]:
         if self._abort_at is None or now < self._abort_at:
             return []
         self._abort_at = None
-        if not self._can_abort:
-            return [Note("the abort came too late")]
-        return [Abort()]
+        return [] if self._source in _WENT_BACK else self._abort(now)
 
     @property
     def _wants_readings(self) -> bool:
         return not (self._is_reading or self._source.is_final)
 
+    @property
+    def _reading_due(self) -> float:
+        """When to read next: at once where it decides or is looked at, else seldom."""
+        is_idle = self._source is Phase.PRECOPY and not self._needs_stats
+        is_idle |= self._source is Phase.SWITCHING  # the guest stands still meanwhile
+        if not is_idle or self._read_at <= self._watched_until:
+            return self._read_at
+        return self._read_at + IDLE_POLL_S
+
     def _read(self, now: float) -> list[Action]:
-        if not self._wants_readings or now < self._read_at:
+        if not self._wants_readings or now < self._reading_due:
             return []
         self._is_reading = True
         self._asked_at = now
         self._read_at = now + POLL_S
         return [ReadStats()]
+
+
+#: A table, because :func:`functools.singledispatchmethod` makes two functions at each call, and a switch waits.
+_TAKE: Mapping[type[Event], Callable[[Migration, Any, float], list[Action]]] = {
+    ev.StatusSeen: Migration._take_status_seen,
+    ev.SplitSeen: Migration._take_split_seen,
+    ev.PassSeen: Migration._take_pass_seen,
+    ev.StatsSeen: Migration._take_stats_seen,
+    ev.StatsWanted: Migration._take_stats_wanted,
+    ev.Stopped: Migration._take_stopped,
+    ev.Resumed: Migration._take_resumed,
+    ev.SplitFailed: Migration._take_split_failed,
+    ev.SwitchRequested: Migration._take_switch_requested,
+    ev.SwitchAccepted: Migration._take_switch_accepted,
+    ev.SwitchRefused: Migration._take_switch_refused,
+    ev.SwitchNotSeen: Migration._take_switch_not_seen,
+    ev.AbortRequested: Migration._take_abort_requested,
+    ev.AbortRefused: Migration._take_abort_refused,
+    ev.Attached: Migration._take_attached,
+    ev.Looked: Migration._take_looked,
+    ev.PauseRefused: Migration._take_pause_refused,
+    ev.SwitchHeld: Migration._take_switch_held,
+    ev.Finished: Migration._take_finished,
+    ev.Ended: Migration._take_ended,
+}

@@ -6,9 +6,12 @@ import re
 
 from libvirt_postcopy.errors import UsageError
 
-__all__ = ["MIB", "parse_duration", "format_duration", "format_bytes"]
+__all__ = ["DURATIONS", "MIB", "parse_duration", "format_duration", "format_bytes"]
 
 MIB = 1 << 20
+
+DURATIONS = "30, 30s, 5m, 2h or 300ms"
+"""What :func:`parse_duration` reads, for people."""
 
 _THOUSANDTHS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "": 1000}
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|)", re.ASCII)
@@ -23,9 +26,7 @@ def parse_duration(text: str) -> float:
     """
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise UsageError(
-            f"'{text[:40]}' is not a duration", cure="write 30, 30s, 5m, 2h or 300ms"
-        )
+        raise UsageError(f"'{text[:40]}' is not a duration", cure=f"write {DURATIONS}")
     return float(match[1]) * _THOUSANDTHS[match[2]] / 1000
 
 

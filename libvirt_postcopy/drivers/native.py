@@ -2,8 +2,9 @@
 
 The migrate call blocks until the last page has arrived, so it has a thread of its own, and readings, which QEMU
 may answer late, have another.  Each has a connection of its own as well, and the loop a third, for events and for
-the switch: when two threads share a connection of libvirt 9.0, the request of the second may stay unsent until
-something arrives for the first, which here can be the end of the migration.
+the switch; on the destination the call that the client manages has one, and listening has another: when two
+threads share a connection of libvirt 9.0, the request of the second may stay unsent until something arrives for
+the first, which here can be the end of the migration.
 
 Who manages it: with a destination *URI* the source's daemon talks to the destination's itself
 (``VIR_MIGRATE_PEER2PEER``): the guest's downtime then holds no round trip through the client, and the
@@ -15,12 +16,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
 import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.constants import MigrateFlags
+from libvirt_postcopy.drivers.host import Connect, Host, Pulse
 from libvirt_postcopy.drivers.runner import Sink
 from libvirt_postcopy.errors import (
     LibvirtError,
@@ -33,11 +36,14 @@ from libvirt_postcopy.events import (
     Ended,
     Event,
     Half,
+    Looked,
+    PauseRefused,
     Side,
     SplitFailed,
     SplitSeen,
     StatsSeen,
     SwitchAccepted,
+    SwitchHeld,
     SwitchNotSeen,
     SwitchRefused,
 )
@@ -47,7 +53,8 @@ from libvirt_postcopy.features import (
     is_unreachable_peer,
     version_text,
 )
-from libvirt_postcopy.vir.events import DomainWatch, ensure_event_loop
+from libvirt_postcopy.journal import Journal
+from libvirt_postcopy.vir.events import ensure_event_loop
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
 __all__ = ["NativeDriver", "Target"]
@@ -64,7 +71,7 @@ _POSTCOPY_PARALLEL = (
 
 @dataclass
 class Target:
-    """Where to: a URI, a connection, or a URI of which we hold a connection too.
+    """Where to: a URI, or a connection, or both.
 
     :ivar is_peer2peer: Whether the source's daemon is to talk to the destination's.
     :ivar may_fall_back: Whether the client may manage it instead where that is not possible.
@@ -74,31 +81,6 @@ class Target:
     connection: Connection | None = None
     is_peer2peer: bool = False
     may_fall_back: bool = False
-    error: PostcopyError | None = None
-    ready: threading.Event = field(default_factory=threading.Event)
-
-    def connect(self) -> None:
-        """Open our own connection, unless one was given; keep the error where it fails.
-
-        ``ready`` is for the caller to set, when nobody else uses the connection any more.
-        """
-        try:
-            if self.connection is None:
-                self.connection = vir.open_connection(self.uri, "destination")
-        except LibvirtError as error:
-            LOG.debug("no connection to %s: %s", self.uri, error)
-            self.error = error
-
-    def require(self) -> Connection:
-        """Wait for the connection.
-
-        :raises LibvirtError: If it cannot be had.
-        """
-        self.ready.wait()
-        if self.connection is None:
-            assert self.error is not None
-            raise self.error
-        return self.connection
 
 
 class NativeDriver:
@@ -106,9 +88,12 @@ class NativeDriver:
 
     :param flags: libvirt's own only.
     :param params: Typed parameters of ``virDomainMigrate3``.
+    :param connect: Opens the connections of ours.
+    :param journal: Is told of each call before it is made.
     """
 
     name = "native"
+    is_attached = False  #: somebody else has made the call
 
     def __init__(
         self,
@@ -116,24 +101,34 @@ class NativeDriver:
         target: Target,
         params: Mapping[str, Any],
         flags: MigrateFlags,
+        connect: Connect = vir.open_connection,
+        *,
+        journal: Journal | None = None,
     ) -> None:
         self._dom = dom
+        self._journal = journal
         self._target = target
         self._params = dict(params)
         self._flags = flags
-        self._uuid = dom.UUIDString()
-        self._watches: list[DomainWatch] = []
+        uuid = dom.UUIDString()
+        source = dom.connect()
+        self._source = Host(
+            Side.SOURCE, uuid, vir.uri_of(source), connect, shared=source
+        )
+        given = target.connection
+        there = target.uri if given is None else vir.uri_of(given)
+        self._destination = Host(Side.DESTINATION, uuid, there, connect, shared=given)
+        self._uuid = uuid
+        self._pulse = Pulse(self._destination)
         self._control = dom
         self._readings = dom
-        self._own: list[Connection] = []
         self._sink: Sink = lambda event: None
-        self._is_closed = False
+        self._connected = threading.Event()
         self._was_sent = False
         self._is_abandoned = False
         self._has_begun = False
         self._was_seen_there = False
         self._sending = threading.Lock()
-        self._closing = threading.Lock()
         self.domain: Domain | None = None  #: on the destination, once it is there
         self.error: PostcopyError | None = None  #: why the call failed
 
@@ -146,18 +141,18 @@ class NativeDriver:
 
     def begin(self, sink: Sink) -> None:
         """Start the migrate call; see :class:`libvirt_postcopy.drivers.runner.Driver`."""
-        self._sink = sink
-        ensure_event_loop()
-        self._control = self._own_handle() or self._dom
-        self._readings = self._own_handle() or self._control
-        self._watch(self._control.connect(), Side.SOURCE)
-        for job in (self._connect_destination, self._run):
-            threading.Thread(
-                target=job, name=f"postcopy{job.__name__}", daemon=True
-            ).start()
+        self._listen(sink)
+        _in_background(self._run)
 
     def switch(self) -> Event:
-        """Send ``migrate-start-postcopy``."""
+        """Send ``migrate-start-postcopy``, if the destination lives.
+
+        libvirt kills the destination's half if its daemon cannot start it, and the source's half is stopped
+        by then.
+        """
+        silence = self._pulse.silence()
+        if silence:
+            return SwitchHeld(silence)
         try:
             vir.start_postcopy(self._control)
         except LibvirtError as error:
@@ -191,16 +186,44 @@ class NativeDriver:
             return AbortRefused(error.what)
         return None
 
+    def look(self, side: Side) -> Looked:
+        """Look at one host."""
+        if side is Side.SOURCE:
+            return self._source.look()
+        return self._doubt(self._destination.look())
+
+    def pause(self) -> Event | None:
+        """Make QEMU break the migration, so that it can be resumed."""
+        try:
+            dom = self._source.domain()
+            if dom is not None:
+                vir.pause_postcopy(dom)
+        except LibvirtError as error:
+            return PauseRefused(error.what)
+        return None
+
+    def resume(self) -> None:
+        """Make the same call again, for the rest of the memory."""
+        _in_background(self._run_resume)
+
     def close(self) -> None:
         """Listen no more."""
-        with self._closing:
-            self._is_closed = True
-            watches, self._watches = self._watches, []
-        for watch in watches:
-            watch.close()
-        vir.close_connections(self._own)
+        self._pulse.stop()
+        self._source.close()
+        lives_on = None if self.domain is None else self.domain.connect()
+        self._destination.close(keep=lives_on)
 
     # Listening
+
+    def _listen(self, sink: Sink) -> None:
+        self._sink = sink
+        ensure_event_loop()
+        readings = self._own_handle()
+        # The newest: events come over it too, and it is that of the looks.
+        self._control = self._own_handle() or self._dom
+        self._readings = readings or self._control
+        self._source.watch(self._hear_source)
+        _in_background(self._connect_destination)
 
     def _hear_source(self, event: Event) -> None:
         if self._was_sent:  # or it speaks of what went on before
@@ -216,55 +239,73 @@ class NativeDriver:
 
         The caller's would deliver no events if it was opened before there was an event loop.
         """
-        dom = self._ask(self._own_connection())[0]
-        if dom is None:
-            LOG.warning("sharing a connection to the source: the switch may come late")
-        return dom
-
-    def _own_connection(self) -> Connection | None:
         try:
-            own = vir.open_connection(self._dom.connect().getURI(), "source")
+            dom = vir.find_domain(self._source.open(), self._uuid)
         except LibvirtError as error:
-            LOG.info("no connection of our own to the source: %s", error)
+            LOG.warning(
+                "sharing a connection to the source, the switch may come late: %s",
+                error,
+            )
             return None
-        self._own.append(own)
-        return own
-
-    def _watch(self, connection: Connection, side: Side) -> None:
-        is_source = side is Side.SOURCE
-        hear = self._hear_source if is_source else self._hear_destination
-        watch = DomainWatch(connection, self._uuid, side, hear)
-        with self._closing:
-            if not self._is_closed:
-                self._watches.append(watch)
-                return
-        watch.close()
+        return dom
 
     def _connect_destination(self) -> None:
         try:
-            self._target.connect()
-            if self._target.connection is not None:
-                self._watch(self._target.connection, Side.DESTINATION)
+            if self._destination.can_be_reached_anew:
+                self._destination.open()
+        except LibvirtError as error:
+            LOG.debug("no connection to the destination: %s", error)
+            if self._target.connection is None:
+                self._destination.error = error
         finally:
-            self._target.ready.set()
+            self._destination.watch(self._hear_destination)
+            self._connected.set()
+        if self._destination.error is None:
+            self._pulse.start()
 
     # The call
 
     def _run(self) -> None:
-        try:
+        def call() -> None:
             self._check_pair()
             self._migrate()
+
+        self._end(self._failure(call))
+
+    def _run_resume(self) -> None:
+        self._end(self._failure(self._resume))
+
+    def _failure(self, call: Callable[[], None]) -> PostcopyError | None:
+        try:
+            call()
         except PostcopyError as error:
-            self.error = error
+            return error
         except Exception as error:  # a bug of ours must not leave the caller waiting
             LOG.exception("the migrate call failed unexpectedly")
-            self.error = PostcopyError(f"unexpected: {error!r}")
-        text = None if self.error is None else str(self.error)
+            return PostcopyError(f"unexpected: {error!r}")
+        return None
+
+    def _end(self, error: PostcopyError | None) -> None:
+        self.error = error
+        text = None if error is None else str(error)
         if not self._was_sent:
             self._sink(Ended(error=text, was_sent=False))
             return
-        here, there = self._look()
-        self._sink(Ended(error=text, here=here, there=there))
+        there = Half.UNKNOWN
+        if (
+            self._connected.is_set()
+        ):  # or to connect takes for ever, and a second time too
+            self.domain, there = self._destination.look_up()
+            there = self._doubt(Looked(Side.DESTINATION, there)).half
+        self._sink(Ended(error=text, here=self._source.half(), there=there))
+
+    def _doubt(self, found: Looked) -> Looked:
+        """Where the source's daemon resolves the URI, the guest's absence may only mean another host of that name."""
+        if found.half is not Half.GONE:
+            self._was_seen_there |= found.half is not Half.UNKNOWN
+            return found
+        is_sure = self._was_seen_there or not self._target.is_peer2peer
+        return found if is_sure else replace(found, half=Half.UNKNOWN)
 
     def _check_pair(self) -> None:
         """Refuse what would endanger the guest, as far as both hosts can be asked.
@@ -273,11 +314,11 @@ class NativeDriver:
         :raises NotSupportedError: If the pair of features kills this QEMU.
         """
         is_risky = _POSTCOPY_PARALLEL in self._flags
-        if not self._target.ready.wait(_CONNECT_FIRST_S) and not is_risky:
+        if not self._connected.wait(_CONNECT_FIRST_S) and not is_risky:
             return
-        if self._target.connection is None and not is_risky:
+        if self._destination.error is not None and not is_risky:
             return
-        source, destination = self._dom.connect(), self._target.require()
+        source, destination = self._dom.connect(), self._require_destination()
         uuid = vir.host_uuid(source)
         if uuid is not None and uuid == vir.host_uuid(destination):
             raise UsageError(
@@ -291,31 +332,94 @@ class NativeDriver:
                 installed = destination.getVersion()
             _require_multifd(Side.DESTINATION, installed)
 
+    def _require_destination(self) -> Connection:
+        """Wait for the connection of our own.
+
+        :raises PostcopyError: If it cannot be had.
+        """
+        self._connected.wait()
+        if self._destination.error is not None:
+            raise self._destination.error
+        return self._destination.connection()
+
+    def _connection_for_call(self) -> Connection:
+        """A connection that the managed call has to itself: it blocks that one for the whole post-copy.
+
+        :raises PostcopyError: If it cannot be had.
+        """
+        if self._target.connection is not None:
+            return self._target.connection
+        self._require_destination()
+        return self._destination.open()
+
     def _migrate(self) -> None:
         destination = None
         if not self._target.is_peer2peer:
-            destination = self._target.require()
+            destination = self._connection_for_call()
+        self._note_start()
         with self._sending:
             if self._is_abandoned:
                 raise PostcopyError("aborted before anything was started")
             self._was_sent = True
         if destination is None:
             try:
-                with vir.refusals("source"):
-                    self._dom.migrateToURI3(
-                        str(self._target.uri),
-                        self._params,
-                        self._flags | MigrateFlags.VIR_MIGRATE_PEER2PEER,
-                    )
+                self._call(self._dom, None, self._flags)
                 return
             except LibvirtError as error:
                 if not self._may_manage_instead(error):
                     raise
                 LOG.info("the client manages the migration: %s", error)
             self._target.is_peer2peer = False
-            destination = self._target.require()
-        with vir.refusals():
-            self._dom.migrate3(destination, self._params, self._flags)
+            destination = self._connection_for_call()
+            self._note_start()
+        self._call(self._dom, destination, self._flags)
+
+    def _note_start(self) -> None:
+        if self._journal is None:
+            return
+        host = None
+        with suppress(LibvirtError):
+            host = vir.host_uuid(self._dom.connect())
+        self._journal.start(source_host=host, is_peer2peer=self.is_peer2peer)
+
+    def _resume(self) -> None:
+        dom = vir.find_domain(self._source.open(), self._uuid)
+        if dom is None:
+            raise PostcopyError("the guest is gone from the source", side="source")
+        if self._journal is not None:
+            self._journal.resume(is_peer2peer=self.is_peer2peer)
+        flags = self._flags | MigrateFlags.VIR_MIGRATE_POSTCOPY_RESUME
+        if self._target.is_peer2peer:
+            try:
+                self._call(dom, None, flags)
+                return
+            except LibvirtError as error:
+                if not self._may_manage_resume(error):
+                    raise
+                LOG.info("the client manages the recovery: %s", error)
+            self._target.is_peer2peer = False
+        can_renew = self._destination.can_be_reached_anew
+        open_ = self._destination.open if can_renew else self._destination.connection
+        self._call(dom, open_(), flags)
+
+    def _may_manage_resume(self, error: LibvirtError) -> bool:
+        """Only where the source's daemon never reached the other, so neither QEMU has been told anything."""
+        is_allowed = self._target.may_fall_back
+        return is_allowed and is_unreachable_peer(error.domain, error.what)
+
+    def _call(
+        self, dom: Domain, destination: Connection | None, flags: MigrateFlags
+    ) -> None:
+        if destination is not None:
+            with vir.refusals():
+                dom.migrate3(destination, self._params, flags)
+            return
+        with vir.refusals("source"):
+            dom.migrateToURI3(
+                str(self._target.uri),
+                self._params,
+                flags | MigrateFlags.VIR_MIGRATE_PEER2PEER,
+            )
 
     def _may_manage_instead(self, error: LibvirtError) -> bool:
         """Only where the source's daemon never reached the other, so QEMU has been told nothing."""
@@ -323,34 +427,16 @@ class NativeDriver:
             return False
         if not is_unreachable_peer(error.domain, error.what):
             return False
-        self._target.ready.wait()
+        self._connected.wait()
         if vir.has_job(self._control) or vir.half(self._control) is not Half.WHOLE:
             return False
-        return self._ask(self._target.connection)[1] in (Half.GONE, Half.INACTIVE)
+        return self._destination.half() in (Half.GONE, Half.INACTIVE)
 
-    # Where the guest is
 
-    def _look(self) -> tuple[Half, Half]:
-        """Look at both hosts once the call has returned; what cannot be asked is not guessed."""
-        self.domain, there = self._ask(self._target.connection)
-        if there is Half.GONE and not self._was_seen_there:
-            there = (
-                Half.UNKNOWN
-            )  # here the name may mean another host than on the source
-        here = self._ask(self._dom.connect())[1]
-        if here is Half.UNKNOWN:  # it may be this connection alone that is dead
-            here = self._ask(self._own_connection())[1]
-        return here, there
-
-    def _ask(self, connection: Connection | None) -> tuple[Domain | None, Half]:
-        try:
-            if connection is None:
-                return None, Half.UNKNOWN
-            dom = vir.find_domain(connection, self._uuid)
-        except LibvirtError as error:
-            LOG.warning("a host cannot be asked for the guest: %s", error)
-            return None, Half.UNKNOWN
-        return dom, Half.GONE if dom is None else vir.half(dom)
+def _in_background(job: Callable[[], None]) -> None:
+    threading.Thread(
+        target=job, name=f"postcopy-{job.__name__.strip('_')}", daemon=True
+    ).start()
 
 
 _SEEN: Mapping[Half, Event] = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -17,15 +18,21 @@ from typing import Any, Protocol
 from libvirt_postcopy.actions import (
     Abort,
     Action,
+    Look,
     Note,
+    Pause,
     ReadStats,
+    Resume,
     Switch,
     VerifySwitch,
 )
 from libvirt_postcopy.errors import PostcopyError, StateError
-from libvirt_postcopy.events import Event, StatsSeen
+from libvirt_postcopy.events import Event, Half, Looked, Side, StatsSeen
+from libvirt_postcopy.journal import Journal
 from libvirt_postcopy.migration import Migration
 from libvirt_postcopy.policy import Policy
+from libvirt_postcopy.recovery import Recovery
+from libvirt_postcopy.shadow import Shadow
 
 __all__ = ["Driver", "Observer", "Runner", "Worker"]
 
@@ -61,6 +68,15 @@ class Driver(Protocol):
     def abort(self) -> Event | None:
         """Abort; say if it was refused."""
 
+    def look(self, side: Side) -> Event:
+        """Look at the domain on one host.  Called on a thread of its own; may block."""
+
+    def pause(self) -> Event | None:
+        """Make QEMU break a split migration; say if it was refused.  Called on a thread of its own; may block."""
+
+    def resume(self) -> None:
+        """Resume a broken migration; leads to another ``Ended`` event."""
+
     def close(self) -> None:
         """Listen no more.  Called once, after ``Ended``."""
 
@@ -93,17 +109,31 @@ class Runner:
     """Runs one migration to its end on a thread of its own.
 
     :param observer: Is shown each event and action; what it raises is logged and does no harm.
+    :param patience_s: How long a broken migration is tried to be resumed.
+    :param journal: Is told of each event and action too.
+    :param is_shadow: Send nothing, and say what would have been sent.
     """
 
     def __init__(
-        self, driver: Driver, policy: Policy, observer: Observer | None = None
+        self,
+        driver: Driver,
+        policy: Policy,
+        observer: Observer | None = None,
+        patience_s: float = 0.0,
+        *,
+        journal: Journal | None = None,
+        is_shadow: bool = False,
     ) -> None:
         self._driver = driver
         self._observer = observer
+        self._journal = journal
         self._queue: queue.SimpleQueue[tuple[float, Event]] = queue.SimpleQueue()
-        self._migration = Migration(policy, time.monotonic())
+        recovery = Recovery(patience_s, random.random)
+        kind = Shadow if is_shadow else Migration
+        self._migration = kind(policy, time.monotonic(), recovery)
         self._over = threading.Event()
         self._reader = Worker("postcopy-reader")
+        self._lookouts: dict[Side, Worker] = {}
 
     @property
     def migration(self) -> Migration:
@@ -120,6 +150,8 @@ class Runner:
         except BaseException:
             self._reader.close()
             self._driver.close()
+            if self._journal is not None:
+                self._journal.close()
             raise
         threading.Thread(target=self._run, name="postcopy-loop", daemon=True).start()
 
@@ -144,8 +176,10 @@ class Runner:
             except Exception:  # a bug of ours must not leave the guest to itself
                 LOG.exception("unexpected, going on")
                 pause = _STUMBLE_S
+        self._close_journal()
         self._over.set()
-        self._reader.close()
+        for worker in (self._reader, *self._lookouts.values()):
+            worker.close()
         self._driver.close()  # may hang on a dead host, when nobody waits any more
 
     def _step(self, pause: float) -> None:
@@ -164,6 +198,20 @@ class Runner:
             self._carry_out(action)
         for what in (*seen, *actions):
             self._show(what)
+            if self._journal is not None:
+                self._journal.see(what)
+        if self._journal is not None and (warning := self._journal.take_warning()):
+            self._show(Note(warning))
+
+    def _close_journal(self) -> None:
+        """Before anybody is told of the end: the program may be gone then."""
+        if self._journal is None:
+            return
+        migration = self._migration
+        try:
+            self._journal.end(migration.place, migration.phase, migration.given_up)
+        except Exception:  # a bug of ours must not hide the end
+            LOG.exception("the journal failed unexpectedly")
 
     def _feed(self, event: Event, seen_at: float) -> list[Action]:
         before = self._migration.phase
@@ -187,6 +235,12 @@ class Runner:
             refused = self._driver.abort()
             if refused is not None:
                 self.put(refused)
+        elif isinstance(action, Look):
+            self._on_lookout(action.side, lambda: self._driver.look(action.side))
+        elif isinstance(action, Pause):
+            self._on_lookout(Side.SOURCE, self._driver.pause)
+        elif isinstance(action, Resume):
+            self._driver.resume()
         elif isinstance(action, Note):
             LOG.warning("%s", action.text)
 
@@ -201,6 +255,22 @@ class Runner:
             seen = [StatsSeen(None)]
         for event in seen:
             self.put(event)
+
+    def _on_lookout(self, side: Side, ask: Callable[[], Event | None]) -> None:
+        """Ask something of a host that may be dead, on that host's own thread."""
+
+        def run() -> None:
+            try:
+                seen = ask()
+            except Exception:  # a bug of ours must not end the lookout
+                LOG.exception("looking at the %s failed unexpectedly", side.value)
+                seen = Looked(side, Half.UNKNOWN)
+            if seen is not None:
+                self.put(seen)
+
+        if side not in self._lookouts:
+            self._lookouts[side] = Worker(f"postcopy-lookout-{side.value}")
+        self._lookouts[side].submit(run)
 
     def _show(self, what: object) -> None:
         if self._observer is None:

@@ -61,14 +61,17 @@ class Decision:
 
     :ivar reason: Why to switch, in words for people; None to go on with pre-copy.
     :ivar look_again_at: When the answer may change though nothing was seen; None for never.
+    :ivar needs_stats: The next reading of the statistics may change it.  Where none does, and nobody
+        watches, QEMU is left in peace: a reading that is on its way can delay the switch.
     """
 
     reason: str | None = None
     look_again_at: float | None = None
+    needs_stats: bool = True
 
 
-WAIT = Decision()
-"""Go on with pre-copy until something new is seen."""
+WAIT = Decision(needs_stats=False)
+"""Go on with pre-copy until something other than a reading is seen."""
 
 
 class Policy(Protocol):

@@ -13,7 +13,10 @@ __all__ = ["AnyOf", "AllOf"]
 def _patience(decisions: Sequence[Decision]) -> Decision:
     """Wait, but look again as soon as any of these would."""
     times = [each.look_again_at for each in decisions if each.look_again_at is not None]
-    return Decision(look_again_at=min(times, default=None))
+    return Decision(
+        look_again_at=min(times, default=None),
+        needs_stats=any(each.needs_stats for each in decisions),
+    )
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,9 @@ class After:
         """Compare the time pre-copy has lasted."""
         due = seen.since + self.seconds
         if seen.now < due:
-            return Decision(look_again_at=due)
+            return Decision(look_again_at=due, needs_stats=False)
+        if not self.seconds:
+            return Decision(reason="at once, as asked")
         return Decision(reason=f"{format_duration(self.seconds)} of pre-copy are over")
 
     def __str__(self) -> str:
@@ -89,7 +91,7 @@ class AfterPrecopy:
         is_announced = seen.saw_pass_one and seen.announced_pass > self.passes
         if is_announced and not self._is_contradicted(seen):
             return Decision(reason=f"{count} done")
-        return WAIT
+        return Decision(needs_stats=is_announced or not seen.saw_pass_one)
 
     @staticmethod
     def _is_contradicted(seen: Observation) -> bool:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -17,6 +18,7 @@ from libvirt_postcopy.units import parse_duration
 __all__ = ["parse"]
 
 _CURE = "write one of: manual, never, after-precopy[:PASSES], after:DURATION; join with | or &"
+_PRECEDENCE = "& binds tighter than |: a&b|c means a and b together, or c"
 _LONGEST = 1000  # characters; a specification is typed by hand
 
 
@@ -27,8 +29,32 @@ def parse(text: str) -> Policy:
     """
     if len(text) > _LONGEST:
         raise UsageError(f"a policy of {len(text)} characters is too long", cure=_CURE)
+    if "(" in text or ")" in text:
+        raise UsageError("a policy has no parentheses", cure=_PRECEDENCE)
+    _check_gaps(text)
     either = [_parse_all(part) for part in text.split("|")]
-    return either[0] if len(either) == 1 else AnyOf(tuple(either))
+    if len(either) == 1:
+        return either[0]
+    if Never() in either:
+        raise UsageError(
+            "'never' stands alone: beside '|' it forbids what the others ask for",
+            cure="leave out 'never', or all but 'never'",
+        )
+    return AnyOf(tuple(either))
+
+
+def _check_gaps(text: str) -> None:
+    """Refuse a ``|`` or ``&`` that joins nothing."""
+    words = re.split(r"([|&])", text)
+    if len(words) == 1:
+        return
+    for place in range(0, len(words), 2):
+        if not words[place].strip():
+            where, sign = ("after", place - 1) if place else ("before", 1)
+            raise UsageError(
+                f"there is nothing {where} '{words[sign]}' in the policy '{text.strip()[:40]}'",
+                cure=_CURE,
+            )
 
 
 def _parse_all(text: str) -> Policy:
@@ -41,8 +67,16 @@ def _parse_one(text: str) -> Policy:
     try:
         build = _BUILDERS[name]
     except KeyError:
-        raise UsageError(f"unknown policy '{name[:40]}'", cure=_CURE) from None
+        raise _unknown(name) from None
     return build(argument if colon else None)
+
+
+def _unknown(name: str) -> UsageError:
+    if not name:
+        return UsageError("the policy has no name", cure=_CURE)
+    is_shouted = name.lower() in _BUILDERS
+    cure = f"write it in lower case: {name.lower()}" if is_shouted else _CURE
+    return UsageError(f"unknown policy '{name[:40]}'", cure=cure)
 
 
 def _manual(argument: str | None) -> Policy:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, Optional
+from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 import libvirt
 import libvirt_qemu
 
 from libvirt_postcopy.constants import (
+    AbortJobFlags,
     DomainState,
     ErrorNumber,
     JobType,
@@ -20,13 +24,14 @@ from libvirt_postcopy.constants import (
     RunningReason,
 )
 from libvirt_postcopy.errors import LibvirtError, NotSupportedError, refusal
-from libvirt_postcopy.events import Half
+from libvirt_postcopy.events import Half, Side
 from libvirt_postcopy.features import explain
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
 __all__ = [
     "KEEPALIVE",
+    "Open",
     "translate",
     "refusals",
     "open_connection",
@@ -38,12 +43,21 @@ __all__ = [
     "has_job",
     "running_qemu_version",
     "abort_job",
+    "is_alive",
+    "leaving_stats",
+    "listens",
+    "migration_side",
+    "pause_postcopy",
+    "query_migration",
     "is_running",
     "host_uuid",
     "silence_libvirt",
+    "uri_of",
 ]
 
 LOG = logging.getLogger("libvirt_postcopy.vir")
+
+Open = Callable[[Optional[str]], Connection]
 
 KEEPALIVE = (5, 5)
 """Interval in seconds and count on connections of our own, as virsh sets them."""
@@ -72,13 +86,16 @@ def translate(error: libvirt.libvirtError, side: str = "") -> LibvirtError:
     return refusal(ours, error)
 
 
-def open_connection(uri: str | None, side: str = "") -> Connection:
+def open_connection(
+    uri: str | None, side: str = "", *, open_: Open | None = None
+) -> Connection:
     """Open a connection that notices when its daemon is gone.
 
+    :param open_: Instead of ``libvirt.open``, for who must log in.
     :raises LibvirtError: If it cannot be opened.
     """
     try:
-        connection: Connection = libvirt.open(uri)
+        connection = (open_ or libvirt.open)(uri)
     except libvirt.libvirtError as error:
         ours = translate(error)
         ours.side = (
@@ -90,6 +107,15 @@ def open_connection(uri: str | None, side: str = "") -> Connection:
     except libvirt.libvirtError as error:
         LOG.debug("%s: no keepalive: %s", uri, error)  # a local driver has none
     return connection
+
+
+def uri_of(connection: Connection) -> str | None:
+    """Where a connection leads; None where it cannot say."""
+    try:
+        return connection.getURI()
+    except libvirt.libvirtError as error:
+        LOG.debug("no URI: %s", error)
+        return None
 
 
 def close_connections(connections: list[Connection]) -> None:
@@ -216,6 +242,107 @@ def running_qemu_version(dom: Domain) -> int:
     return int(
         version["major"] * 1_000_000 + version["minor"] * 1000 + version["micro"]
     )
+
+
+def query_migration(dom: Domain) -> Mapping[str, Any]:
+    """Ask a source's QEMU itself (``query-migrate``); libvirt marks the domain as tainted by that.
+
+    :raises LibvirtError: If it cannot be asked.
+    """
+    with refusals("source"):
+        reply = json.loads(
+            libvirt_qemu.qemuMonitorCommand(dom, '{"execute": "query-migrate"}', 0)
+        )
+    info = reply.get("return")
+    return info if isinstance(info, dict) else {}
+
+
+def leaving_stats(dom: Domain) -> Stats | None:
+    """Read the statistics of a migration away from this host; None where none is under way.
+
+    :raises LibvirtError: If the daemon cannot say, for example because QEMU does not answer it now.
+    """
+    with refusals("source"):
+        reply = dom.jobStats()
+    return Stats.from_job_stats(reply) if _is_migration(reply, _MIGRATION_OUT) else None
+
+
+def migration_side(dom: Domain) -> Side | None:
+    """Which end of a migration a domain is; None where it is part of none.
+
+    :raises LibvirtError: If the daemon cannot say.
+    """
+    with refusals():
+        state, reason = dom.state()[:2]
+    found = _HALVES.get((state, reason))
+    is_split = found in (Half.SPLIT, Half.SPLIT_FAILED)
+    if is_split and state == DomainState.VIR_DOMAIN_RUNNING:
+        return Side.DESTINATION
+    try:
+        reply = dom.jobStats()
+    except libvirt.libvirtError as error:
+        if _ONLY_ON_SOURCE in str(error):
+            return Side.DESTINATION
+        if not is_split:
+            raise translate(error) from error
+        reply = {}
+    if _is_migration(reply, _MIGRATION_IN):
+        return Side.DESTINATION
+    return Side.SOURCE if is_split or _is_migration(reply, _MIGRATION_OUT) else None
+
+
+_ONLY_ON_SOURCE = "available only on the source"
+_MIGRATION_IN, _MIGRATION_OUT = 4, 5  # VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN and _OUT
+
+
+def _is_migration(reply: Mapping[str, Any], operation: int) -> bool:
+    kind = reply.get("type", JobType.VIR_DOMAIN_JOB_NONE)
+    return kind in _UNDER_WAY and reply.get("operation") == operation
+
+
+_UNDER_WAY = (JobType.VIR_DOMAIN_JOB_BOUNDED, JobType.VIR_DOMAIN_JOB_UNBOUNDED)
+
+
+def pause_postcopy(dom: Domain) -> None:
+    """Break a split migration so that it can be resumed (``migrate-pause``); of a source only.
+
+    :raises LibvirtError: If libvirt or QEMU refuses.
+    :source: libvirt ``virDomainAbortJobFlags`` with ``VIR_DOMAIN_ABORT_JOB_POSTCOPY`` (since 8.5.0)
+    """
+    with refusals("source"):
+        dom.abortJobFlags(AbortJobFlags.VIR_DOMAIN_ABORT_JOB_POSTCOPY)
+
+
+def is_alive(connection: Connection) -> bool:
+    """Whether a connection has not been closed, as far as this side has noticed."""
+    try:
+        return bool(connection.isAlive())
+    except libvirt.libvirtError as error:
+        LOG.debug("not alive: %s", error)
+        return False
+
+
+_PORTS = {"tcp": 16509, "tls": 16514}
+
+
+def listens(uri: str, timeout: float) -> bool:
+    """Whether something listens where a URI points to, if that can be told without a login.
+
+    libvirt's own attempt to connect can last minutes when a link is down.
+
+    :param timeout: Seconds.
+    """
+    parts = urlsplit(uri)
+    transport = parts.scheme.partition("+")[2] or ("tls" if parts.hostname else "")
+    if transport not in _PORTS or parts.hostname is None:
+        return True
+    address = (parts.hostname, parts.port or _PORTS[transport])
+    try:
+        socket.create_connection(address, timeout).close()
+    except OSError as error:
+        LOG.debug("%s: %s", address, error)
+        return False
+    return True
 
 
 def abort_job(dom: Domain) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import libvirt
 import libvirt_qemu
@@ -19,6 +21,15 @@ def pytest_report_header() -> str:
     number = libvirt.getVersion()
     version = f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
     return f"libvirt: {version}, Python {sys.version.split()[0]}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Journals are not written to the home of whoever runs the tests."""
+    path = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(path))
+        yield path
 
 
 @pytest.fixture

@@ -8,7 +8,16 @@ from typing import Any
 import libvirt
 
 from libvirt_postcopy import events as ev
-from libvirt_postcopy.actions import Action, Note, ReadStats, Switch, VerifySwitch
+from libvirt_postcopy.actions import (
+    Action,
+    Look,
+    Note,
+    Pause,
+    ReadStats,
+    Resume,
+    Switch,
+    VerifySwitch,
+)
 from libvirt_postcopy.constants import (
     DomainState,
     ErrorNumber,
@@ -18,6 +27,7 @@ from libvirt_postcopy.constants import (
 from libvirt_postcopy.events import Half, Place, Side
 from libvirt_postcopy.migration import Migration
 from libvirt_postcopy.policy import Policy, parse
+from libvirt_postcopy.recovery import Recovery
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.units import MIB
 
@@ -59,6 +69,7 @@ class FakeConnection:
         self.uri = uri
         self.host_uuid = host_uuid
         self.version = version
+        self.libvirt_version = 11_004_000
         self.domains: list[FakeDomain] = []
         self.error: libvirt.libvirtError | None = None
         self.unsupported: set[object] = set()  #: events that this driver does not have
@@ -66,6 +77,7 @@ class FakeConnection:
         self.deregistered: list[int] = []
         self.keepalive: tuple[int, int] | None = None
         self.is_closed = False
+        self.is_dead = False  #: and its own end has noticed
 
     def _answer(self, value: Any) -> Any:
         if self.error is not None:
@@ -79,14 +91,14 @@ class FakeConnection:
         return self._answer(self.version)
 
     def getLibVersion(self) -> int:
-        return self._answer(11_003_000)
+        return self._answer(self.libvirt_version)
 
     def getCapabilities(self) -> str:
         uuid = "" if self.host_uuid is None else f"<uuid>{self.host_uuid}</uuid>"
         return self._answer(f"<capabilities><host>{uuid}</host></capabilities>")
 
     def isAlive(self) -> int:
-        return 1
+        return int(not self.is_dead)
 
     def setKeepAlive(self, interval: int, count: int) -> int:
         self.keepalive = (interval, count)
@@ -156,6 +168,7 @@ class FakeDomain:
         self.errors: dict[str, Exception] = {}
         self.calls: list[tuple[Any, ...]] = []
         self.qemu_version = (10, 1, 0)
+        self.migrate_info: Any = {}
         self.is_kept = False  #: a crashed one, as on_crash=preserve does
         self.on_migrate: Callable[..., Any] = lambda *args: None
 
@@ -192,10 +205,16 @@ class FakeDomain:
         self._do("abortJob")
         return 0
 
+    def abortJobFlags(self, flags: int = 0) -> int:
+        self._do("abortJobFlags", int(flags))
+        return 0
+
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
         """QEMU's monitor."""
         if "monitor" in self.errors:
             raise self.errors["monitor"]
+        if command == {"execute": "query-migrate"}:
+            return {"return": self.migrate_info}
         assert command == {"execute": "query-version"}
         words = ("major", "minor", "micro")
         return {"return": {"qemu": dict(zip(words, self.qemu_version)), "package": ""}}
@@ -254,6 +273,14 @@ def ended(found: Place, error: str | None = "failed") -> ev.Ended:
 DONE = ended(Place.DESTINATION, None)
 
 
+def looked(
+    side: Side, half: Half, word: str | None = None, obstacle: str = "", **figures: int
+) -> ev.Looked:
+    """A look found this; of the source also what QEMU said, and sizes in bytes."""
+    stats = Stats(**figures) if figures else None
+    return ev.Looked(side, half, word, stats, obstacle)
+
+
 def status(word: str, side: Side = SRC) -> ev.StatusSeen:
     return ev.StatusSeen(side, word)
 
@@ -266,22 +293,37 @@ class Scene:
     """One migration, its driver and its clock.
 
     Actions are kept with the time at which they were asked for.  Nothing is carried out: a test feeds what
-    comes of an action itself.
+    comes of an action itself, but for looks at the hosts that are in ``hosts``: they find that at once.
+
+    :param patience_s: How long a broken one is tried to be resumed.
     """
 
-    def __init__(self, policy: Policy | str = "manual", start: float = 0.0) -> None:
+    def __init__(
+        self,
+        policy: Policy | str = "manual",
+        start: float = 0.0,
+        *,
+        patience_s: float = 0.0,
+        jitter: Callable[[], float] = lambda: 1.0,
+    ) -> None:
         self.policy = parse(policy) if isinstance(policy, str) else policy
         self.now = start
-        self.migration = Migration(self.policy, start)
+        self.migration = Migration(self.policy, start, Recovery(patience_s, jitter))
         self.log: list[tuple[float, Action]] = []
         self.answered = 0  #: readings that a test has answered
+        self.hosts: dict[Side, ev.Looked] = {}
+
+    def find(self, *seen: ev.Looked) -> Scene:
+        """Looks find this from now on."""
+        self.hosts = {each.side: each for each in seen}
+        return self
 
     def at(self, when: float, *events: ev.Event) -> list[Action]:
         """Let time pass to ``when``, deadlines kept, then feed events.  Gives what the events led to."""
         self.until(when)
         led_to: list[Action] = []
         for event in events:
-            led_to += self._keep(self.migration.feed(event, self.now))
+            led_to += self._carry_out(self.migration.feed(event, self.now))
         return led_to
 
     def until(self, when: float) -> list[Action]:
@@ -294,8 +336,24 @@ class Scene:
                 self.now = when
                 return led_to
             self.now = max(self.now, deadline)
-            led_to += self._keep(self.migration.tick(self.now))
+            led_to += self._carry_out(self.migration.tick(self.now))
         raise AssertionError("the core keeps asking for the same deadline")
+
+    def _carry_out(self, actions: Iterable[Action]) -> list[Action]:
+        """Keep actions, and take what a look finds, with what that leads to."""
+        kept: list[Action] = []
+        due = self._keep(actions)
+        while due:
+            action = due.pop(0)
+            kept.append(action)
+            answer = self.answer(action)
+            if answer is not None:
+                due += self._keep(self.migration.feed(answer, self.now))
+        return kept
+
+    def answer(self, action: Action) -> ev.Event | None:
+        """What comes of an action at once."""
+        return self.hosts.get(action.side) if isinstance(action, Look) else None
 
     def _keep(self, actions: Iterable[Action]) -> list[Action]:
         actions = list(actions)
@@ -315,6 +373,14 @@ class Scene:
     @property
     def looks(self) -> list[float]:
         return self.times(VerifySwitch)
+
+    @property
+    def resumes(self) -> list[float]:
+        return self.times(Resume)
+
+    @property
+    def pauses(self) -> list[float]:
+        return self.times(Pause)
 
     @property
     def readings(self) -> list[float]:

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from libvirt_postcopy.features import (
     MULTIFD_AND_POSTCOPY,
     explain,
+    is_about_certificates,
+    is_about_migration_tls,
     is_final_refusal,
     is_unreachable_peer,
     version_text,
@@ -14,6 +16,16 @@ from libvirt_postcopy.features import (
 
 UNABLE = "internal error: unable to execute QEMU command"
 UFFD = "Userfaultfd not available: Operation not permitted"
+NO_DRIVER = (
+    "no connection driver available for URI 'b/system' does not include a driver name"
+)
+NO_CREDENTIALS = f"{UNABLE} 'object-add': Unable to access credentials /etc/pki/qemu/ca-cert.pem: No such file or directory"
+NO_CERTIFICATE = (
+    "Cannot read CA certificate '/etc/pki/CA/cacert.pem': No such file or directory"
+)
+WRAPPED = (
+    "operation failed: Failed to connect to remote libvirt URI qemu+tcp://b/system"
+)
 REFUSED = "unable to connect to server at 'b:16509': Connection refused"
 
 
@@ -81,6 +93,46 @@ REFUSED = "unable to connect to server at 'b:16509': Connection refused"
             "listens",
         ),
         ("unable to connect to server at 'b:16514': No route to host", "", "destination", "firewall"),
+        ("Unable to resolve address 'b' service '16509': Name or service not known", "", "destination", "check the name"),
+        (
+            "unable to connect to server at 'b:49152': Connection refused",
+            "cannot reach the destination for migration: ",
+            "source",
+            "--migrateuri tcp://ADDRESS",
+        ),
+        (
+            "Unable to resolve address 'b' service '49215': Name or service not known",
+            "cannot reach the destination for migration: ",
+            "source",
+            "49152 to 49215",
+        ),
+        ("invalid argument: missing scheme in migration URI: b", "", "", "write --migrateuri tcp://HOST"),
+        ("argument unsupported: unsupported scheme http in migration URI http://b", "", "", "write --migrateuri tcp://HOST"),
+        (
+            f"{UNABLE} 'migrate-incoming': Failed to bind socket: Cannot assign requested address",
+            "cannot listen for migration: ",
+            "destination",
+            "--listen-address",
+        ),
+        (NO_DRIVER, "", "", "qemu+ssh://HOST/system"),
+        ("internal error: unexpected qemu URI path '', try qemu:///system", "", "", "write the path too"),
+        ("no connection driver available for foo:///system", "", "", "the URI's driver"),
+        ("remote_open: transport in URL not recognised (should be tls|unix)", "", "", "one of these"),
+        (NO_CREDENTIALS, "no TLS certificates for migration: ", "", "leave out --tls"),
+        (NO_CERTIFICATE, "", "", "libvirt's TLS certificates"),
+        (f"{WRAPPED}: {NO_CERTIFICATE}", "", "", "libvirt's TLS certificates"),
+        (
+            "post-copy can only be started while outgoing migration is in progress",
+            "",
+            "source",
+            "start with migrate --live --postcopy",
+        ),
+        (
+            "switching to post-copy requires migration to be started with VIR_MIGRATE_POSTCOPY flag",
+            "",
+            "source",
+            "abort it and start it with --postcopy",
+        ),
         (
             "Cannot recv data: Host key verification failed.: Connection reset by peer",
             "",
@@ -163,9 +215,11 @@ def test_refusal_of_the_switch_that_is_final(code: int, message: str) -> None:
     assert is_final_refusal(code, message)
 
 
-WRAPPED = (
-    "operation failed: Failed to connect to remote libvirt URI qemu+tcp://b/system"
-)
+def test_missing_certificates_are_told_apart() -> None:
+    assert is_about_certificates(NO_CERTIFICATE)
+    assert is_about_migration_tls(NO_CREDENTIALS)
+    assert not is_about_certificates(NO_CREDENTIALS)
+    assert not is_about_migration_tls(NO_CERTIFICATE)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from libvirt_postcopy.errors import UsageError
-from libvirt_postcopy.units import MIB, format_bytes, format_duration, parse_duration
+from libvirt_postcopy.units import (
+    DURATIONS,
+    MIB,
+    format_bytes,
+    format_duration,
+    parse_duration,
+)
 
 
 @pytest.mark.parametrize(
@@ -64,6 +70,11 @@ def test_duration_is_written_with_the_largest_unit(seconds: float, text: str) ->
 def test_duration_that_was_written_is_read_back(thousandths: int) -> None:
     seconds = thousandths / 1000
     assert parse_duration(format_duration(seconds)) == pytest.approx(seconds)
+
+
+def test_what_people_are_told_to_write_is_read() -> None:
+    for text in DURATIONS.replace(" or ", ", ").split(", "):
+        assert parse_duration(text) > 0
 
 
 @given(st.text(max_size=12))

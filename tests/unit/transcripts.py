@@ -14,7 +14,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-from libvirt_postcopy.events import Event, PassSeen, Side, StatsSeen
+from libvirt_postcopy.events import Event, PassSeen, Side, StatsSeen, StatsWanted
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir.events import from_monitor
 from unit.fakes import DST, SRC, Scene
@@ -66,14 +66,25 @@ def read(path: Path | str) -> Transcript:
     )
 
 
-def replay(path: Path | str, policy: str = "manual", until: float = inf) -> Scene:
-    """Play a transcript to the core.  A reading that it asks for is answered by the next one recorded."""
+def replay(
+    path: Path | str,
+    policy: str = "manual",
+    until: float = inf,
+    *,
+    is_watched: bool = False,
+) -> Scene:
+    """Play a transcript to the core.  A reading that it asks for is answered by the next one recorded.
+
+    :param is_watched: Somebody looks at the statistics all the time.
+    """
     scene = Scene(policy)
     for line in read(path):
         if line.t > until:
             break
         events = line.events()
         scene.until(line.t)
+        if is_watched:
+            scene.at(line.t, StatsWanted())
         if any(isinstance(event, StatsSeen) for event in events):
             if scene.answered == len(scene.readings):
                 continue  # nobody asked

@@ -31,7 +31,6 @@ from libvirt_postcopy.events import (
 )
 from libvirt_postcopy.phases import conclude
 from libvirt_postcopy.stats import Stats
-from libvirt_postcopy.vir import calls as vir
 from unit.fakes import (
     DST,
     MIGRATED,
@@ -74,7 +73,7 @@ class Hosts:
         self.for_readings = FakeConnection("fake:///a", "aaaa")
         self.read = FakeDomain(self.for_readings)
         self.fresh = FakeConnection("fake:///a", "aaaa")  # for a last look
-        self._ours = [self.own, self.for_readings, self.fresh]
+        self._ours = [self.for_readings, self.own, self.fresh]
         self.is_sent = threading.Event()
         self.destination = FakeConnection(URI, "bbbb")
         self.unreachable: set[str] = set()
@@ -90,13 +89,26 @@ class Hosts:
 
     def move(self, *args: object) -> FakeDomain:
         """What a migrate call does when all goes well."""
-        self.source.domains.remove(self.dom)
+        self.guest_is(None)
         return FakeDomain(self.destination, state=MIGRATED)
 
     def linger(self, *args: object) -> None:
         """What a migrate call does while the migration goes on."""
         self.is_sent.set()
         self._returns.wait(PATIENCE_S)
+
+    def guest_is(self, state: tuple[int, int] | None) -> None:
+        """The source's daemon says so on all connections; None: there is no such domain."""
+        for dom in (self.dom, self.control, self.read):
+            if state is None:
+                dom.connection.domains.remove(dom)
+            else:
+                dom.now = state
+
+    def fall_silent(self) -> None:
+        """The source's daemon does not answer on any connection."""
+        for connection in (self.source, self.own, self.for_readings, self.fresh):
+            connection.error = NO_ANSWER
 
     def let_return(self) -> None:
         self._returns.set()
@@ -114,12 +126,17 @@ class Hosts:
 @pytest.fixture
 def hosts(monkeypatch: pytest.MonkeyPatch, monitor: None) -> Iterator[Hosts]:
     made = Hosts()
-    monkeypatch.setattr(vir, "open_connection", made.open)
     monkeypatch.setattr(native, "ensure_event_loop", lambda: False)
     yield made
     for thread in threading.enumerate():
-        if thread.name.startswith("postcopy_"):
+        if thread.name.startswith("postcopy-"):
             thread.join(PATIENCE_S)
+
+
+def made_driver(
+    hosts: Hosts, target: Target, flags: MigrateFlags = LIVE, **params: object
+) -> NativeDriver:
+    return NativeDriver(hosts.dom, target, params, flags, hosts.open)
 
 
 class Run:
@@ -128,7 +145,7 @@ class Run:
     def __init__(
         self, hosts: Hosts, target: Target, flags: MigrateFlags = LIVE, **params: object
     ) -> None:
-        self.driver = NativeDriver(hosts.dom, target, params, flags)
+        self.driver = made_driver(hosts, target, flags, **params)
         self.seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self.driver.begin(self.seen.put)
         self.before: list[Event] = []
@@ -252,7 +269,7 @@ def test_client_cannot_manage_what_it_cannot_reach(hosts: Hosts) -> None:
 
 def test_peer_to_peer_needs_no_connection_of_ours(hosts: Hosts) -> None:
     hosts.unreachable.add(URI)
-    hosts.dom.on_migrate = lambda *args: hosts.source.domains.clear()
+    hosts.dom.on_migrate = lambda *args: hosts.guest_is(None)
     run = Run(hosts, to_uri())
     assert run.ended == Ended(error=None, here=Half.GONE, there=Half.UNKNOWN)
     assert run.driver.domain is None
@@ -397,10 +414,7 @@ def test_both_hosts_are_looked_at_when_the_call_has_failed(
 ) -> None:
     def fail(*args: object) -> None:
         hosts.speak_there()
-        if here is None:
-            hosts.source.domains.remove(hosts.dom)
-        else:
-            hosts.dom.now = here
+        hosts.guest_is(here)
         if there is not None:
             FakeDomain(hosts.destination, state=there)
         raise BROKEN_OFF
@@ -421,7 +435,8 @@ def test_domain_that_is_not_where_we_look_and_was_never_heard_of_may_be_elsewher
 
 def test_host_that_does_not_answer_is_not_guessed(hosts: Hosts) -> None:
     def fail(*args: object) -> None:
-        hosts.source.error = hosts.fresh.error = hosts.destination.error = NO_ANSWER
+        hosts.fall_silent()
+        hosts.destination.error = NO_ANSWER
         raise BROKEN_OFF
 
     hosts.dom.on_migrate = fail
@@ -429,11 +444,11 @@ def test_host_that_does_not_answer_is_not_guessed(hosts: Hosts) -> None:
     assert (ended.here, ended.there) == (Half.UNKNOWN, Half.UNKNOWN)
 
 
-def test_source_is_asked_over_a_fresh_connection_where_the_callers_is_dead(
+def test_source_is_asked_over_a_fresh_connection_where_ours_is_dead(
     hosts: Hosts,
 ) -> None:
     def fail(*args: object) -> None:
-        hosts.source.error = NO_ANSWER
+        hosts.own.is_dead = True
         FakeDomain(hosts.fresh, state=SPLIT_HERE)
         raise BROKEN_OFF
 
@@ -449,7 +464,7 @@ def test_source_is_asked_over_a_fresh_connection_where_the_callers_is_dead(
 def driver(hosts: Hosts) -> Iterator[NativeDriver]:
     """A driver whose migrate call does not return before the test is over."""
     hosts.dom.on_migrate = hosts.linger
-    made = NativeDriver(hosts.dom, to_uri(), {}, LIVE)
+    made = made_driver(hosts, to_uri())
     made.begin(lambda event: None)
     assert hosts.is_sent.wait(PATIENCE_S)
     yield made
@@ -542,7 +557,7 @@ class Blocked:
         self.release = threading.Event()
         hosts.before_opening = lambda uri: uri == URI and self.release.wait(PATIENCE_S)
         self.seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self.driver = NativeDriver(hosts.dom, to_uri(is_peer2peer=False), {}, LIVE)
+        self.driver = made_driver(hosts, to_uri(is_peer2peer=False))
         self.driver.begin(self.seen.put)
 
 
@@ -576,7 +591,7 @@ def test_what_is_seen_before_anything_is_sent_is_not_of_this_migration(
 def test_both_sides_are_listened_to_until_closed(hosts: Hosts) -> None:
     seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
     hosts.dom.on_migrate = hosts.linger
-    driver = NativeDriver(hosts.dom, to_uri(), {}, LIVE)
+    driver = made_driver(hosts, to_uri())
     driver.begin(seen.put)
     assert hosts.is_sent.wait(PATIENCE_S)
     hosts.own.emit(LIFECYCLE, hosts.control, *SUSPENDED_BY_USER)
@@ -599,7 +614,7 @@ def test_connections_of_our_own_are_closed_and_others_are_not(hosts: Hosts) -> N
 def test_callers_connection_serves_where_we_get_none_of_our_own(hosts: Hosts) -> None:
     hosts.unreachable.add("fake:///a")
     hosts.dom.on_migrate = hosts.linger
-    driver = NativeDriver(hosts.dom, to_uri(), {}, LIVE)
+    driver = made_driver(hosts, to_uri())
     driver.begin(lambda event: None)
     assert hosts.is_sent.wait(PATIENCE_S)
     assert LIFECYCLE in hosts.source.listened_to
@@ -618,7 +633,7 @@ def test_destination_that_connects_after_the_end_is_not_listened_to(
     Run(hosts, to_uri())  # closes the driver
     release.set()
     for thread in threading.enumerate():
-        if thread.name == "postcopy_connect_destination":
+        if thread.name == "postcopy-connect_destination":
             thread.join(PATIENCE_S)
     assert hosts.destination.callbacks == {}
     assert len(hosts.destination.deregistered) == 6

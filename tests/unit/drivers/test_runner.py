@@ -225,6 +225,7 @@ def test_reading_that_fails_is_told_as_none(
     driver.on_read = fail
     shown: queue.SimpleQueue = queue.SimpleQueue()
     runner = started(driver, observer=shown.put)
+    runner.put(ev.StatsWanted())
     while shown.get(timeout=PATIENCE_S) != StatsSeen(None):
         pass
     driver.wait_for("read_stats")

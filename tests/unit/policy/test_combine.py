@@ -60,3 +60,18 @@ def test_all_asks_nothing_for_those_that_agree_already() -> None:
 )
 def test_postcopy_is_enabled_where_a_switch_is_possible(policy, enables: bool) -> None:
     assert policy.enables_postcopy is enables
+
+
+def quiet() -> Says:
+    return Says(Decision(needs_stats=False))
+
+
+@pytest.mark.parametrize("kind", [AnyOf, AllOf])
+def test_readings_are_needed_where_one_that_waits_needs_them(kind) -> None:
+    assert kind((quiet(), wait())).decide(SEEN).needs_stats
+    assert not kind((quiet(), quiet())).decide(SEEN).needs_stats
+
+
+def test_all_reads_nothing_for_those_that_agree_already() -> None:
+    assert not AllOf((yes("a"), quiet())).decide(SEEN).needs_stats
+    assert AllOf((yes("a"), wait())).decide(SEEN).needs_stats

@@ -153,3 +153,24 @@ def test_passes_done_by_bytes_or_by_honest_announcement(
 
 def test_after_precopy_needs_no_timer() -> None:
     assert AfterPrecopy().decide(seen(stats=HALF_DONE)).look_again_at is None
+
+
+@pytest.mark.parametrize(
+    "policy, fields, needs_stats",
+    [
+        (Manual(), {}, False),
+        (Never(), {}, False),
+        (After(30), {}, False),
+        (AfterPrecopy(), {}, True),  # QEMU 2.5 and 11.1 announce no pass that can be believed
+        (AfterPrecopy(), {"announced_pass": 40}, True),
+        (AfterPrecopy(), {"saw_pass_one": True, "announced_pass": 1}, False),
+        (AfterPrecopy(2), {"saw_pass_one": True, "announced_pass": 2}, False),
+        (AfterPrecopy(), {**HONEST, "stats": LESS_DONE}, True),  # the next may confirm it
+    ],
+)  # fmt: skip
+def test_readings_are_needed_only_where_they_can_change_the_answer(
+    policy, fields: dict, needs_stats: bool
+) -> None:
+    decision = policy.decide(seen(10.0, **fields))
+    assert decision.reason is None
+    assert decision.needs_stats is needs_stats

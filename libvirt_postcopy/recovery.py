@@ -1,0 +1,440 @@
+"""Brings a split guest back together: looks at both hosts, and does the one thing that is right.
+
+Theory of operation
+===================
+
+:class:`Recovery` takes over when a migrate call has ended and the guest is not wholly on one host, and watches
+over the flow of pages before that.  Like the rest of the core it knows neither clock nor libvirt.
+
+What "post-copy failed" means is not said by libvirt, which uses the word for a lost control connection too.  So
+both hosts are looked at, and what they say together is the :class:`Diagnosis`:
+
+- *over*: the guest is wholly on one host.
+- *flowing*: QEMU goes on by itself and will complete.  Nothing is done; libvirt would refuse a resume anyway.
+- *paused*: both QEMUs wait for a new channel.  The migration is resumed, again and again with growing
+  pauses, until it works or the caller's patience is at its end.
+- *half paused*: the source waits, the destination has not noticed the break.  It does so when it next asks
+  for a page; until then libvirt refuses a resume.
+- *unreachable*: a daemon does not answer.  It is looked at again.
+- *gone*: one half is gone.  That is also the last moment of every completion, so it must last.
+
+Where nothing notices (a link that swallows packets), no byte and no page request for :data:`STALL_S` is a break
+too: QEMU is told to pause, if the destination's daemon answers, so that the link is there again, and if nothing
+speaks against resuming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+from libvirt_postcopy.actions import Action, Look, Note, Pause, Resume
+from libvirt_postcopy.events import Half, Looked, Place, Side
+from libvirt_postcopy.features import version_text
+from libvirt_postcopy.phases import Status, whereabouts
+
+__all__ = [
+    "Diagnosis",
+    "Recovery",
+    "diagnose",
+    "resume_obstacle",
+    "CALM_LOOK_S",
+    "LOOK_S",
+    "SETTLE_S",
+    "STALL_S",
+    "TELL_S",
+    "UNCLEAR_S",
+]
+
+LOOK_S = 0.5
+"""From the answer to one look at a host to the next."""
+
+CALM_LOOK_S = 5.0
+"""The same for somebody else's migration in pre-copy: a look can delay the switch, and events tell most."""
+
+STALL_S = 20.0
+"""Without a byte or a page request for so long, a split migration does not flow any more."""
+
+SETTLE_S = 5.0
+"""How long a verdict that is also a passing moment must last until it is believed."""
+
+TELL_S = 2.0
+"""How long we wait for something until the operator is told: many a wait is over at once."""
+
+UNCLEAR_S = 60.0
+"""How long hosts are looked at that answer nothing by which the guest could be found."""
+
+_NEVER = float("inf")
+_FIRST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 10.0
+
+
+class Diagnosis(str, Enum):
+    """What both hosts say together."""
+
+    OVER = "over"
+    FLOWING = "flowing"
+    PAUSED = "paused"
+    HALF_PAUSED = "half paused"
+    UNREACHABLE = "unreachable"
+    GONE = "gone"
+    UNCLEAR = "unclear"
+
+
+def diagnose(here: Looked, there: Looked) -> Diagnosis:
+    """Say what has become of a migration.
+
+    :param here: A look at the source.
+    :param there: A look at the destination.
+    """
+    if here.half in (Half.WHOLE, Half.MIGRATING) and here.status in _ON_THE_WAY:
+        return Diagnosis.FLOWING
+    found = whereabouts(here.half, there.half)
+    if found in (Place.SOURCE, Place.DESTINATION):
+        return Diagnosis.OVER
+    if found is Place.LOST:
+        return Diagnosis.GONE
+    if here.half is Half.UNKNOWN:
+        return Diagnosis.UNREACHABLE
+    if here.half not in (Half.SPLIT, Half.SPLIT_FAILED) or here.status is None:
+        return Diagnosis.UNCLEAR
+    if here.status in _NOT_ON_THE_WAY:
+        return Diagnosis.UNCLEAR
+    if here.status != Status.POSTCOPY_PAUSED:
+        return Diagnosis.FLOWING  # also by a status of a later QEMU
+    return _WHILE_PAUSED.get(there.half, Diagnosis.UNCLEAR)
+
+
+#: Before the switch, where somebody else's migration is watched.
+_ON_THE_WAY = frozenset(
+    (
+        Status.SETUP,
+        Status.WAIT_UNPLUG,
+        Status.ACTIVE,
+        Status.PRE_SWITCHOVER,
+        Status.DEVICE,
+        Status.POSTCOPY_DEVICE,
+    )
+)
+
+#: Said by a source that has half of the guest, these will not lead to its end: libvirt or somebody else must act.
+_NOT_ON_THE_WAY = frozenset(
+    (
+        Status.NONE,
+        Status.CANCELLING,
+        Status.CANCELLED,
+        Status.FAILING,
+        Status.FAILED,
+    )
+)
+
+#: In which QEMU can be told to break the migration.
+_CAN_PAUSE = frozenset((Status.POSTCOPY_ACTIVE, Status.POSTCOPY_RECOVER))
+
+#: While the source's QEMU is paused, by what the destination's daemon says.
+_WHILE_PAUSED = {
+    Half.SPLIT_FAILED: Diagnosis.PAUSED,
+    Half.SPLIT: Diagnosis.HALF_PAUSED,
+    Half.UNKNOWN: Diagnosis.UNREACHABLE,
+}
+
+_WAITING = {
+    Diagnosis.HALF_PAUSED: "the source has noticed that the link is broken, the destination has not yet:"
+    " waiting for it",
+    Diagnosis.UNREACHABLE: "the {side}'s daemon does not answer: waiting for it",
+    Diagnosis.FLOWING: "only a control connection was lost, QEMU goes on by itself: waiting for its end",
+}
+
+
+def resume_obstacle(side: Side, libvirt_version: int, qemu_version: int) -> str:
+    """Say why a broken migration must not be resumed through a host, or cannot be; empty if nothing speaks against it.
+
+    :param libvirt_version: As ``virConnectGetLibVersion`` writes it, of the daemon.
+    :param qemu_version: As ``virConnectGetVersion`` writes it.
+    """
+    libvirt = f"libvirt {version_text(libvirt_version)} on the {side.value}"
+    is_destination = side is Side.DESTINATION
+    if is_destination and libvirt_version in RESUME_CRASHES:
+        return f"{libvirt} crashes when a migration is resumed (11.2.0 to 11.3.0; fixed in 11.4.0)"
+    if libvirt_version < RESUME_IN_LIBVIRT:
+        return f"{libvirt} cannot resume a broken post-copy (8.5.0 and later can)"
+    if qemu_version < RESUME_IN_QEMU:
+        qemu = f"QEMU {version_text(qemu_version)} on the {side.value}"
+        return f"{qemu} cannot resume a broken post-copy (3.0 and later can)"
+    return ""
+
+
+RESUME_CRASHES = range(11_002_000, 11_004_000)
+"""Daemons of a destination that a resume kills: ``qemuMigrationDstPrepareResume`` uses a null pointer."""
+
+RESUME_IN_LIBVIRT = 8_005_000
+RESUME_IN_QEMU = 3_000_000
+
+
+class _Backoff:
+    """Growing pauses between attempts: 0.2 s, doubling to 10 s, with jitter."""
+
+    def __init__(self, jitter: Callable[[], float]) -> None:
+        self._jitter = jitter
+        self.failures = 0
+
+    def next_s(self) -> float:
+        """The pause after one more failure: between half of it and all of it."""
+        whole = min(_FIRST_PAUSE_S * 2.0 ** min(self.failures, 16), _LONGEST_PAUSE_S)
+        self.failures += 1
+        return whole * (1 + self._jitter()) / 2
+
+
+class Recovery:
+    """Watches over one migration once it is split.
+
+    :param patience_s: How long the guest may stand still before it is left to the operator; 0: never resume.
+    :param jitter: Gives a number from 0 to 1, anew each time.
+    """
+
+    def __init__(self, patience_s: float, jitter: Callable[[], float]) -> None:
+        self._patience_s = patience_s
+        self._backoff = _Backoff(jitter)
+        self._seen: dict[Side, tuple[float, Looked]] = {}
+        self._look_at = dict.fromkeys(Side, float("-inf"))
+        self._looking: set[Side] = set()
+        self._is_on = False  # no call of ours is under way, and it is not over
+        self._is_attached = False  # somebody else has started it
+        self._resume_at = 0.0
+        self._moved: tuple[int, int] | None = None
+        self._moved_at: float | None = None  # None: not split yet
+        self._paused_at = float("-inf")
+        self._diagnosis = Diagnosis.UNCLEAR
+        self._diagnosed_at = 0.0
+        self._told: set[Diagnosis] = set()
+        self.attempts = 0  #: resumes that were sent
+        self.found: Place | None = None  #: where the guest is; None while it goes on
+        self.reason = ""  #: why it was given up
+
+    @property
+    def is_on(self) -> bool:
+        """No call is under way: what goes on does so without us."""
+        return self._is_on
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """A call has failed, and no look has told what became of the guest."""
+        return self._is_on and self._diagnosis is not Diagnosis.FLOWING
+
+    # What is seen
+
+    def begin(self, now: float) -> None:
+        """No call is under way (any more), and the guest is not wholly on one host as far as is known."""
+        self._is_on = True
+        self._forget(now)
+        if self._moved_at is None:
+            self._moved_at = now
+        self._resume_at = now + (self._backoff.next_s() if self.attempts else 0.0)
+
+    def attach(self, now: float) -> None:
+        """Somebody else's call is under way, or was, and the guest may be anywhere on its way."""
+        self._is_on = self._is_attached = True
+        self._forget(now)
+
+    def look(self, event: Looked, now: float) -> None:
+        """Take what was found on one host."""
+        self._looking.discard(event.side)
+        self._seen[event.side] = (now, event)
+        found = self._diagnose()
+        self._look_at[event.side] = now + (CALM_LOOK_S if self._is_calm else LOOK_S)
+        if found is not self._diagnosis:
+            self._diagnosis, self._diagnosed_at = found, now
+
+    @property
+    def _is_calm(self) -> bool:
+        """Somebody else's migration is in pre-copy."""
+        here = self._seen.get(Side.SOURCE)
+        return self._is_attached and here is not None and here[1].status in _ON_THE_WAY
+
+    def hurry(self, now: float) -> None:
+        """An event says that something has changed: look now."""
+        for side, at in self._look_at.items():
+            self._look_at[side] = min(at, now)
+
+    def flow(self, sent: int | None, requests: int | None, now: float) -> None:
+        """Take the figures that tell whether the guest's pages move, once it is split."""
+        moved = (sent or 0, requests or 0)
+        if self._moved_at is not None and moved == self._moved:
+            return
+        if self._moved is not None:
+            self._backoff.failures = 0
+        self._moved, self._moved_at = moved, now
+
+    def _diagnose(self) -> Diagnosis:
+        if self._is_attached and [*self._seen] == [Side.SOURCE]:
+            # The other may never answer, and what goes on must not be taken for unclear.
+            silent = Looked(Side.DESTINATION, Half.UNKNOWN)
+            return diagnose(self._seen[Side.SOURCE][1], silent)
+        if len(self._seen) < len(Side):
+            return Diagnosis.UNCLEAR
+        return diagnose(self._seen[Side.SOURCE][1], self._seen[Side.DESTINATION][1])
+
+    def _forget(self, now: float) -> None:
+        """What was seen is of the time before."""
+        self._seen.clear()
+        self._look_at = dict.fromkeys(Side, now)
+        self._diagnosis, self._diagnosed_at = Diagnosis.UNCLEAR, now
+
+    # What is to be done
+
+    def deadline(self) -> float | None:
+        """When to call :meth:`tick` at the latest; None if nothing is due before the next event."""
+        if self.found is not None or not (self._is_on or self._moved_at is not None):
+            return None
+        looks = [at for side, at in self._look_at.items() if side not in self._looking]
+        if not self._is_on:
+            return max(self._stalls_at, min(looks)) if looks else None
+        times = [*looks, self._gives_up_at]
+        if self._waiting:
+            times.append(self._diagnosed_at + TELL_S)
+        if self._diagnosis is Diagnosis.PAUSED:
+            times.append(self._resume_at)
+        due = min(times)
+        return None if due == _NEVER else due
+
+    def tick(self, now: float) -> list[Action]:
+        """Do what has become due."""
+        if self.found is not None:
+            return []
+        is_stalled = self._moved_at is not None and now >= self._stalls_at
+        actions = self._break(now) if is_stalled else []
+        if self._is_on:
+            actions += self._decide(now)
+        if self._is_on or is_stalled:
+            actions += self._look(now)
+        return actions
+
+    def _look(self, now: float) -> list[Action]:
+        due = [
+            side
+            for side, at in self._look_at.items()
+            if now >= at and side not in self._looking
+        ]
+        self._looking.update(due)
+        return [Look(side) for side in due]
+
+    def _decide(self, now: float) -> list[Action]:
+        diagnosis, since = self._diagnosis, self._diagnosed_at
+        if diagnosis is Diagnosis.OVER:
+            return self._end()
+        if diagnosis is Diagnosis.GONE and now >= since + SETTLE_S:
+            return self._end()
+        if now >= self._gives_up_at:
+            return self._end(self._impatience())
+        if diagnosis is Diagnosis.PAUSED:
+            return self._resume(now)
+        if diagnosis is Diagnosis.UNREACHABLE and self._is_paused_for_good:
+            return self._end(self._obstacle())
+        text = self._waiting
+        if not text or now < since + TELL_S:
+            return []
+        self._told.add(diagnosis)
+        return [Note(text.format(side=self._silent_side()))]
+
+    @property
+    def _waiting(self) -> str:
+        """What we wait for, to be told once, until something was done; empty where there is nothing to tell."""
+        if not self._patience_s or self._diagnosis in self._told:
+            return ""
+        if self._diagnosis is Diagnosis.FLOWING and self._is_attached:
+            _, here = self._seen[Side.SOURCE]
+            if here.half is not Half.SPLIT_FAILED:
+                return ""  # nothing was lost
+        return _WAITING.get(self._diagnosis, "")
+
+    def _resume(self, now: float) -> list[Action]:
+        obstacle = self._obstacle()
+        if obstacle:
+            return self._end(obstacle)
+        if now < self._resume_at:
+            return []
+        self.attempts += 1
+        self._is_on = False
+        self._forget(now)
+        self._told.clear()
+        return [Resume(self.attempts)]
+
+    def _obstacle(self) -> str:
+        """Why it must not be resumed, as far as both hosts have been seen."""
+        return next((it.obstacle for _, it in self._seen.values() if it.obstacle), "")
+
+    @property
+    def _is_paused_for_good(self) -> bool:
+        """The source's QEMU waits for a resume, and something speaks against it that no waiting cures."""
+        _, here = self._seen[Side.SOURCE]
+        return here.status == Status.POSTCOPY_PAUSED and bool(self._obstacle())
+
+    def _silent_side(self) -> str:
+        for side in Side:
+            if side not in self._seen or self._seen[side][1].half is Half.UNKNOWN:
+                return side.value
+        return ""
+
+    # The end
+
+    @property
+    def _gives_up_at(self) -> float:
+        """Patience counts from the last page that moved; a verdict has its time in any case."""
+        if self._diagnosis is Diagnosis.UNCLEAR:
+            soonest = self._diagnosed_at + SETTLE_S
+            latest = self._diagnosed_at + UNCLEAR_S
+            if self._is_attached:
+                return soonest if self._is_hopeless else latest
+            return max(soonest, min(latest, self._patience_ends_at))
+        if self._diagnosis is Diagnosis.GONE:
+            return self._diagnosed_at + SETTLE_S
+        return self._patience_ends_at
+
+    @property
+    def _is_hopeless(self) -> bool:
+        """Both hosts have been looked at, and no waiting tells more."""
+        return len(self._seen) == len(Side) and bool(self._obstacle())
+
+    @property
+    def _patience_ends_at(self) -> float:
+        if not self._is_attached:
+            return (self._moved_at or 0.0) + self._patience_s
+        is_watched = self._is_calm or not self._patience_s
+        if self._diagnosis is Diagnosis.FLOWING and is_watched:
+            return _NEVER
+        since = self._diagnosed_at if self._moved_at is None else self._moved_at
+        return max(since + self._patience_s, self._diagnosed_at + SETTLE_S)
+
+    def _impatience(self) -> str:
+        if not self._patience_s or self._diagnosis is Diagnosis.UNCLEAR:
+            return ""
+        return f"given up after {self._patience_s:.0f} s in which no page has moved"
+
+    def _end(self, reason: str = "") -> list[Action]:
+        halves = (
+            self._seen[side][1].half if side in self._seen else Half.UNKNOWN
+            for side in Side
+        )
+        self.found, self.reason = whereabouts(*halves), reason
+        self._is_on = False
+        return []
+
+    # The flow of pages
+
+    @property
+    def _stalls_at(self) -> float:
+        return max(self._moved_at or 0.0, self._paused_at) + STALL_S
+
+    def _break(self, now: float) -> list[Action]:
+        """Break what only seems to flow, where it can be put together again."""
+        looks = [at for at, _ in self._seen.values() if at >= self._stalls_at]
+        if not self._patience_s or len(looks) < len(Side) or self._obstacle():
+            return []
+        here = self._seen[Side.SOURCE][1]
+        if self._silent_side() or here.status not in _CAN_PAUSE:
+            return []
+        if self._diagnose() is not Diagnosis.FLOWING:
+            return []
+        self._paused_at = now
+        text = f"no page has moved for {STALL_S:.0f} s: making QEMU notice the break"
+        return [Note(text), Pause()]

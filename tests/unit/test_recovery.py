@@ -1,0 +1,642 @@
+"""A split guest is brought back together, on a clock of ours."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from libvirt_postcopy import events as ev
+from libvirt_postcopy.actions import Action, Look, Note, Pause, Resume
+from libvirt_postcopy.events import Half, Place, Side
+from libvirt_postcopy.phases import Phase, Status, whereabouts
+from libvirt_postcopy.recovery import (
+    LOOK_S,
+    SETTLE_S,
+    STALL_S,
+    TELL_S,
+    UNCLEAR_S,
+    Diagnosis,
+    Recovery,
+    diagnose,
+    resume_obstacle,
+)
+from unit.fakes import DST, SRC, Scene, ended, looked, walk
+from unit.transcripts import FILES, FOLDER, read
+
+D = Diagnosis
+PAUSED = (looked(SRC, Half.SPLIT_FAILED, "postcopy-paused"), looked(DST, Half.SPLIT_FAILED))  # fmt: skip
+HALF_PAUSED = (PAUSED[0], looked(DST, Half.SPLIT))
+FLOWING = (looked(SRC, Half.SPLIT_FAILED, "postcopy-active"), looked(DST, Half.SPLIT_FAILED))  # fmt: skip
+SILENT_HERE = (looked(SRC, Half.UNKNOWN), looked(DST, Half.SPLIT_FAILED))
+SILENT_THERE = (PAUSED[0], looked(DST, Half.UNKNOWN))
+SILENT = (looked(SRC, Half.UNKNOWN), looked(DST, Half.UNKNOWN))
+GONE = (looked(SRC, Half.GONE), looked(DST, Half.GONE))
+MOVED = (looked(SRC, Half.GONE), looked(DST, Half.WHOLE))
+UNCLEAR = (looked(SRC, Half.SPLIT_FAILED), looked(DST, Half.SPLIT_FAILED))
+REFUSED = ended(Place.SPLIT, "unable to connect to server")
+MINUTE = 60.0
+
+
+def flowing(sent: int, *, requests: int = 0) -> tuple[ev.Looked, ev.Looked]:
+    """Pages move: so much has been sent by now."""
+    here = looked(
+        SRC,
+        Half.SPLIT_FAILED,
+        "postcopy-active",
+        memory_sent=sent,
+        postcopy_requests=requests,
+    )
+    return here, FLOWING[1]
+
+
+class Split(Scene):
+    """A guest that is split since 0 s, and whose call failed at 10 s.
+
+    :ivar ending: What a resumed call returns at once; None if it goes on.
+    """
+
+    def __init__(self, patience_s: float = 30 * MINUTE, **options) -> None:
+        super().__init__(patience_s=patience_s, **options)
+        self.ending: ev.Ended | None = REFUSED
+        self.at(0.0, *walk("setup", "active", "postcopy-active"))
+
+    def answer(self, action: Action) -> ev.Event | None:
+        return self.ending if isinstance(action, Resume) else super().answer(action)
+
+    def fails(self, *found: ev.Looked, at: float = 10.0) -> Split:
+        self.find(*found).at(at, REFUSED)
+        return self
+
+    def moves(self, sent: int) -> None:
+        """A reading says how much was sent by now."""
+        self.at(self.now, ev.StatsSeen(flowing(sent)[0].stats))
+
+
+# What both hosts say together
+
+WORDS = [None, *(status.value for status in Status), "postcopy-teleport"]
+HALVES = (Half.SPLIT, Half.SPLIT_FAILED)
+STUCK = ("none", "cancelling", "cancelled", "failing", "failed")
+BEFORE = ("setup", "wait-unplug", "active", "pre-switchover", "device", "postcopy-device")  # fmt: skip
+
+#: A source with half of the guest whose QEMU is paused, by what the destination says.
+PAUSED_WITH = {
+    Half.WHOLE: D.UNCLEAR,
+    Half.MIGRATING: D.UNCLEAR,
+    Half.SPLIT: D.HALF_PAUSED,
+    Half.SPLIT_FAILED: D.PAUSED,
+    Half.INACTIVE: D.GONE,
+    Half.GONE: D.GONE,
+    Half.UNKNOWN: D.UNREACHABLE,
+}
+#: A source that has no half: what it says (rows) and what the destination says.  "on" flows before the switch.
+ELSEWHERE = """
+            whole        migrating    split        failed       inactive  gone  unknown
+whole       over         over         unclear      unclear      over      over  over
+migrating   unclear      unclear      unclear      unclear      over      over  unclear
+inactive    over         unclear      gone         gone         gone      gone  unclear
+gone        over         unclear      gone         gone         gone      gone  unclear
+unknown     unreachable  unreachable  unreachable  unreachable  unreachable  unreachable  unreachable
+"""
+NAMES = dict(
+    zip(["whole", "migrating", "split", "failed", "inactive", "gone", "unknown"], Half)
+)  # noqa: SIM905
+
+
+def elsewhere(here: Half, there: Half) -> Diagnosis:
+    header, *rows = (row.split() for row in ELSEWHERE.strip().splitlines())
+    (row,) = (row for row in rows if NAMES[row[0]] is here)
+    return Diagnosis(row[1:][[NAMES[name] for name in header].index(there)])
+
+
+def expected(here: Half, there: Half, word: str | None) -> Diagnosis:
+    if here in (Half.WHOLE, Half.MIGRATING) and word in BEFORE:
+        return D.FLOWING
+    if here not in HALVES:
+        return elsewhere(here, there)
+    if there in (Half.GONE, Half.INACTIVE):
+        return D.GONE
+    if word is None or word in STUCK:
+        return D.UNCLEAR
+    return PAUSED_WITH[there] if word == "postcopy-paused" else D.FLOWING
+
+
+@pytest.mark.parametrize("here, there", list(product(Half, Half)))
+def test_diagnosis(here: Half, there: Half) -> None:
+    for word in WORDS:
+        found = diagnose(looked(SRC, here, word), looked(DST, there))
+        assert found is expected(here, there, word), word
+
+
+def test_resume_is_diagnosed_only_where_both_are_paused() -> None:
+    paused = [
+        (here, there, word)
+        for here, there, word in product(Half, Half, WORDS)
+        if diagnose(looked(SRC, here, word), looked(DST, there)) is D.PAUSED
+    ]
+    assert paused == [(half, Half.SPLIT_FAILED, "postcopy-paused") for half in HALVES]
+
+
+@pytest.mark.parametrize(
+    "side, libvirt, qemu, obstacle",
+    [
+        (SRC, 8_004_000, 7_002_000, "libvirt 8.4.0 on the source cannot resume a broken post-copy (8.5.0 and later can)"),
+        (DST, 8_005_000, 7_002_000, ""),
+        (DST, 11_001_000, 10_000_000, ""),
+        (DST, 11_002_000, 10_000_000, "libvirt 11.2.0 on the destination crashes when a migration is resumed (11.2.0 to 11.3.0; fixed in 11.4.0)"),
+        (DST, 11_003_000, 10_000_000, "libvirt 11.3.0 on the destination crashes when a migration is resumed (11.2.0 to 11.3.0; fixed in 11.4.0)"),
+        (DST, 11_004_000, 10_000_000, ""),
+        (SRC, 11_003_000, 10_000_000, ""),  # only a destination crashes
+        (SRC, 9_000_000, 2_012_000, "QEMU 2.12.0 on the source cannot resume a broken post-copy (3.0 and later can)"),
+        (SRC, 9_000_000, 3_000_000, ""),
+    ],
+)  # fmt: skip
+def test_obstacle(side: Side, libvirt: int, qemu: int, obstacle: str) -> None:
+    assert resume_obstacle(side, libvirt, qemu) == obstacle
+
+
+# Resuming
+
+
+def test_broken_guest_is_resumed_at_once_and_completes() -> None:
+    scene = Split().fails(*PAUSED)
+    assert scene.resumes == [10.0]
+    scene.ending = ended(Place.DESTINATION, None)
+    scene.until(11.0)
+    assert (scene.phase, scene.migration.place) == (Phase.COMPLETED, Place.DESTINATION)
+    assert scene.migration.given_up == ""
+
+
+def test_guest_that_has_arrived_meanwhile_is_a_success() -> None:
+    scene = Split().fails(*MOVED)
+    assert scene.migration.place is Place.DESTINATION
+    assert scene.resumes == [] and scene.now == 10.0
+
+
+def waits(scene: Scene) -> list[float]:
+    return [b - a for a, b in zip(scene.resumes, scene.resumes[1:])]
+
+
+def test_refused_resume_is_tried_again_with_growing_pauses() -> None:
+    scene = Split().fails(*PAUSED)
+    scene.until(5 * MINUTE)
+    grown = [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 10.0, 10.0]
+    assert waits(scene)[: len(grown)] == pytest.approx(grown, abs=0.001)
+    attempts = [action.attempt for _, action in scene.asked(Resume)]
+    assert attempts == list(range(1, len(attempts) + 1))
+
+
+@pytest.mark.parametrize("jitter, share", [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
+def test_pauses_are_spread_between_half_and_all(jitter: float, share: float) -> None:
+    """Many guests whose link came back must not come back in one moment."""
+    scene = Split(jitter=lambda: jitter).fails(*PAUSED)
+    scene.until(5 * MINUTE)
+    assert waits(scene)[:3] == pytest.approx([0.2 * share, 0.4 * share, 0.8 * share])
+    assert max(waits(scene)) == pytest.approx(10.0 * share)
+
+
+def test_second_break_is_recovered_as_promptly_as_the_first() -> None:
+    scene = Split().fails(*PAUSED)
+    scene.until(MINUTE)
+    assert waits(scene)[-1] > 5, "the pauses have grown"
+    scene.ending = None
+    scene.until(scene.now + 11)
+    scene.find(*FLOWING).at(scene.now, *walk("postcopy-recover", "postcopy-active"))
+    before = len(scene.resumes)
+    scene.moves(5)
+    scene.moves(6)
+    assert scene.phase is Phase.POSTCOPY
+    broken_at = scene.now + STALL_S / 2
+    scene.find(*PAUSED).at(broken_at, *walk("postcopy-paused"), REFUSED)
+    scene.until(broken_at + 1)
+    assert scene.resumes[before:] == [pytest.approx(broken_at + 0.2)]
+
+
+def test_break_during_the_second_recovery_is_recovered() -> None:
+    scene = Split().fails(*PAUSED)
+    for _ in range(3):
+        scene.ending = None
+        scene.until(scene.now + 20)
+        assert scene.asked(Resume)[-1][0] <= scene.now
+        scene.at(scene.now, *walk("postcopy-recover", "postcopy-paused"), REFUSED)
+    before = len(scene.resumes)
+    scene.ending = ended(Place.DESTINATION, None)
+    scene.until(scene.now + 20)
+    assert len(scene.resumes) == before + 1 and scene.phase is Phase.COMPLETED
+
+
+def test_nothing_is_done_while_a_resumed_call_is_under_way() -> None:
+    scene = Split()
+    scene.ending = None
+    scene.fails(*PAUSED)
+    looks = len(scene.times(Look))
+    scene.until(10.0 + STALL_S - 1)
+    assert scene.resumes == [10.0] and len(scene.times(Look)) == looks
+
+
+# Patience
+
+
+def test_patience_ends_it_split_with_the_reason() -> None:
+    scene = Split(patience_s=MINUTE).fails(*PAUSED)
+    scene.until(10 * MINUTE)
+    assert scene.migration.place is Place.SPLIT and scene.phase is Phase.BROKEN
+    assert scene.migration.given_up == "given up after 60 s in which no page has moved"
+    assert scene.resumes[-1] <= 10.0 + MINUTE
+
+
+def test_patience_counts_from_the_last_page_that_moved() -> None:
+    scene = Split(patience_s=MINUTE)
+    scene.moves(100)
+    scene.at(8.0)
+    scene.moves(101)
+    scene.fails(*PAUSED, at=40.0)
+    scene.until(8.0 + MINUTE - 0.1)
+    assert not scene.migration.is_over
+    scene.until(8.0 + MINUTE)
+    assert scene.migration.is_over
+
+
+def test_break_that_was_noticed_late_is_looked_at_even_so() -> None:
+    """TCP may take longer than the operator's patience to give a link up."""
+    scene = Split(patience_s=MINUTE)
+    scene.moves(100)
+    scene.at(15 * MINUTE, REFUSED)
+    assert not scene.migration.is_over
+    scene.at(15 * MINUTE + 1, *MOVED)
+    assert scene.migration.place is Place.DESTINATION
+
+
+def test_flow_that_goes_on_by_itself_is_waited_for_beyond_patience() -> None:
+    scene = Split(patience_s=MINUTE).fails(*flowing(0))
+    for tick in range(1, 61):
+        scene.find(*flowing(tick)).until(10.0 + tick * STALL_S / 2)
+    assert not scene.migration.is_over
+    assert scene.pauses == scene.resumes == []
+    assert scene.notes == ["only a control connection was lost, QEMU goes on by itself: waiting for its end"]  # fmt: skip
+    scene.find(*MOVED).until(scene.now + 1)
+    assert scene.migration.place is Place.DESTINATION
+
+
+def test_page_requests_are_a_flow_too() -> None:
+    """Where only what the guest asks for is sent, zero pages cost no bytes that are counted."""
+    scene = Split(patience_s=MINUTE).fails(*flowing(7))
+    for tick in range(1, 31):
+        scene.find(*flowing(7, requests=tick)).until(10.0 + tick * 10)
+    assert not scene.migration.is_over and scene.pauses == []
+
+
+@pytest.mark.parametrize(
+    "found, where",
+    [
+        (PAUSED, Place.SPLIT),
+        (HALF_PAUSED, Place.SPLIT),
+        (FLOWING, Place.SPLIT),
+        (SILENT_HERE, Place.SPLIT),
+        (SILENT, Place.UNKNOWN),
+        (UNCLEAR, Place.SPLIT),
+        (GONE, Place.LOST),
+        (MOVED, Place.DESTINATION),
+    ],
+)
+def test_without_patience_it_is_only_looked_at_until_the_verdict_is_clear(
+    found: tuple[ev.Looked, ev.Looked], where: Place
+) -> None:
+    scene = Split(patience_s=0.0).fails(*found)
+    scene.until(10.0 + SETTLE_S)
+    assert scene.migration.is_over and scene.migration.place is where
+    assert scene.resumes == scene.pauses == scene.notes == []
+    assert scene.migration.given_up == ""
+
+
+# Waiting
+
+
+def test_half_paused_guest_is_waited_for_and_never_resumed() -> None:
+    """libvirt would refuse it until the destination has noticed the break."""
+    scene = Split().fails(*HALF_PAUSED)
+    scene.until(5 * MINUTE)
+    assert scene.resumes == []
+    assert scene.notes == [
+        "the source has noticed that the link is broken, the destination has not yet: waiting for it"
+    ]
+    scene.find(*PAUSED).until(5 * MINUTE + LOOK_S)
+    assert len(scene.resumes) >= 1
+
+
+@pytest.mark.parametrize(
+    "found, side", [(SILENT_HERE, "source"), (SILENT_THERE, "destination")]
+)
+def test_silent_daemon_is_waited_for(found, side: str) -> None:
+    scene = Split().fails(*found)
+    scene.until(10.0 + TELL_S - 0.1)
+    assert scene.notes == [], "many a wait is over at once"
+    scene.until(5 * MINUTE)
+    assert scene.resumes == scene.pauses == []
+    assert scene.notes == [f"the {side}'s daemon does not answer: waiting for it"]
+    scene.find(*PAUSED).until(5 * MINUTE + LOOK_S)
+    assert len(scene.resumes) >= 1
+
+
+def test_look_that_hangs_is_not_asked_for_again_and_does_not_stop_the_other() -> None:
+    scene = Split().fails(SILENT_HERE[0])  # the destination's does not come back
+    scene.until(MINUTE)
+    sides = [action.side for _, action in scene.asked(Look)]
+    assert sides.count(DST) == 1 and sides.count(SRC) >= 50
+    scene.at(MINUTE, PAUSED[1])
+    scene.find(*PAUSED).until(MINUTE + LOOK_S)
+    assert len(scene.resumes) >= 1
+
+
+def test_hosts_are_looked_at_twice_a_second() -> None:
+    scene = Split().fails(*HALF_PAUSED)
+    scene.until(20.0)
+    of_source = [when for when, action in scene.asked(Look) if action.side is SRC]
+    assert of_source == pytest.approx([10.0 + n * LOOK_S for n in range(21)])
+
+
+def test_event_hurries_the_next_look() -> None:
+    scene = Split().fails(*HALF_PAUSED)
+    scene.until(10.1)
+    scene.find(*PAUSED).at(10.1, *walk("postcopy-active", "postcopy-paused", side=DST))
+    assert scene.resumes == [10.1, *scene.resumes[1:]]
+
+
+def test_half_that_is_gone_must_stay_gone_to_be_lost() -> None:
+    """It is also the last moment of every completion."""
+    passing = Split().fails(*GONE)
+    passing.until(10.0 + SETTLE_S - LOOK_S - 0.1)
+    assert not passing.migration.is_over
+    passing.find(*MOVED).until(10.0 + SETTLE_S + LOOK_S)
+    assert passing.migration.place is Place.DESTINATION
+    lasting = Split().fails(*GONE)
+    lasting.until(10.0 + SETTLE_S)
+    assert lasting.migration.is_over and lasting.phase is Phase.LOST
+
+
+def test_what_stays_unclear_ends_split() -> None:
+    scene = Split().fails(*UNCLEAR)
+    scene.until(10.0 + UNCLEAR_S - 0.1)
+    assert not scene.migration.is_over
+    scene.until(10.0 + UNCLEAR_S)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+    assert scene.resumes == []
+
+
+@pytest.mark.parametrize("word", STUCK)
+def test_source_that_has_given_up_is_not_waited_for_as_if_pages_moved(
+    word: str,
+) -> None:
+    here = looked(SRC, Half.SPLIT_FAILED, word)
+    scene = Split().fails(here, FLOWING[1])
+    scene.until(10.0 + UNCLEAR_S)
+    assert scene.migration.is_over and scene.migration.place is not Place.SOURCE
+    assert scene.pauses == scene.resumes == []
+
+
+# Obstacles
+
+
+@pytest.mark.parametrize("side", Side)
+def test_obstacle_ends_it_at_once_with_its_text(side: Side) -> None:
+    found = [
+        looked(each.side, each.half, each.status, "too old" if each.side is side else "")
+        for each in PAUSED
+    ]  # fmt: skip
+    scene = Split().fails(*found)
+    assert scene.now == 10.0 and scene.migration.is_over
+    assert scene.migration.place is Place.SPLIT
+    assert scene.migration.given_up == "too old"
+    assert scene.resumes == scene.pauses == []
+
+
+def test_obstacle_does_not_end_what_goes_on_by_itself() -> None:
+    scene = Split().fails(FLOWING[0], looked(DST, Half.SPLIT_FAILED, None, "too old"))
+    scene.until(10.0 + 3 * STALL_S)
+    assert not scene.migration.is_over and scene.pauses == []
+
+
+# A link that swallows packets
+
+
+def test_black_hole_is_made_known_once_a_stall() -> None:
+    """The call is under way and nothing notices."""
+    scene = Split().find(*FLOWING)
+    scene.at(1.0)
+    scene.moves(100)
+    scene.until(1.0 + STALL_S - 0.1)
+    assert scene.times(Look) == []
+    scene.until(1.0 + 3.5 * STALL_S)
+    assert scene.pauses == pytest.approx([1.0 + n * STALL_S for n in (1, 2, 3)])
+    assert scene.notes[0] == "no page has moved for 20 s: making QEMU notice the break"
+
+
+def test_black_hole_is_resumed_once_qemu_has_noticed() -> None:
+    scene = Split().find(*FLOWING)
+    scene.at(1.0)
+    scene.moves(100)
+    scene.until(1.0 + STALL_S)
+    assert len(scene.pauses) == 1
+    scene.find(*PAUSED).at(scene.now + 0.1, *walk("postcopy-paused"), REFUSED)
+    assert len(scene.resumes) == 1
+
+
+def test_pages_that_move_are_not_broken() -> None:
+    scene = Split().find(*FLOWING)
+    for tick in range(40):
+        scene.until(tick * STALL_S / 2)
+        scene.moves(tick)
+    assert scene.pauses == scene.times(Look) == []
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        SILENT_THERE,
+        (FLOWING[0], looked(DST, Half.UNKNOWN)),
+        (looked(SRC, Half.UNKNOWN), FLOWING[1]),
+        (FLOWING[0], looked(DST, Half.SPLIT_FAILED, None, "too old")),
+        (looked(SRC, Half.SPLIT, "completed"), looked(DST, Half.WHOLE)),
+        (looked(SRC, Half.SPLIT, "postcopy-device"), FLOWING[1]),
+        (looked(SRC, Half.WHOLE, "active"), FLOWING[1]),
+        (looked(SRC, Half.SPLIT), FLOWING[1]),
+        PAUSED,
+        MOVED,
+    ],
+)
+def test_stall_is_not_made_a_break_that_could_not_be_mended(found) -> None:
+    scene = Split().find(*found)
+    scene.moves(100)
+    scene.until(3 * STALL_S)
+    assert scene.pauses == scene.resumes == []
+    assert DST in {action.side for _, action in scene.asked(Look)}, "it is looked at"
+
+
+def test_stall_is_made_a_break_when_the_destination_answers_again() -> None:
+    scene = Split().find(*SILENT_THERE[:1], looked(DST, Half.UNKNOWN))
+    scene.moves(100)
+    scene.until(2 * STALL_S)
+    scene.find(*FLOWING).until(2 * STALL_S + LOOK_S)
+    assert len(scene.pauses) == 1
+
+
+def test_stall_is_left_alone_without_patience() -> None:
+    scene = Split(patience_s=0.0).find(*FLOWING)
+    scene.moves(100)
+    scene.until(5 * STALL_S)
+    assert scene.pauses == []
+
+
+def test_refused_pause_is_told() -> None:
+    scene = Split()
+    scene.at(1.0, ev.PauseRefused("not in post-copy"))
+    assert scene.notes == ["QEMU was not to be made to notice it: not in post-copy"]
+
+
+# What was recorded
+
+
+RECOVERIES = [path for path in FILES if path.stem == "recovery"]
+PHASES_SPLIT = (Phase.POSTCOPY, Phase.BROKEN, Phase.RECOVERING)
+
+
+@pytest.mark.parametrize("path", RECOVERIES, ids=lambda it: str(it.relative_to(FOLDER)))
+def test_recorded_recovery_is_followed_without_a_second_resume(path) -> None:
+    """The call fails when the link does, and the resumed one goes the recorded way."""
+    scene = Split()
+    scene.ending = None
+    scene.migration = Scene(patience_s=30 * MINUTE).migration
+    scene.log.clear()
+    halves = {SRC: Half.WHOLE, DST: Half.MIGRATING}
+    said = {SRC: "active", DST: "active"}
+    scene.now = 0.0
+    for line in read(path):
+        for event in line.events():
+            if isinstance(event, ev.StatusSeen):
+                said[event.side] = event.status
+                if event.status == "postcopy-paused":
+                    halves[event.side] = Half.SPLIT_FAILED
+            scene.find(
+                looked(SRC, halves[SRC], said[SRC]), looked(DST, halves[DST])
+            ).at(line.t, event)
+        was_broken = halves[SRC] is halves[DST] is Half.SPLIT_FAILED
+        if was_broken and not scene.resumes:
+            scene.at(line.t, REFUSED)
+    assert len(scene.resumes) == 1
+    assert scene.pauses == []
+    scene.at(scene.now, ended(Place.DESTINATION, None))
+    assert scene.migration.place is Place.DESTINATION
+
+
+def test_recoveries_were_recorded() -> None:
+    assert len(RECOVERIES) >= 3
+
+
+# Whatever is seen
+
+
+LOOKS = st.builds(
+    ev.Looked,
+    st.sampled_from(Side),
+    st.sampled_from(Half),
+    st.none() | st.sampled_from(WORDS[1:]),
+    st.just(None),
+    st.sampled_from(["", "", "", "", "too old"]),
+)
+PAUSED_LOOKS = st.sampled_from([*PAUSED, *HALF_PAUSED, *FLOWING])
+PATIENCE_S = 5 * MINUTE
+END_S = PATIENCE_S + UNCLEAR_S + 2 * SETTLE_S
+
+
+class Driven:
+    """A recovery, driven directly, whose looks find what a story says."""
+
+    def __init__(self, patience_s: float) -> None:
+        self.recovery = Recovery(patience_s, lambda: 0.5)
+        self.now = 0.0
+        self.seen: dict[Side, ev.Looked] = {}
+        self.wanted: set[Side] = set()
+        self.resumes = 0
+
+    def begin(self) -> None:
+        self.seen.clear()
+        self.recovery.begin(self.now)
+
+    def tick(self) -> None:
+        for action in self.recovery.tick(self.now):
+            if isinstance(action, Look):
+                self.wanted.add(action.side)
+            elif isinstance(action, Resume):
+                self.check_resume()
+                self.resumes += 1
+                self.begin()
+            elif isinstance(action, Pause):
+                here = self.seen[SRC]
+                assert here.status in ("postcopy-active", "postcopy-recover")
+                assert Half.UNKNOWN not in {each.half for each in self.seen.values()}
+            else:
+                assert isinstance(action, Note)
+
+    def check_resume(self) -> None:
+        here, there = self.seen[SRC], self.seen[DST]
+        assert here.half in HALVES and here.status == "postcopy-paused"
+        assert there.half is Half.SPLIT_FAILED
+        assert not here.obstacle and not there.obstacle
+
+    def take(self, look: ev.Looked) -> None:
+        self.seen[look.side] = look
+        self.wanted.discard(look.side)
+        self.recovery.look(look, self.now)
+        self.tick()
+
+    def until(self, when: float) -> None:
+        """Ticks are counted: one at its deadline must make progress, or move it."""
+        for _ in range(int((when - self.now) / 0.05) + 50):
+            deadline = self.recovery.deadline()
+            if deadline is None or deadline > when:
+                self.now = when
+                return
+            self.now = max(self.now, deadline)
+            self.tick()
+        raise AssertionError("it spins")
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([0.0, 0.1, 0.6, 5.0]), LOOKS | PAUSED_LOOKS),
+        max_size=60,
+    ),
+    LOOKS | PAUSED_LOOKS,
+    LOOKS | PAUSED_LOOKS,
+)
+def test_whatever_looks_find_nothing_is_resumed_by_mistake_and_it_ends(
+    story, last: ev.Looked, other: ev.Looked
+) -> None:
+    driven = Driven(PATIENCE_S)
+    driven.begin()
+    driven.tick()
+    for wait, look in story:
+        driven.until(driven.now + wait)
+        if driven.recovery.found is None:
+            driven.take(look)
+    end = driven.now + END_S
+    while driven.recovery.found is None and driven.now < end:
+        for look in (last, other):
+            if look.side in driven.wanted and driven.recovery.found is None:
+                driven.take(look)
+        driven.until(driven.now + LOOK_S)
+    assert driven.recovery.found is not None, "patience is bounded"
+    assert driven.recovery.deadline() is None and driven.recovery.tick(1e9) == []
+    halves = [driven.recovery._seen.get(side) for side in Side]
+    known = [Half.UNKNOWN if it is None else it[1].half for it in halves]
+    assert driven.recovery.found is whereabouts(*known)
+
+
+def test_recovery_that_is_not_needed_does_nothing() -> None:
+    recovery = Recovery(MINUTE, lambda: 0.0)
+    assert recovery.deadline() is None and recovery.tick(1e6) == []
+    assert recovery.found is None and recovery.reason == ""
