@@ -57,6 +57,8 @@ if TYPE_CHECKING:
         start,
     )
     from libvirt_postcopy.install import install, uninstall
+    from libvirt_postcopy.preflight import check
+    from libvirt_postcopy.takeover import attach, recover
     from libvirt_postcopy.vir.calls import (
         start_postcopy as virDomainMigrateStartPostCopy,
     )
@@ -66,8 +68,11 @@ __version__ = "0.1.0"
 __all__ = [
     "migrate",
     "start",
+    "attach",
+    "recover",
     "Job",
     "MigrationResult",
+    "check",
     "virDomainMigrateStartPostCopy",
     "VIR_MIGRATE_ENABLE_POSTCOPY",
     "VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY",
@@ -101,9 +106,12 @@ __all__ = [
 _NEED_LIBVIRT = {
     "migrate": ("api", "migrate"),
     "start": ("api", "start"),
+    "attach": ("takeover", "attach"),
+    "recover": ("takeover", "recover"),
     "Job": ("api", "Job"),
     "MigrationResult": ("api", "MigrationResult"),
     "job_stats": ("api", "job_stats"),
+    "check": ("preflight", "check"),
     "install": ("install", "install"),
     "uninstall": ("install", "uninstall"),
     "virDomainMigrateStartPostCopy": ("vir.calls", "start_postcopy"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
-import weakref
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Union
 
 import libvirt_postcopy.vir.calls as vir
@@ -27,14 +28,25 @@ from libvirt_postcopy.errors import (
     UsageError,
     refusal,
 )
-from libvirt_postcopy.events import AbortRequested, Half, Place, SwitchRequested
+from libvirt_postcopy.events import (
+    AbortRequested,
+    Half,
+    Place,
+    StatsWanted,
+    SwitchRequested,
+)
 from libvirt_postcopy.figures import Summary
+from libvirt_postcopy.journal import Facts, Journal
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.policy import AfterPrecopy, Policy, parse
 from libvirt_postcopy.stats import Stats
+from libvirt_postcopy.units import parse_duration
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
-__all__ = ["Job", "MigrationResult", "job_stats", "migrate", "start"]
+__all__ = ["Job", "MigrationResult", "RECOVER", "job_stats", "migrate", "start"]
+
+RECOVER = "30m"
+"""How long a broken migration is tried to be resumed unless told otherwise."""
 
 Destination = Union[str, Connection]
 """A libvirt URI, or an open connection (``libvirt.virConnect``)."""
@@ -88,7 +100,7 @@ class Job:
 
         False only for a moment: while a migration that this client manages carries the guest over.
         """
-        if self._driver.is_peer2peer:
+        if self._driver.is_peer2peer or self._driver.is_attached:
             return True
         return self._runner.migration.can_be_left_by_its_manager
 
@@ -100,8 +112,10 @@ class Job:
     def stats(self) -> Stats | None:
         """The last reading of the statistics; None before the first.
 
-        One is taken every 0.5 s, but QEMU 7.2 may answer only at the end of a pass.
+        While somebody calls this, one is taken every 0.5 s; otherwise as seldom as the policy allows, since
+        a QEMU with a full link may answer only at the end of a pass, and then delays the switch.
         """
+        self._runner.put(StatsWanted())
         return self._runner.migration.stats
 
     def summary(self) -> Summary:
@@ -124,8 +138,13 @@ class Job:
 
         Has an effect only before the switch.  Afterwards it would lose the guest and is not sent.
 
-        :raises StateError: If the guest is no longer wholly on the source.
+        :raises StateError: If the guest is no longer wholly on the source, or if another client has started it.
         """
+        if self._driver.is_attached:
+            raise StateError(
+                "another client has started this migration: it is not aborted from here",
+                cure="virsh domjobabort does so before the switch",
+            )
         if self.is_over:
             raise StateError(f"the migration is over: {self.phase.value}")
         if self.guest is not Place.SOURCE:
@@ -167,8 +186,10 @@ class Job:
         if isinstance(cause, (UsageError, NotSupportedError)):
             return cause  # nothing was sent
         kind = MigrationCancelled if phase is Phase.CANCELLED else _FAILURES[place]
+        given_up = self._runner.migration.given_up
+        told = (cause.what if cause else "", given_up)
         made = kind(
-            cause.what if cause else "the guest is on neither host",
+            "; ".join(filter(None, told)) or _UNEXPLAINED[place],
             side=cause.side if cause else "",
             cure=_CURES.get(place, "") or (cause.cure if cause else ""),
             phase=phase.value,
@@ -185,6 +206,12 @@ _FAILURES: Mapping[Place, type[MigrationError]] = {
     Place.UNKNOWN: MigrationUnknown,
     Place.LOST: GuestLost,
 }
+_UNEXPLAINED: Mapping[Place, str] = {
+    Place.SOURCE: "the migration has ended without moving the guest",
+    Place.SPLIT: "the migration has broken",
+    Place.UNKNOWN: "it cannot be seen what has become of the migration",
+    Place.LOST: "the guest is on neither host",
+}
 _CURES: Mapping[Place, str] = {
     Place.SPLIT: "the guest is split over both hosts: destroy, resume and reset neither half",
     Place.UNKNOWN: "it may still be going on: look at the domain on both hosts, and destroy neither",
@@ -200,6 +227,8 @@ def start(
     flags: int = 0,
     params: Mapping[str, Any] | None = None,
     peer2peer: bool | None = None,
+    recover: float | str = RECOVER,
+    connect: vir.Open | None = None,
     observer: Observer | None = None,
 ) -> Job:
     """Start a migration and return at once.
@@ -211,28 +240,73 @@ def start(
     :param flags: ``VIR_MIGRATE_*``.  LIVE is added, and POSTCOPY unless the policy is ``never``.
     :param params: Typed parameters of ``virDomainMigrate3``, in libvirt's units (MiB/s, ms).
     :param peer2peer: True or False where the way is not to be chosen.
+    :param recover: How long a broken migration is tried to be resumed, counted from the last page that moved:
+        seconds, a duration like ``30m``, or ``never``.
+    :param connect: Opens the further connections that a migration needs, instead of ``libvirt.open``: for
+        ``libvirt.openAuth``.  Gets a URI.
     :param observer: Is shown each event and action on the migration's own thread; must not block.
     :raises UsageError: If the arguments cannot be meant; nothing was started.
     :raises LibvirtError: If the source's daemon does not answer; nothing was started.
     """
     chosen = _policy(policy, flags)
     wanted = _flags(chosen, flags)
-    target = _target(dest, wanted, peer2peer)
+    target = target_of(dest, wanted, peer2peer)
+    patience_s = patience_of(recover)
     _check_domain(dom)
+    journal = Journal(facts_of(dom, target, wanted, params or {}, chosen, patience_s))
     driver = NativeDriver(
         dom,
         target,
         params or {},
-        _without(wanted, MigrateFlags.VIR_MIGRATE_PEER2PEER),
+        without_flags(wanted, MigrateFlags.VIR_MIGRATE_PEER2PEER),
+        partial(vir.open_connection, open_=connect),
+        journal=journal,
     )
-    runner = Runner(driver, chosen, observer)
+    return begin(Runner(driver, chosen, observer, patience_s, journal=journal), driver)
+
+
+def facts_of(
+    dom: Domain,
+    target: Target,
+    flags: int,
+    params: Mapping[str, Any],
+    policy: Policy,
+    patience_s: float,
+) -> Facts:
+    """What the journal is to say of a migration."""
+    given = target.connection
+    return Facts(
+        name=dom.name(),
+        uuid=dom.UUIDString(),
+        source=vir.uri_of(dom.connect()),
+        destination=target.uri if given is None else vir.uri_of(given),
+        is_peer2peer=target.is_peer2peer,
+        flags=int(flags),
+        params=params,
+        policy=str(policy),
+        recover_s=patience_s,
+    )
+
+
+def begin(runner: Runner, driver: NativeDriver) -> Job:
+    """Start the loop, and keep the job until it is over.
+
+    :raises PostcopyError: If nothing was started.
+    """
     runner.start()
     job = Job(runner, driver)
-    _jobs.add(job)
+    _keep(job)
     return job
 
 
-_jobs: weakref.WeakSet[Job] = weakref.WeakSet()
+_jobs: list[Job] = []  # those under way, whether the caller has kept them or not
+_keeping = threading.Lock()
+
+
+def _keep(job: Job) -> None:
+    with _keeping:
+        _jobs[:] = [each for each in _jobs if not each.is_over]
+        _jobs.append(job)
 
 
 @atexit.register
@@ -282,6 +356,8 @@ def migrate(
     flags: int = 0,
     params: Mapping[str, Any] | None = None,
     peer2peer: bool | None = None,
+    recover: float | str = RECOVER,
+    connect: vir.Open | None = None,
     observer: Observer | None = None,
 ) -> MigrationResult:
     """Migrate and wait for the end; see :func:`start` and :meth:`Job.wait`.
@@ -296,6 +372,8 @@ def migrate(
         flags=flags,
         params=params,
         peer2peer=peer2peer,
+        recover=recover,
+        connect=connect,
         observer=observer,
     )
     try:
@@ -327,23 +405,37 @@ def _policy(policy: Policy | str | None, flags: int) -> Policy:
     return policy
 
 
+def patience_of(recover: float | str) -> float:
+    """Seconds; 0 for never."""
+    if recover == "never":
+        return 0.0
+    if isinstance(recover, str):
+        return parse_duration(recover)
+    if not 0 <= recover < float("inf"):
+        raise UsageError(
+            f"cannot try to recover for {recover} seconds",
+            cure="give seconds, a duration like 30m, or never",
+        )
+    return recover
+
+
 def _flags(policy: Policy, flags: int) -> MigrateFlags:
-    wanted = _without(flags, CLIENT_SIDE_FLAGS)
+    wanted = without_flags(flags, CLIENT_SIDE_FLAGS)
     enabled = MigrateFlags.VIR_MIGRATE_POSTCOPY
     if not policy.enables_postcopy:
-        return _without(wanted, enabled) | MigrateFlags.VIR_MIGRATE_LIVE
+        return without_flags(wanted, enabled) | MigrateFlags.VIR_MIGRATE_LIVE
     for flag, cure in _FORBIDDEN.items():
         if flag & wanted:
             raise UsageError(f"post-copy and {flag.name} do not go together", cure=cure)
     return wanted | enabled | MigrateFlags.VIR_MIGRATE_LIVE
 
 
-def _without(flags: int, some: MigrateFlags) -> MigrateFlags:
+def without_flags(flags: int, some: MigrateFlags) -> MigrateFlags:
     """As numbers: ``~`` of a flag holds only the names we know, and would drop a later libvirt's."""
     return MigrateFlags(int(flags) & ~int(some))
 
 
-def _target(dest: Destination, flags: MigrateFlags, peer2peer: bool | None) -> Target:
+def target_of(dest: Destination, flags: MigrateFlags, peer2peer: bool | None) -> Target:
     is_asked = peer2peer or bool(flags & MigrateFlags.VIR_MIGRATE_PEER2PEER)
     if isinstance(dest, str):
         if not dest.strip():

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
+import shutil
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -28,6 +31,8 @@ from libvirt_postcopy.programs import (
 __all__ = ["VERBS", "entry", "main"]
 
 VERBS: Mapping[str, str] = {
+    "check": "say beforehand whether post-copy can work between two hosts",
+    "migrations": "list all migrations of a host, and what to type next",
     "phases": "print the phases of a migration and what leads from one to the next",
     "policy": "check a policy specification and say when it switches to post-copy",
 }
@@ -114,9 +119,10 @@ def _versions() -> str:
         "libvirt-postcopy": __version__,
         "libvirt": _libvirt(),
         "libvirt-python": _distribution("libvirt-python"),
+        "QEMU": _qemu(),
         "Python": platform.python_version(),
     }
-    return "".join(f"{name} {version}\n" for name, version in rows.items())
+    return "".join(f"{name} {version}\n" for name, version in rows.items() if version)
 
 
 def _libvirt() -> str:
@@ -126,6 +132,31 @@ def _libvirt() -> str:
     except ImportError as error:
         return f"cannot be loaded: {error}"
     return version_text(sys.modules["libvirt"].getVersion())
+
+
+_QEMU_VERSION = re.compile(r"version (\d+(?:\.\d+)+)")
+_QEMU_ANSWERS_S = 10
+_QEMU_ELSEWHERE = "/usr/libexec/qemu-kvm"
+
+
+def _qemu() -> str:
+    """The version of the QEMU for this machine's guests; empty where none is installed."""
+    names = (f"qemu-system-{platform.machine()}", "qemu-kvm", _QEMU_ELSEWHERE)
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        return ""
+    try:
+        done = subprocess.run(
+            [path, "--version"],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_QEMU_ANSWERS_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"cannot be run: {error}"
+    found = _QEMU_VERSION.search(done.stdout.decode(errors="replace"))
+    return found[1] if found else f"unknown ({path})"
 
 
 def _distribution(name: str) -> str:

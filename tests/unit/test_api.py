@@ -12,6 +12,7 @@ import pytest
 
 import libvirt_postcopy.api as api
 from libvirt_postcopy import events as ev
+from libvirt_postcopy import recovery
 from libvirt_postcopy.constants import (
     VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY,
     EventID,
@@ -40,6 +41,7 @@ from unit.fakes import (
     SHUT_OFF,
     SPLIT_HERE,
     SPLIT_THERE,
+    UUID,
     FakeConnection,
     FakeDomain,
     refused,
@@ -60,11 +62,13 @@ class Stage:
         self.dom = FakeDomain(self.source)
         self.dom.on_migrate = self._migrate
         self.opened: list[str] = []
+        self.opened_with: list[object] = []
         self._was_called = threading.Event()
         self._returns: queue.SimpleQueue = queue.SimpleQueue()
 
-    def open(self, uri: str, side: str = "") -> FakeConnection:
+    def open(self, uri: str, side: str = "", *, open_=None) -> FakeConnection:
         self.opened.append(uri)
+        self.opened_with.append(open_)
         return {"fake:///a": self.source, URI: self.destination}[uri]
 
     def _migrate(self, *args: object) -> None:
@@ -73,8 +77,12 @@ class Stage:
         if error is not None:
             raise error
 
+    def is_sent(self) -> None:
+        """Wait until the migrate call is made: what comes before is not of this migration."""
+        assert self._was_called.wait(PATIENCE_S)
+
     def _say(self, connection: FakeConnection, words: tuple[str, ...]) -> None:
-        assert self._was_called.wait(PATIENCE_S)  # what is said before is not heard
+        self.is_sent()
         for word in words:
             details = f'{{"status": "{word}"}}'
             connection.emit("MIGRATION", self.dom, "MIGRATION", 1, 2, details)
@@ -116,6 +124,8 @@ def stage(monkeypatch: pytest.MonkeyPatch, monitor: None) -> Iterator[Stage]:
     made = Stage()
     monkeypatch.setattr(vir, "open_connection", made.open)
     monkeypatch.setattr(native, "ensure_event_loop", lambda: False)
+    monkeypatch.setattr(recovery, "LOOK_S", 0.01)
+    monkeypatch.setattr(recovery, "SETTLE_S", 0.05)
     yield made
     made._returns.put(None)
     for thread in threading.enumerate():
@@ -367,7 +377,7 @@ def test_job_has_the_last_reading(stage: Stage) -> None:
         stage.dom,
         URI,
         policy="manual",
-        observer=lambda what: seen.set() if isinstance(what, ev.StatsSeen) else None,
+        observer=lambda what: seen.set() if getattr(what, "stats", None) else None,
     )
     assert seen.wait(PATIENCE_S)
     assert job.stats() == Stats(memory_total=7)
@@ -391,6 +401,7 @@ def test_abort_before_the_switch_is_sent(stage: Stage) -> None:
     job = api.start(stage.dom, URI, policy="manual")
     aborted = threading.Event()
     stage.dom.abortJob = aborted.set
+    stage.is_sent()
     job.abort()
     assert aborted.wait(PATIENCE_S)
     stage.returns(RUNNING, error=refused(78, "operation aborted: canceled by client"))
@@ -446,7 +457,7 @@ LINK_LOST = refused(9, "operation failed: job 'migration in' failed in post-copy
 
 
 def test_failure_before_the_switch_leaves_the_guest_on_the_source(stage: Stage) -> None:
-    job = api.start(stage.dom, URI)
+    job = api.start(stage.dom, URI, recover="never")
     stage.says("active", "failed")
     stage.returns(RUNNING, None, FAILED)
     fails(job, MigrationFailed, "source", "failed")
@@ -455,20 +466,20 @@ def test_failure_before_the_switch_leaves_the_guest_on_the_source(stage: Stage) 
 def test_failure_that_nobody_announced_leaves_the_guest_on_the_source(
     stage: Stage,
 ) -> None:
-    job = api.start(stage.dom, URI)
+    job = api.start(stage.dom, URI, recover="never")
     stage.returns(RUNNING, None, FAILED)
     fails(job, MigrationFailed, "source", "failed")
 
 
 def test_broken_link_leaves_guest_split(stage: Stage) -> None:
-    job = api.start(stage.dom, URI, policy="manual")
+    job = api.start(stage.dom, URI, policy="manual", recover="never")
     stage.says("active", "postcopy-active", "postcopy-paused")
     stage.returns(SPLIT_HERE, SPLIT_THERE, LINK_LOST)
     fails(job, PostcopyBroken, "split", "broken")
 
 
 def test_guest_is_found_split_though_nobody_announced_it(stage: Stage) -> None:
-    job = api.start(stage.dom, URI, policy="manual")
+    job = api.start(stage.dom, URI, policy="manual", recover="never")
     stage.says("active")
     stage.returns(SPLIT_HERE, SPLIT_THERE, LINK_LOST)
     fails(job, PostcopyBroken, "split", "post-copy")
@@ -476,7 +487,7 @@ def test_guest_is_found_split_though_nobody_announced_it(stage: Stage) -> None:
 
 @pytest.mark.parametrize("here", [SPLIT_HERE, None])
 def test_guest_whose_half_is_gone_is_lost(stage: Stage, here) -> None:
-    job = api.start(stage.dom, URI, policy="manual")
+    job = api.start(stage.dom, URI, policy="manual", recover="never")
     stage.says("active", "postcopy-active")
     stage.says_there("active", "postcopy-active")
     stage.returns(here, None, LINK_LOST)
@@ -485,14 +496,14 @@ def test_guest_whose_half_is_gone_is_lost(stage: Stage, here) -> None:
 
 def test_half_that_was_never_seen_is_not_taken_for_lost(stage: Stage) -> None:
     """Our URI may lead to another host than the source's daemon made of it."""
-    job = api.start(stage.dom, URI, policy="manual")
+    job = api.start(stage.dom, URI, policy="manual", recover="never")
     stage.says("active", "postcopy-active")
     stage.returns(SPLIT_HERE, None, LINK_LOST)
     fails(job, PostcopyBroken, "split", "post-copy")
 
 
 def test_guest_is_unknown_while_a_host_does_not_answer(stage: Stage) -> None:
-    job = api.start(stage.dom, URI, policy="manual")
+    job = api.start(stage.dom, URI, policy="manual", recover="never")
     stage.says("active")
     stage.source.error = NO_ANSWER
     stage.returns(RUNNING, None, LINK_LOST)
@@ -514,7 +525,7 @@ def fails(
 def test_completion_that_the_source_alone_announced_is_not_believed_after_a_failure(
     stage: Stage,
 ) -> None:
-    job = api.start(stage.dom, URI, policy="manual")
+    job = api.start(stage.dom, URI, policy="manual", recover="never")
     stage.says("active", "completed")
     until(job, Phase.COMPLETED)
     stage.source.error = NO_ANSWER
@@ -523,7 +534,7 @@ def test_completion_that_the_source_alone_announced_is_not_believed_after_a_fail
 
 
 def test_failure_can_be_caught_as_libvirts(stage: Stage) -> None:
-    job = api.start(stage.dom, URI)
+    job = api.start(stage.dom, URI, recover="never")
     stage.returns(error=FAILED)
     with pytest.raises(libvirt.libvirtError) as caught:
         job.wait(PATIENCE_S)
@@ -534,7 +545,7 @@ def test_failure_can_be_caught_as_libvirts(stage: Stage) -> None:
 
 
 def test_failure_is_raised_each_time_it_is_waited_for(stage: Stage) -> None:
-    job = api.start(stage.dom, URI)
+    job = api.start(stage.dom, URI, recover="never")
     stage.returns(error=FAILED)
     for _ in range(2):
         with pytest.raises(MigrationFailed):
@@ -542,7 +553,7 @@ def test_failure_is_raised_each_time_it_is_waited_for(stage: Stage) -> None:
 
 
 def test_split_guest_comes_with_a_warning_not_to_touch_it(stage: Stage) -> None:
-    job = api.start(stage.dom, URI)
+    job = api.start(stage.dom, URI, recover="never")
     stage.returns(SPLIT_HERE, SPLIT_THERE, LINK_LOST)
     with pytest.raises(PostcopyBroken, match="destroy, resume and reset neither half"):
         job.wait(PATIENCE_S)
@@ -550,7 +561,7 @@ def test_split_guest_comes_with_a_warning_not_to_touch_it(stage: Stage) -> None:
 
 def test_guest_that_is_lost_though_libvirt_said_success(stage: Stage) -> None:
     """libvirt 9.0 with QEMU 7.2 and --parallel."""
-    job = api.start(stage.dom, URI, policy="manual")
+    job = api.start(stage.dom, URI, policy="manual", recover="never")
     stage.says("active", "postcopy-active", "completed")
     stage.says_there("active", "postcopy-active")
     stage.returns(None, None)
@@ -561,7 +572,7 @@ def test_guest_that_is_lost_though_libvirt_said_success(stage: Stage) -> None:
 
 def test_failure_of_the_call_that_did_no_harm_is_success(stage: Stage) -> None:
     """libvirt lost its control connection, but the guest arrived."""
-    job = api.start(stage.dom, URI, policy="manual")
+    job = api.start(stage.dom, URI, policy="manual", recover="never")
     stage.says("active", "postcopy-active")
     stage.returns(None, MIGRATED, LINK_LOST)
     assert job.wait(PATIENCE_S).domain is stage.destination.domains[0]
@@ -569,17 +580,112 @@ def test_failure_of_the_call_that_did_no_harm_is_success(stage: Stage) -> None:
 
 def test_usage_error_found_late_is_a_usage_error(stage: Stage) -> None:
     stage.destination.host_uuid = "aaaa"
-    job = api.start(stage.dom, URI)
+    job = api.start(stage.dom, URI, recover="never")
     with pytest.raises(UsageError, match="same host"):
         job.wait(PATIENCE_S)
     assert stage.dom.calls == []
 
 
 def test_unexpected_failure_is_a_failure_with_its_cause(stage: Stage) -> None:
-    job = api.start(stage.dom, URI)
+    job = api.start(stage.dom, URI, recover="never")
     stage.returns(error=ZeroDivisionError("a bug"))
     with pytest.raises(MigrationFailed, match="ZeroDivisionError"):
         job.wait(PATIENCE_S)
+
+
+# How it recovers
+
+
+PAUSED_HERE = (3, 13)
+FAILED_THERE = (1, 11)
+
+
+class Mended:
+    """A destination whose half comes up with the guest when the migration is resumed."""
+
+    def __init__(self, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.stage = stage
+        self.refusals = 0
+        stage.dom.migrate_info = {"status": "postcopy-paused"}
+        monkeypatch.setattr(recovery, "_FIRST_PAUSE_S", 0.001)
+        stage.dom.on_migrate = self.migrate
+
+    def migrate(self, *args: object) -> None:
+        stage = self.stage
+        if len(self.flags) == 1:
+            stage.dom.now = PAUSED_HERE
+            FakeDomain(stage.destination, state=FAILED_THERE)
+            raise LINK_LOST
+        if len(self.flags) < 2 + self.refusals:
+            raise refused(38, "unable to connect to server at 'b:49152'")
+        stage.source.domains.remove(stage.dom)
+        stage.destination.domains[0].now = MIGRATED
+
+    @property
+    def flags(self) -> list[MigrateFlags]:
+        return [F(call[-1]) for call in self.stage.dom.calls if "migrate" in call[0]]
+
+
+@pytest.mark.parametrize("refusals", [0, 3])
+@pytest.mark.parametrize("peer2peer", [True, False])
+def test_broken_guest_is_resumed_by_the_same_call_until_it_is_there(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, peer2peer: bool, refusals: int
+) -> None:
+    mended = Mended(stage, monkeypatch)
+    mended.refusals = refusals
+    job = api.start(stage.dom, URI, policy="manual", peer2peer=peer2peer)
+    result = job.wait(PATIENCE_S)
+    assert result.domain is stage.destination.domains[0]
+    first, *others = mended.flags
+    assert len(others) == refusals + 1
+    assert set(others) == {first | F.VIR_MIGRATE_POSTCOPY_RESUME}
+    assert not first & F.VIR_MIGRATE_POSTCOPY_RESUME
+    assert bool(first & F.VIR_MIGRATE_PEER2PEER) is peer2peer
+
+
+def test_broken_guest_is_left_alone_where_that_is_wanted(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mended = Mended(stage, monkeypatch)
+    job = api.start(stage.dom, URI, policy="manual", recover="never")
+    fails(job, PostcopyBroken, "split", "broken")
+    assert len(mended.flags) == 1
+
+
+def test_obstacle_is_in_the_failure(stage: Stage, monkeypatch) -> None:
+    mended = Mended(stage, monkeypatch)
+    stage.destination.libvirt_version = 11_003_000
+    job = api.start(stage.dom, URI, policy="manual")
+    error = fails(job, PostcopyBroken, "split", "broken")
+    assert "failed in post-copy phase; libvirt 11.3.0 on the destination crashes" in str(error)  # fmt: skip
+    assert len(mended.flags) == 1
+
+
+@pytest.mark.parametrize(
+    "recover, seconds",
+    [("never", 0.0), (0, 0.0), ("10m", 600.0), (90, 90.0), (api.RECOVER, 1800.0)],
+)
+def test_patience_is_seconds_a_duration_or_never(recover, seconds: float) -> None:
+    assert api.patience_of(recover) == seconds
+
+
+@pytest.mark.parametrize("recover", [-1, float("inf"), float("nan"), "soon"])
+def test_patience_that_cannot_be_meant_is_refused(stage: Stage, recover) -> None:
+    with pytest.raises(UsageError):
+        api.start(stage.dom, URI, recover=recover)
+    assert stage.dom.calls == [] and stage.opened == []
+
+
+def test_connections_are_opened_as_the_caller_wants(stage: Stage) -> None:
+    """With libvirt.openAuth, for example."""
+
+    def connect(uri: str) -> FakeConnection:
+        raise AssertionError("the stage opens it")
+
+    job = api.start(stage.dom, URI, connect=connect)
+    stage.completes()
+    job.wait(PATIENCE_S)
+    assert stage.opened and set(stage.opened_with) == {connect}
 
 
 # Leaving it to itself
@@ -651,10 +757,10 @@ def test_statistics_of_a_domain(stage: Stage) -> None:
     assert api.job_stats(stage.dom) is None
 
 
-TEST_HOST = """
+TEST_HOST = f"""
 <node>
   <domain type="test">
-    <name>web1</name><memory>1024</memory><os><type>hvm</type></os>
+    <name>web1</name><uuid>{UUID}</uuid><memory>1024</memory><os><type>hvm</type></os>
   </domain>
 </node>
 """

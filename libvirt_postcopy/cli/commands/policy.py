@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, out: TextIO) -> int:
 
 def explain(policy: Policy) -> str:
     """Say in one line when a policy switches."""
-    if isinstance(policy, Never):
+    if not policy.enables_postcopy:
         return (
             "never switches: post-copy is not enabled, so nobody else can switch either"
         )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,38 @@ def test_version_names_all_that_is_involved() -> None:
     assert rows["libvirt"] == f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"  # fmt: skip
     assert rows["Python"] == sys.version.split()[0]
     assert rows["libvirt-python"][0].isdigit()
+
+
+def installed(folder: Path, answer: str) -> None:
+    """Put a QEMU alone on the PATH."""
+    qemu = folder / f"qemu-system-{platform.machine()}"
+    qemu.write_text(f"#!/bin/sh\n{answer}\n")
+    qemu.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "answer, row",
+    [
+        ("echo 'QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)'", "QEMU 7.2.22"),
+        ("echo 'QEMU emulator version 11.1'", "QEMU 11.1"),
+        ("echo nothing", "QEMU unknown ("),
+        ("exit 1", "QEMU unknown ("),
+    ],
+)
+def test_version_of_the_installed_qemu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, row: str
+) -> None:
+    installed(tmp_path, answer)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert f"\n{row}" in run("--version")[1]
+
+
+def test_version_where_no_qemu_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(program, "_QEMU_ELSEWHERE", str(tmp_path / "none"))
+    assert "QEMU" not in run("--version")[1]
 
 
 def test_version_where_libvirt_cannot_be_loaded(
