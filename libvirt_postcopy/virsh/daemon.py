@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
-from libvirt_postcopy.constants import ErrorNumber
+from libvirt_postcopy.constants import DomainState, ErrorNumber, PausedReason
 from libvirt_postcopy.errors import LibvirtError, UsageError
+from libvirt_postcopy.features import is_about_certificates
 from libvirt_postcopy.vir import calls
 from libvirt_postcopy.vir.protocols import Connection, Domain
+from libvirt_postcopy.virsh.ending import NotBegunError
 from libvirt_postcopy.virsh.grammar import Globals
 
-__all__ = ["connect", "find_domain", "uri_of"]
+__all__ = ["connect", "find_domain", "guest_on_source", "uri_of"]
 
 
 def connect(options: Globals, *, for_call: str) -> Connection:
@@ -34,9 +36,12 @@ def connect(options: Globals, *, for_call: str) -> Connection:
     try:
         connection = calls.open_connection(uri, "source")
     except LibvirtError as error:
-        error.side = "source"
-        error.what = f"failed to connect to the hypervisor: {error.what}"
-        raise
+        made = NotBegunError if options.connect is not None else LibvirtError
+        raise made(
+            f"failed to connect to the hypervisor: {error.what}",
+            side="client" if is_about_certificates(error.what) else "source",
+            cure=error.cure,
+        ) from error
     if options.keepalive_interval is not None:
         with calls.refusals("source"):
             connection.setKeepAlive(
@@ -72,6 +77,34 @@ def find_domain(connection: Connection, text: str) -> Domain:
     assert error is not None  # the last look-up is always tried
     error.what = f"failed to get domain '{text}': {error.what}"
     raise error
+
+
+_WORDS: Mapping[int, str] = {
+    DomainState.VIR_DOMAIN_RUNNING: "runs",
+    DomainState.VIR_DOMAIN_BLOCKED: "runs",
+    DomainState.VIR_DOMAIN_PAUSED: "is paused",
+    DomainState.VIR_DOMAIN_SHUTOFF: "is shut off",
+    DomainState.VIR_DOMAIN_CRASHED: "has crashed",
+    DomainState.VIR_DOMAIN_PMSUSPENDED: "is suspended",
+}
+_PAUSED_FOR_MIGRATION = [
+    DomainState.VIR_DOMAIN_PAUSED,
+    PausedReason.VIR_DOMAIN_PAUSED_MIGRATION,
+]
+
+
+def guest_on_source(dom: Domain) -> str:
+    """Say how the guest is on the source, where a migration that failed has left it."""
+    try:
+        with calls.refusals("source"):
+            state = dom.state()
+    except LibvirtError as error:
+        if error.code == ErrorNumber.VIR_ERR_NO_DOMAIN:
+            return "the guest has ended on the source"
+        return "the guest is on the source, which does not answer now"
+    if state[:2] == _PAUSED_FOR_MIGRATION:  # about to be resumed
+        return "the guest is on the source"
+    return f"the guest {_WORDS.get(state[0], 'is')} on the source"
 
 
 def _lookups(connection: Connection, text: str) -> list[Callable[[], Domain]]:

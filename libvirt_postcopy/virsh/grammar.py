@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Union
 
 from libvirt_postcopy.constants import MigrateFlags
 from libvirt_postcopy.errors import UsageError
+from libvirt_postcopy.units import DURATIONS, parse_duration
 
 __all__ = [
     "CommandLine",
@@ -49,10 +51,14 @@ class Globals:
 
 @dataclass(frozen=True)
 class CommandLine:
-    """A command line of virsh, split before the command."""
+    """A command line of virsh, split before the command.
+
+    :ivar asks_for_usage: ``-h`` or ``--help`` came before any command.
+    """
 
     options: Globals
     words: tuple[str, ...]
+    asks_for_usage: bool = False
 
 
 _WITH_VALUE = {
@@ -63,22 +69,25 @@ _WITH_VALUE = {
     "K": "keepalive-count",
     "l": "log",
 }
-_WITHOUT_VALUE = {"q": "quiet", "r": "readonly", "t": "timing"}
+_WITHOUT_VALUE = {"h": "help", "q": "quiet", "r": "readonly", "t": "timing"}
 _SHORT = {**_WITH_VALUE, **_WITHOUT_VALUE}
-_LONG = frozenset((*_SHORT.values(), "help", "version", "no-pkttyagent"))
-_ANSWERED_BY_VIRSH = frozenset(("help", "version"))
+_LONG = frozenset((*_SHORT.values(), "version", "no-pkttyagent"))
 _TAKES_VALUE = frozenset(_WITH_VALUE.values())
 
 
 class _LeftToVirsh(Exception):
-    """Asks for virsh's own help or version, or is something that virsh will refuse by itself."""
+    """Asks for virsh's version, or is something that virsh will refuse by itself."""
+
+
+class _UsageWanted(Exception):  # noqa: N818 - not an error
+    """``-h`` or ``--help``: virsh reads no further."""
 
 
 def parse_globals(argv: Sequence[str]) -> CommandLine | None:
     """Read the options before the command.
 
     :param argv: Without the program's name.
-    :return: None for what only the real virsh can answer: its help, its version, and its complaints.
+    :return: None for what only the real virsh can answer: its version, and its complaints.
     """
     options = Globals()
     words = list(argv)
@@ -90,6 +99,8 @@ def parse_globals(argv: Sequence[str]) -> CommandLine | None:
             read = _long(word, words) if word.startswith("--") else _short(word, words)
             for name, value in read:
                 options = _with(options, name, value)
+    except _UsageWanted:
+        return CommandLine(options, (), asks_for_usage=True)
     except _LeftToVirsh:
         return None
     return CommandLine(options, tuple(words))
@@ -137,7 +148,9 @@ def _next(rest: list[str]) -> str:
 
 
 def _with(options: Globals, name: str, value: str) -> Globals:
-    if name in _ANSWERED_BY_VIRSH:
+    if name == "help":
+        raise _UsageWanted
+    if name == "version":
         raise _LeftToVirsh
     if name == "connect":
         return replace(options, connect=value)
@@ -182,21 +195,22 @@ class Kind(Enum):
     LIST = "comma separated list"
     FILE = "file name"
     SECONDS = "positive number of seconds"
-    DELAY = "number of seconds, 0 too"
+    DELAY = "duration, 0 too"
     INT = "number"
     BIG = "number up to 64 bits"
 
     @property
-    def is_number(self) -> bool:
-        """Whether virsh calls its value a number."""
-        return self in _RANGES
+    def value_word(self) -> str:
+        """What its value is called in virsh's help and complaints."""
+        if self is Kind.DELAY:
+            return "duration"
+        return "number" if self in _RANGES else "string"
 
 
 _LONGEST_S = ((1 << 31) - 1) // 1000  # virsh counts milliseconds in a C int
 
 _RANGES: Mapping[Kind, tuple[int, int]] = {
     Kind.SECONDS: (1, _LONGEST_S),
-    Kind.DELAY: (0, _LONGEST_S),
     Kind.INT: (-(1 << 31), (1 << 31) - 1),
     Kind.BIG: (0, (1 << 64) - 1),
 }
@@ -223,8 +237,8 @@ class Option:
     alias: str = ""
 
 
-Value = Union[bool, int, str]
-"""True for a flag that is given; text; or a number."""
+Value = Union[bool, int, float, str]
+"""True for a flag that is given; text; a number; or a duration in seconds."""
 
 
 class HelpWanted(Exception):  # noqa: N818 - not an error
@@ -299,8 +313,7 @@ def _named(
     if equals:
         return option, value
     if not rest:
-        what = "number" if option.kind.is_number else "string"
-        raise UsageError(f"expected syntax: --{name} <{what}>")
+        raise UsageError(f"expected syntax: --{name} <{option.kind.value_word}>")
     return option, rest.pop(0)
 
 
@@ -311,12 +324,12 @@ def _convert(option: Option, text: str) -> Value:
         raise UsageError(
             f"Failed to get option '{option.name}': Option argument is empty"
         )
-    if not option.kind.is_number:
+    if option.kind is Kind.DELAY:
+        return _delay(option.name, text)
+    if option.kind not in _RANGES:
         return _checked(option, text)
     number = _integer(text)
     least, most = _RANGES[option.kind]
-    if option.kind is Kind.DELAY:
-        return _delay(option.name, number, most)
     if number is None or not least <= number <= most:
         raise UsageError(
             f"Numeric value '{text}' for <{option.name}> option is malformed or out of range"
@@ -324,12 +337,19 @@ def _convert(option: Option, text: str) -> Value:
     return number
 
 
-def _delay(name: str, number: int | None, most: int) -> int:
-    """Complain in the words of the series that brought ``--postcopy-after``."""
+def _delay(name: str, text: str) -> float:
+    """Read a bare number as seconds; complain in the words of the series that brought ``--postcopy-after``."""
+    number: float | None = _integer(text)
+    if number is None:
+        with suppress(UsageError):
+            number = parse_duration(text)
     if number is None or number < 0:
-        raise UsageError(f"invalid {name} parameter")
-    if number > most:
-        raise UsageError("post-copy after parameter is too large")
+        raise UsageError(f"invalid {name} parameter", cure=f"write {DURATIONS}")
+    if number > _LONGEST_S:
+        raise UsageError(
+            "post-copy after parameter is too large",
+            cure=f"at most {_LONGEST_S} seconds; write {DURATIONS}",
+        )
     return number
 
 

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import os
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
@@ -23,17 +21,19 @@ from libvirt_postcopy.programs import (
     flush_streams,
     open_streams,
 )
+from libvirt_postcopy.virsh.ending import Ending
 from libvirt_postcopy.virsh.grammar import (
     CommandLine,
-    Globals,
     HelpWanted,
     parse_command,
     parse_globals,
 )
+from libvirt_postcopy.virsh.help import help_text, is_for_overview, overview, topic
 from libvirt_postcopy.virsh.interrupts import Signals
-from libvirt_postcopy.virsh.real import exec_virsh
+from libvirt_postcopy.virsh.options import option_names
+from libvirt_postcopy.virsh.real import exec_virsh, run_virsh
 from libvirt_postcopy.virsh.terminal import Terminal
-from libvirt_postcopy.virsh.verbs import Verb, claims, help_text
+from libvirt_postcopy.virsh.verbs import Verb, claims
 
 __all__ = ["entry", "main"]
 
@@ -69,16 +69,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(words: list[str], signals: Signals) -> int:
     line = parse_globals(words)
+    if line is not None and is_for_overview(line):
+        return _report_errors(lambda: _list_all(words), None)
+    asked = None if line is None else topic(line.words)
     verb = None if line is None else claims(line.words)
-    if line is None or verb is None:
+    if line is None or (verb is None and asked is None):
         return _report_errors(lambda: exec_virsh(words), None)
     open_streams()
     terminal = Terminal(sys.stdout, sys.stderr)
-    return _report_errors(lambda: _run(verb, line, terminal, signals), terminal)
+    ending = Ending(line.options, terminal.print)
+    if verb is None and asked is not None:
+        return _explain(asked, ending, terminal)
+    assert verb is not None
+    return _report_errors(lambda: _run(verb, line, ending, terminal, signals), terminal)
 
 
 def _report_errors(run: Callable[[], int], terminal: Terminal | None) -> int:
     def report(text: str) -> None:
+        text = option_names(text)
         if terminal is not None:
             return terminal.say(text)
         open_streams()  # not sooner: the real virsh gets them as they are
@@ -87,33 +95,36 @@ def _report_errors(run: Callable[[], int], terminal: Terminal | None) -> int:
     return error_handler(run, report, interrupted=_INTERRUPTED, statuses=_STATUSES)
 
 
-def _run(verb: Verb, line: CommandLine, terminal: Terminal, signals: Signals) -> int:
+def _list_all(words: list[str]) -> int:
+    status = run_virsh(words)
+    if status == 0:
+        open_streams()
+        Terminal(sys.stdout, sys.stderr).print(overview())
+    return status
+
+
+def _explain(verb: Verb, ending: Ending, terminal: Terminal) -> int:
+    terminal.print(help_text(verb))
+    ending.print()
+    return 0
+
+
+def _run(
+    verb: Verb,
+    line: CommandLine,
+    ending: Ending,
+    terminal: Terminal,
+    signals: Signals,
+) -> int:
     try:
         given = parse_command(verb.name, verb.options, line.words[1:])
     except HelpWanted:
-        terminal.print(help_text(verb))
-        return 0
+        return _explain(verb, ending, terminal)
 
     def run() -> int:
-        with _ending(line.options, terminal):
-            import_module(verb.module).run(given, line.options, terminal, signals)
+        import_module(verb.module).run(given, line.options, terminal, signals)
         return 0
 
-    status = _report_errors(run, terminal)
+    status = _report_errors(lambda: ending.after(run), terminal)
+    ending.print()
     return min(status, FAILED) if "strict-exit" in given else status
-
-
-@contextmanager
-def _ending(options: Globals, terminal: Terminal) -> Iterator[None]:
-    """Print what virsh prints after a command, before any error."""
-    began = time.monotonic()
-    try:
-        yield
-    finally:
-        if options.is_timed:
-            elapsed_ms = (time.monotonic() - began) * 1000
-            ending = f"\n(Time: {elapsed_ms:.3f} ms)\n\n"
-        else:
-            ending = "\n"
-        if not options.is_quiet:
-            terminal.print(ending)

@@ -8,12 +8,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from libvirt_postcopy import api
-from libvirt_postcopy.errors import MigrationError, PostcopyError, StateError
-from libvirt_postcopy.events import Place
+from libvirt_postcopy.errors import (
+    MigrationError,
+    NotSupportedError,
+    PostcopyError,
+    StateError,
+)
+from libvirt_postcopy.events import Half, Place
+from libvirt_postcopy.preflight.run import before_migration
 from libvirt_postcopy.vir import calls
 from libvirt_postcopy.vir.events import ensure_event_loop
 from libvirt_postcopy.vir.protocols import Domain
-from libvirt_postcopy.virsh.daemon import connect, find_domain, uri_of
+from libvirt_postcopy.virsh.daemon import connect, find_domain, guest_on_source, uri_of
 from libvirt_postcopy.virsh.grammar import Globals, Value
 from libvirt_postcopy.virsh.interrupts import (
     Answer,
@@ -21,8 +27,10 @@ from libvirt_postcopy.virsh.interrupts import (
     Signals,
     easily_interrupted,
 )
+from libvirt_postcopy.virsh.options import option_names
 from libvirt_postcopy.virsh.plan import Plan, make_plan
 from libvirt_postcopy.virsh.progress import Progress
+from libvirt_postcopy.virsh.split import SplitDomain
 from libvirt_postcopy.virsh.terminal import Terminal
 from libvirt_postcopy.virsh.texts import LeftAlone, Texts
 
@@ -44,8 +52,11 @@ def run(
     plan = make_plan(given)
     with easily_interrupted():
         dom = _open(plan, options)
-        texts = Texts(plan, given, uri_of(dom.connect()))
-    progress = Progress(terminal, is_verbose=plan.is_verbose and not options.is_quiet)
+        uri = uri_of(dom.connect())
+        _check_half(SplitDomain(dom, plan.domain, uri))
+        _look_first(plan, dom, terminal)
+    texts = Texts(plan, given, uri)
+    progress = Progress(terminal, is_verbose=plan.is_verbose)  # -q too, as in virsh
     signals.catch()
     job = api.start(
         dom,
@@ -54,22 +65,32 @@ def run(
         flags=plan.flags,
         params=plan.params,
         peer2peer=plan.is_peer2peer,
+        recover=plan.patience_s,
         observer=progress.see,
     )
     try:
         Watch(job, progress, signals, texts, terminal).wait()
     except LeftAlone:
         raise
-    except MigrationError as error:
-        raise _explained(error, texts) from error
+    except PostcopyError as error:
+        raise _explained(error, texts, progress, dom) from error
 
 
-def _explained(error: MigrationError, texts: Texts) -> MigrationError:
+def _explained(
+    error: PostcopyError, texts: Texts, progress: Progress, dom: Domain
+) -> PostcopyError:
     try:
-        return texts.of(error)
+        guest = guest_on_source(dom) if _is_back(error) else ""
+        if isinstance(error, MigrationError):
+            return texts.of(error, progress.seen, guest)
+        return texts.refused(error, guest)
     except Exception as bug:  # no words are a reason to lose where the guest is
         LOG.error("unexpected while explaining", exc_info=bug)
         return error
+
+
+def _is_back(error: PostcopyError) -> bool:
+    return getattr(error, "guest", Place.SOURCE) == Place.SOURCE
 
 
 def _open(plan: Plan, options: Globals) -> Domain:
@@ -77,6 +98,39 @@ def _open(plan: Plan, options: Globals) -> Domain:
     ensure_event_loop()  # only connections opened after it deliver events
     call = "virDomainMigrateToURI3" if plan.is_peer2peer else "virDomainMigrate3"
     return find_domain(connect(options, for_call=call), plan.domain)
+
+
+def _look_first(plan: Plan, dom: Domain, terminal: Terminal) -> None:
+    """Look whether it can work at all.
+
+    :raises NotSupportedError: If it cannot.
+    """
+    try:
+        before_migration(
+            plan.check,
+            lambda text: terminal.say(option_names(text)),
+            dom,
+            plan.destination,
+            flags=plan.flags,
+            params=plan.params,
+        )
+    except NotSupportedError as error:
+        what = f"{error.what}; {guest_on_source(dom)}"
+        raise NotSupportedError(
+            option_names(what), side=error.side, cure=option_names(error.cure)
+        ) from error
+
+
+def _check_half(domain: SplitDomain) -> None:
+    """Refuse a domain that is split, with what to do about it.
+
+    :raises PostcopyBroken: If it is.
+    """
+    half = domain.half()
+    if half is Half.SPLIT:
+        raise domain.busy()
+    if half is Half.SPLIT_FAILED:
+        raise domain.broken()
 
 
 class Watch:
@@ -119,7 +173,7 @@ class Watch:
         with self._going_on():
             if self._interrupts.is_aborting:
                 self._terminal.say("the abort came too late: the guest has moved")
-            self._progress.finish(result, is_peer2peer=result.is_peer2peer)
+            self._progress.finish(result)
 
     def _result(self) -> api.MigrationResult | None:
         """Wait a little; None if it is not over."""
@@ -175,9 +229,11 @@ class Watch:
 
     def _answers(self) -> list[Answer]:
         guest, can_leave = self._job.guest, self._job.can_be_left
+        count = self._signals.take()
+        if count:
+            self._terminal.interrupt()
         pressed = [
-            self._interrupts.press(guest, can_leave=can_leave)
-            for _ in range(self._signals.take())
+            self._interrupts.press(guest, can_leave=can_leave) for _ in range(count)
         ]
         later = self._interrupts.look(guest, can_leave=can_leave)
         return pressed if later is None or later in pressed else [*pressed, later]

@@ -8,12 +8,13 @@ Source: libvirt ``tools/virsh-domain.c`` ``opts_migrate``, ``doMigrate`` (11.3.0
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from libvirt_postcopy.constants import MigrateFlags, MigrateParam
 from libvirt_postcopy.virsh.grammar import Kind, Option
 
-__all__ = ["MIGRATE_OPTIONS", "DOMAIN", "ENABLING"]
+__all__ = ["MIGRATE_OPTIONS", "DOMAIN", "ENABLING", "STRICT_EXIT", "option_names"]
 
 _BOOL, _STRING, _INT, _BIG = Kind.BOOL, Kind.STRING, Kind.INT, Kind.BIG
 
@@ -40,6 +41,12 @@ DOMAIN = Option(
     "domain name, id or uuid",
     is_positional=True,
     is_required=True,
+)
+
+STRICT_EXIT = _ours(
+    "strict-exit",
+    _BOOL,
+    "exit with virsh's 0 and 1 only, not with 3 for a guest that is split or may be, and 4 for a lost one",
 )
 
 MIGRATE_OPTIONS: tuple[Option, ...] = (
@@ -281,7 +288,7 @@ MIGRATE_OPTIONS: tuple[Option, ...] = (
     _ours(
         "postcopy-after",
         Kind.DELAY,
-        "switch to post-copy after this many seconds, 0 at once; enables post-copy",
+        "switch to post-copy after this long (30 or 30s, 5m, 300ms), 0 at once; enables post-copy",
     ),
     _ours(
         "postcopy-policy",
@@ -290,10 +297,18 @@ MIGRATE_OPTIONS: tuple[Option, ...] = (
         " joined by | (the first) or & (all); enables post-copy",
     ),
     _ours(
-        "strict-exit",
-        _BOOL,
-        "exit with virsh's 0 and 1 only, not with 3 for a guest that is split or may be, and 4 for a lost one",
+        "postcopy-check",
+        _STRING,
+        "look first whether it can work: off; warn, the default: refuse what is certain to fail and warn of the rest;"
+        " strict: refuse that too; see postcopy-check",
     ),
+    _ours(
+        "postcopy-recover",
+        _STRING,
+        "how long to try to bring a guest back whose link breaks after the switch, counted from the last page that"
+        " moved: 30 or 30s, 5m, or never; default 30m",
+    ),
+    STRICT_EXIT,
 )
 
 ENABLING = (
@@ -304,3 +319,17 @@ ENABLING = (
     "postcopy-policy",
 )
 """Each of these asks for post-copy by itself; virsh wants ``--postcopy`` beside its own."""
+
+
+_NAMES = {
+    str(option.flag.name): f"--{option.name}"
+    for option in MIGRATE_OPTIONS
+    if option.flag is not None
+}
+_NAMES["VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY"] = "--postcopy-after-precopy"
+_FLAG_NAME = re.compile(r"\b(VIR_MIGRATE_[A-Z0-9_]+)\b(?: flag\b)?")
+
+
+def option_names(text: str) -> str:
+    """Call migrate flags by the options that people type; a name that no option sets is left."""
+    return _FLAG_NAME.sub(lambda found: _NAMES.get(found[1], found[0]), text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,23 @@ from typing import Any
 from libvirt_postcopy.constants import MigrateFlags
 from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.features import explain
-from libvirt_postcopy.policy import After, AfterPrecopy, AnyOf, Manual, Policy, parse
+from libvirt_postcopy.policy import (
+    After,
+    AfterPrecopy,
+    AnyOf,
+    Manual,
+    Never,
+    Policy,
+    parse,
+)
+from libvirt_postcopy.preflight.run import MODES
+from libvirt_postcopy.units import parse_duration
 from libvirt_postcopy.virsh.grammar import Kind, Value
 from libvirt_postcopy.virsh.options import ENABLING, MIGRATE_OPTIONS
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "make_plan", "patience"]
+
+RECOVER = "30m"
 
 _LARGEST_XML = 10 << 20  # bytes, as in virsh
 
@@ -28,6 +41,8 @@ class Plan:
     policy: Policy
     flags: MigrateFlags
     params: Mapping[str, Any]
+    check: str
+    patience_s: float
     is_peer2peer: bool
     is_verbose: bool
 
@@ -38,6 +53,7 @@ def make_plan(given: Mapping[str, Value]) -> Plan:
     :raises UsageError: If the options cannot be meant together; in virsh's words where it has some.
     """
     _check_pairs(given)
+    _check_uri(str(given["desturi"]))
     policy = _policy(given)
     return Plan(
         domain=str(given["domain"]),
@@ -45,9 +61,37 @@ def make_plan(given: Mapping[str, Value]) -> Plan:
         policy=policy,
         flags=_flags(given, policy),
         params=_params(given),
+        check=_check_mode(given, policy),
+        patience_s=patience(str(given.get("postcopy-recover", RECOVER))),
         is_peer2peer="p2p" in given,
         is_verbose="verbose" in given,
     )
+
+
+def _check_mode(given: Mapping[str, Value], policy: Policy) -> str:
+    mode = str(given.get("postcopy-check", "warn"))
+    if mode not in MODES:
+        raise UsageError(
+            f"invalid postcopy-check parameter: '{mode[:40]}'",
+            cure=f"give one of {', '.join(MODES)}",
+        )
+    return mode if policy.enables_postcopy else "off"
+
+
+def patience(text: str) -> float:
+    """Read ``--postcopy-recover``; seconds, 0 for never.
+
+    :raises UsageError: If it is neither a duration nor ``never``.
+    """
+    if text == "never":
+        return 0.0
+    try:
+        return parse_duration(text)
+    except UsageError as error:
+        raise UsageError(
+            f"invalid postcopy-recover parameter: {error.what}",
+            cure="give 30 or 30s, 5m, or never",
+        ) from error
 
 
 _EXCLUSIVE = (
@@ -68,9 +112,8 @@ def _check_pairs(given: Mapping[str, Value]) -> None:
     for option, needed in _REQUIRED:
         if option in given and needed not in given:
             raise UsageError(f"Option --{needed} is required by option --{option}")
-    if not any(name in given for name in ENABLING):
-        asking = "timeout-postcopy" if "timeout-postcopy" in given else "strict-exit"
-        raise UsageError(f"Option --postcopy is required by option --{asking}")
+    if "timeout-postcopy" in given and not _asks_for_postcopy(given):
+        raise UsageError("Option --postcopy is required by option --timeout-postcopy")
     if "postcopy-resume" in given:
         raise UsageError(
             "a migration that is resumed cannot be given a policy",
@@ -78,10 +121,32 @@ def _check_pairs(given: Mapping[str, Value]) -> None:
         )
     if "direct" in given:
         raise UsageError(
-            "post-copy and --direct do not go together",
+            f"{_subject(given)} and --direct do not go together",
             cure="use --p2p, or neither",
         )
     _check_times(given)
+
+
+def _asks_for_postcopy(given: Mapping[str, Value]) -> bool:
+    return any(name in given for name in ENABLING)
+
+
+def _subject(given: Mapping[str, Value]) -> str:
+    return "post-copy" if _asks_for_postcopy(given) else "--strict-exit"
+
+
+_HAS_DRIVER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_ALIAS = re.compile(r"[A-Za-z0-9_-]*")  # of libvirt.conf's uri_aliases
+
+
+def _check_uri(uri: str) -> None:
+    """Refuse ``HOST/system``, which a source's daemon would take for its own host."""
+    if not (_HAS_DRIVER.match(uri) or _ALIAS.fullmatch(uri)):
+        raise UsageError(
+            f"the URI '{uri}' does not include a driver name",
+            side="destination",
+            cure=f"write it, as in qemu+ssh://{uri.lstrip('/')}",
+        )
 
 
 def _check_times(given: Mapping[str, Value]) -> None:
@@ -90,7 +155,7 @@ def _check_times(given: Mapping[str, Value]) -> None:
         if not is_live:
             raise UsageError(
                 "migrate: Unexpected postcopy-after for offline migration",
-                cure="add --live",
+                cure="it is offline because --live is missing: add --live",
             )
         if "timeout" in given:
             raise UsageError("migrate: --postcopy-after is incompatible with --timeout")
@@ -102,7 +167,9 @@ def _check_times(given: Mapping[str, Value]) -> None:
     elif "timeout-postcopy" not in given:
         raise UsageError(
             "migrate: to suspend the guest after --timeout does not go with virsh-postcopy's own options",
-            cure="add --timeout-postcopy",
+            cure=(
+                "add --timeout-postcopy" if _asks_for_postcopy(given) else _VIRSH_ALONE
+            ),
         )
 
 
@@ -116,9 +183,9 @@ def _policy(given: Mapping[str, Value]) -> Policy:
         chosen.append(AfterPrecopy())
     for name in ("postcopy-after", "timeout"):
         if name in given:
-            chosen.append(After(int(given[name])))
+            chosen.append(After(float(given[name])))
     if not chosen:
-        return Manual()
+        return Manual() if _asks_for_postcopy(given) else Never()
     return chosen[0] if len(chosen) == 1 else AnyOf(tuple(chosen))
 
 
@@ -139,19 +206,31 @@ def _flags(given: Mapping[str, Value], policy: Policy) -> MigrateFlags:
     for option in MIGRATE_OPTIONS:
         if option.flag is not None and option.name in given:
             flags |= option.flag
-    if not flags & MigrateFlags.VIR_MIGRATE_LIVE and "offline" not in given:
-        raise _not_live(policy)
+    if not policy.enables_postcopy and "live" not in given:
+        raise _not_precopy(given)
+    if "live" not in given and "offline" not in given:
+        raise _not_live()
     if policy.enables_postcopy:
         flags |= MigrateFlags.VIR_MIGRATE_POSTCOPY
     return flags & ~MigrateFlags.VIR_MIGRATE_PEER2PEER
 
 
-def _not_live(policy: Policy) -> UsageError:
-    """No --live is ever implied: say what libvirt would say, before anything is started."""
-    if not policy.enables_postcopy:
+_VIRSH_ALONE = "leave out --strict-exit: virsh ends with 0 or 1 by itself"
+
+
+def _not_precopy(given: Mapping[str, Value]) -> UsageError:
+    """A migration that is not live is virsh's own."""
+    if "postcopy-policy" in given:
         return UsageError(
-            f"--postcopy-policy {policy} needs a live migration", cure="add --live"
+            "--postcopy-policy never needs a live migration", cure="add --live"
         )
+    return UsageError(
+        "--strict-exit needs a live migration", cure=f"add --live, or {_VIRSH_ALONE}"
+    )
+
+
+def _not_live() -> UsageError:
+    """No --live is ever implied: say what libvirt would say, before anything is started."""
     known = explain(
         "post-copy migration is not supported with non-live or paused migration"
     )

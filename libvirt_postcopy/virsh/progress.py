@@ -7,18 +7,21 @@ written by the main thread, so that a terminal which takes no output cannot dela
 from __future__ import annotations
 
 import queue
+from collections.abc import Iterator
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Protocol
 
 from libvirt_postcopy.actions import Abort, Note
-from libvirt_postcopy.events import Resumed, Side
-from libvirt_postcopy.figures import Summary
+from libvirt_postcopy.events import Ended, Resumed, Side, StatusSeen
+from libvirt_postcopy.figures import Summary, SwitchRecord
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.units import MIB
+from libvirt_postcopy.virsh.options import option_names
 from libvirt_postcopy.virsh.terminal import Terminal
 
-__all__ = ["Moment", "Progress", "Viewed", "describe", "summarise"]
+__all__ = ["Moment", "Progress", "Seen", "Viewed", "describe", "summarise"]
 
 REFRESH_S = 0.5
 """Between two writings of the line."""
@@ -44,16 +47,24 @@ class Moment:
 
     :ivar passes: Passes over memory that are done.
     :ivar downtime_ms: Known from the moment at which the guest runs on the destination.
+    :ivar shown_percent: What has been shown: a pass or the switch finds more to be sent, and what people read
+        as progress must not go back.
     """
 
     phase: Phase
     stats: Stats | None = None
     passes: int = 0
     downtime_ms: float | None = None
+    shown_percent: float = 0.0
 
     @property
     def percent(self) -> float:
-        """Of the memory, as virsh counts: what is left of all, never 100 before the end."""
+        """The most that was reached, of the memory; never 100 before the end."""
+        return max(self.present_percent, self.shown_percent)
+
+    @property
+    def present_percent(self) -> float:
+        """As virsh counts: what is left of all, now."""
         if self.phase is Phase.COMPLETED:
             return 100.0
         stats = self.stats
@@ -63,84 +74,123 @@ class Moment:
         return min(max(int(done * 10_000) / 100, 0.0), 99.99)
 
 
-def describe(moment: Moment) -> str:
-    """Write one line.  It begins as virsh's does, so that who reads that can read this."""
-    parts = [_phase(moment), *_figures(moment)]
-    return f"Migration: [{moment.percent:5.2f} %] {', '.join(parts)}"
+def describe(moment: Moment, columns: int | None = None) -> str:
+    """Write one line.  It begins as virsh's does, so that who reads that can read this.
+
+    :param columns: Leave out the figures that do not fit, the least telling first.
+    """
+    line = f"Migration: [{moment.percent:5.2f} %] {_phase(moment)}"
+    for figure in _figures(moment):
+        longer = f"{line}, {figure}"
+        if columns is not None and len(longer) > columns:
+            break
+        line = longer
+    return line
 
 
 def _phase(moment: Moment) -> str:
     if moment.phase is Phase.PRECOPY:
         return f"pre-copy pass {moment.passes + 1}"
+    if moment.phase is Phase.POSTCOPY:
+        return f"{moment.phase.value}, guest on destination"
     return str(moment.phase.value)
 
 
-def _figures(moment: Moment) -> list[str]:
-    """The most telling first: a narrow terminal cuts the line off."""
+def _figures(moment: Moment) -> Iterator[str]:
+    """The most telling first."""
     stats = moment.stats
     if stats is None or not stats.memory_total:
-        return []
+        return
     if moment.phase is Phase.PREPARING or moment.phase.is_final:
-        return []
-    figures = []
+        return
     if stats.memory_remaining is not None:
-        figures.append(f"{_size(stats.memory_remaining)} remaining")
+        yield f"{_size(stats.memory_remaining)} left"
+    if stats.bytes_per_s:
+        yield f"{_size(stats.bytes_per_s)}/s"
+    if moment.phase is Phase.PRECOPY and stats.dirty_bytes_per_s:
+        yield f"dirty rate {_size(stats.dirty_bytes_per_s)}/s"
     if moment.phase.is_split:
         if moment.downtime_ms is not None:
-            figures.append(f"downtime {moment.downtime_ms:.0f} ms")
-        figures.append(
-            _count(stats.postcopy_requests or 0, "page request", "page requests")
-        )
-    elif moment.phase is Phase.PRECOPY and stats.dirty_bytes_per_s:
-        figures.append(f"dirty rate {_size(stats.dirty_bytes_per_s)}/s")
-    if stats.bytes_per_s:
-        figures.append(f"{_size(stats.bytes_per_s)}/s")
-    return figures
+            yield f"downtime {moment.downtime_ms:.0f} ms"
+        yield _requests(stats.postcopy_requests or 0)
 
 
-def summarise(result: Summary, *, is_peer2peer: bool) -> str:
-    """Write the line of the end: how long, how dark, when and why the switch came, how much."""
-    parts = []
+def summarise(result: Summary) -> list[str]:
+    """Write the lines of the end: how long and how dark, when and why the switch came, how much."""
+    total = "" if result.ended_ms is None else f" in {result.ended_ms / 1000:.1f} s"
+    lines = [f"Migrated{total}: {', '.join(_outcome(result))}"]
+    if result.switch is not None:
+        lines.append(_switch(result.switch))
+    sent = _sent(result)
+    return [*lines, f"Sent {sent}"] if sent else lines
+
+
+def _outcome(result: Summary) -> Iterator[str]:
     if result.downtime_ms is not None:
-        parts.append(f"downtime {result.downtime_ms:.0f} ms")
-    parts.append(_count(result.passes, "pass", "passes"))
-    parts.append(_switch(result))
-    if result.precopy_bytes is not None:
-        parts.append(f"pre-copy {_size(result.precopy_bytes)}")
-    if result.postcopy_bytes is not None:
-        parts.append(f"post-copy {_size(result.postcopy_bytes)}")
-    if result.switch is not None and result.postcopy_requests is not None:
-        parts.append(_count(result.postcopy_requests, "page request", "page requests"))
-    parts.append(f"managed by {'the daemons' if is_peer2peer else 'this client'}")
-    total = "" if result.total_ms is None else f" in {result.total_ms / 1000:.1f} s"
-    return f"Migrated{total}: {', '.join(parts)}"
+        yield f"downtime {result.downtime_ms:.0f} ms"
+    passes = f"{result.passes} {'pass' if result.passes == 1 else 'passes'}"
+    if result.switch is None:
+        if result.passes:
+            yield passes
+        yield "completed as pre-copy"
+    elif result.passes:
+        yield f"switched after {passes}"
+    else:
+        yield "switched during the first pass"
 
 
-def _switch(result: Summary) -> str:
-    switch = result.switch
-    if switch is None:
-        return "completed as pre-copy"
-    came_ms = switch.took_effect_ms
-    if came_ms == switch.asked_ms:  # somebody else asked, and it was only seen
-        return f"switch at {came_ms / 1000:.1f} s ({switch.reason})"
-    text = f"switch asked for at {switch.asked_ms / 1000:.1f} s ({switch.reason})"
-    if came_ms is not None:
-        text += f" and came {came_ms - switch.asked_ms:.0f} ms later"
+def _switch(switch: SwitchRecord) -> str:
+    end = ""
+    if switch.took_effect_ms not in (None, switch.asked_ms):
+        late_ms = (switch.took_effect_ms or 0) - switch.asked_ms
+        end += f", in effect {late_ms:.0f} ms later"
     if switch.attempts > 1:
-        text += f", after {switch.attempts} attempts"
-    return text
+        end += f", {switch.attempts} attempts"
+    head = f"Switch at {switch.asked_ms / 1000:.1f} s"
+    room = _WIDTH - len(f"{head} (){end}")
+    return f"{head} ({shorten(switch.reason, room, placeholder=' ...')}){end}"
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
+def _sent(result: Summary) -> str:
+    parts = []
+    if result.precopy_bytes is not None:
+        parts.append(f"{_size(result.precopy_bytes)} in pre-copy")
+    if result.postcopy_bytes is not None:
+        parts.append(f"{_size(result.postcopy_bytes)} in post-copy")
+    text = " and ".join(parts)
+    if not text or result.switch is None or result.postcopy_requests is None:
+        return text
+    return f"{text} ({_requests(result.postcopy_requests)})"
+
+
+_WIDTH = 79
+"""Of the lines at the end, which are not to be broken by a terminal of 80 columns."""
+
+
+def _requests(number: int) -> str:
+    return f"{number} page request{'' if number == 1 else 's'}"
 
 
 def _size(count: float) -> str:
-    return (
-        f"{count / MIB:.1f} MiB"
-        if count < 10_240 * MIB
-        else f"{count / MIB / 1024:.1f} GiB"
-    )
+    mib = count / MIB
+    if mib < 99.95:
+        return f"{mib:.1f} MiB"
+    if mib < 10_240:
+        return f"{mib:.0f} MiB"
+    gib = mib / 1024
+    return f"{gib:.1f} GiB" if gib < 10_240 else f"{gib / 1024:.1f} TiB"
+
+
+@dataclass
+class Seen:
+    """What explains a failure better than libvirt's words.
+
+    :ivar ended: What was found on both hosts at the end.
+    :ivar is_prepared: The destination's QEMU has begun to wait for the migration.
+    """
+
+    ended: Ended | None = None
+    is_prepared: bool = False
 
 
 class Progress:
@@ -154,9 +204,11 @@ class Progress:
         self._is_verbose = is_verbose
         self._notes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._is_new = False
-        self._shown_at = float("-inf")
-        self._shown: tuple[Phase, int, int] | None = None
+        self._shown_at = self._asked_at = float("-inf")
+        self._percent = 0.0
+        self._shown: tuple[Phase, bool, int, int] | None = None
         self._is_aborting = False
+        self.seen = Seen()
         self.is_resumed = False  #: the guest was seen to run on the destination
 
     def see(self, what: object) -> None:
@@ -168,12 +220,21 @@ class Progress:
             self._notes.put("aborting: the guest stays on the source")
         elif isinstance(what, Resumed) and what.side is Side.DESTINATION:
             self.is_resumed = True
+        elif isinstance(what, StatusSeen) and what.side is Side.DESTINATION:
+            self.seen.is_prepared = True
+        elif isinstance(what, Ended):
+            self.seen.ended = what
         self._is_new = True
 
     def update(self, job: Viewed, now: float) -> None:
         """Show what is new, at most every :data:`REFRESH_S`."""
         self.say_notes()
-        if not self._is_verbose or not self._is_new or job.phase.is_final:
+        if not self._is_verbose or job.phase.is_final:
+            return
+        if now - self._asked_at >= REFRESH_S:
+            self._asked_at = now
+            job.stats()  # readings are taken while somebody asks for them
+        if not self._is_new:
             return
         if now - self._shown_at < REFRESH_S:
             return
@@ -183,10 +244,10 @@ class Progress:
     def say_notes(self) -> None:
         """Say what the operator should know, verbose or not."""
         while not self._notes.empty():
-            self._terminal.say(self._notes.get())
+            self._terminal.say(option_names(self._notes.get()))
 
-    def finish(self, result: Summary, *, is_peer2peer: bool) -> None:
-        """Show the end of a migration that came to its end."""
+    def finish(self, result: Summary) -> None:
+        """Show the end of a migration that came to its end; see :func:`summarise`."""
         if not self._is_verbose:
             return
         done = describe(Moment(Phase.COMPLETED))
@@ -195,7 +256,8 @@ class Progress:
             self._terminal.end_line()
         else:
             self._terminal.say(done)
-        self._terminal.say(summarise(result, is_peer2peer=is_peer2peer))
+        for line in summarise(result):
+            self._terminal.say(line)
 
     def _moment(self, job: Viewed) -> Moment:
         summary = job.summary()
@@ -205,24 +267,32 @@ class Progress:
             passes=summary.passes,
             # before that it is QEMU's expectation
             downtime_ms=summary.downtime_ms if self.is_resumed else None,
+            shown_percent=self._percent,
         )
 
     def _show(self, moment: Moment, now: float) -> None:
         if self._terminal.is_interactive:
-            self._terminal.rewrite(describe(moment))
+            self._terminal.rewrite(describe(moment, self._terminal.columns))
         elif self._is_worth_a_line(moment, now):
             self._terminal.say(describe(moment))
         else:
             return
+        self._percent = moment.percent
         self._shown_at = now
         self._shown = _step(moment)
 
     def _is_worth_a_line(self, moment: Moment, now: float) -> bool:
-        """Each phase, and in it each pass and each tenth, but not too many."""
-        if self._shown is None or self._shown[0] is not moment.phase:
+        """Each phase and the arrival of the guest, and in between each pass and each tenth, but not too many."""
+        if self._shown is None or self._shown[:2] != _step(moment)[:2]:
             return True
         return now - self._shown_at >= PLAIN_S and self._shown != _step(moment)
 
 
-def _step(moment: Moment) -> tuple[Phase, int, int]:
-    return moment.phase, moment.passes, int(moment.percent / 10)
+def _step(moment: Moment) -> tuple[Phase, bool, int, int]:
+    has_arrived = moment.downtime_ms is not None
+    return (
+        moment.phase,
+        has_arrived,
+        moment.passes,
+        int(moment.present_percent / 10),
+    )

@@ -14,11 +14,14 @@ from typing import NoReturn
 
 from libvirt_postcopy.errors import UsageError
 
-__all__ = ["exec_virsh", "find_virsh"]
+__all__ = ["exec_virsh", "find_virsh", "run_virsh"]
 
 _CHOSEN = "VIRSH_POSTCOPY_VIRSH"
 _DEPTH = "VIRSH_POSTCOPY_DEPTH"
 _DEEPEST = 8
+
+_IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
+"""By Python, and a program that it starts would inherit that."""
 
 _HEAD = 4096  # bytes of a script in which it names what it starts
 _OURS = (b"libvirt_postcopy", b"virsh-postcopy")
@@ -30,23 +33,45 @@ def exec_virsh(argv: Sequence[str]) -> NoReturn:
     :param argv: Without the program's name.
     :raises UsageError: If there is none.
     """
+    path, environ = _prepare()
+    for number in _IGNORED:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        os.execve(path, [path, *argv], environ)
+    except OSError as error:
+        raise _cannot_run(path, error) from error
+
+
+def run_virsh(argv: Sequence[str]) -> int:
+    """Run the real virsh to its end, and go on.
+
+    :param argv: Without the program's name.
+    :return: Its exit status, as a shell counts it.
+    :raises UsageError: If there is none.
+    """
+    path, environ = _prepare()
+    try:
+        child = os.posix_spawn(path, [path, *argv], environ, setsigdef=_IGNORED)
+    except OSError as error:
+        raise _cannot_run(path, error) from error
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return status if status >= 0 else 128 - status
+
+
+def _prepare() -> tuple[str, dict[str, str]]:
     environ = _as_given(os.environ)
     path = find_virsh(environ, sys.argv[0])
     environ[_DEPTH] = str(_depth(environ) + 1)
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # None if it is closed
             stream.flush()
-    for name in (
-        "SIGPIPE",
-        "SIGXFSZ",
-    ):  # Python ignores them, and exec would hand that on
-        signal.signal(getattr(signal, name), signal.SIG_DFL)
-    try:
-        os.execve(path, [path, *argv], environ)
-    except OSError as error:
-        raise UsageError(
-            f"cannot run '{path}': {error.strerror}", cure=f"see {_CHOSEN} and PATH"
-        ) from error
+    return path, environ
+
+
+def _cannot_run(path: str, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot run '{path}': {error.strerror}", cure=f"see {_CHOSEN} and PATH"
+    )
 
 
 def find_virsh(environ: Mapping[str, str], own: str) -> str:

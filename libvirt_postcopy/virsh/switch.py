@@ -1,17 +1,19 @@
-"""``migrate-start-postcopy`` and ``migrate-postcopy``: one call of libvirt, explained where it refuses."""
+"""``migrate-start-postcopy`` and ``migrate-postcopy``: one call of libvirt, explained where it has no use."""
 
 from __future__ import annotations
 
-import shlex
 import threading
 from collections.abc import Mapping
 
-from libvirt_postcopy.errors import MigrationUnknown
+from libvirt_postcopy.constants import ErrorNumber
+from libvirt_postcopy.errors import LibvirtError, MigrationUnknown, PostcopyError
+from libvirt_postcopy.events import Half
 from libvirt_postcopy.vir import calls
-from libvirt_postcopy.vir.protocols import Domain
+from libvirt_postcopy.vir.protocols import Connection, Domain
 from libvirt_postcopy.virsh.daemon import connect, find_domain, uri_of
 from libvirt_postcopy.virsh.grammar import Globals, Value
 from libvirt_postcopy.virsh.interrupts import Signals, easily_interrupted
+from libvirt_postcopy.virsh.split import SplitDomain, look_command
 from libvirt_postcopy.virsh.terminal import Terminal
 
 __all__ = ["run"]
@@ -19,39 +21,88 @@ __all__ = ["run"]
 SLICE_S = 0.1
 """How soon an interrupt is seen to."""
 
+_ELSEWHERE = "if it was migrating, look for it on the other host, and destroy nothing before you have found it"
+
 
 def run(
     given: Mapping[str, Value], options: Globals, terminal: Terminal, signals: Signals
 ) -> None:
-    """Send ``migrate-start-postcopy``.
+    """Send ``migrate-start-postcopy``, unless the domain is split already.
 
+    :raises PostcopyBroken: If it is split, and libvirt calls its post-copy failed.
     :raises MigrationUnknown: If the user would not wait for libvirt's answer.
     """
     name = str(given["domain"])
     with easily_interrupted():
         calls.silence_libvirt()
         connection = connect(options, for_call="virDomainMigrateStartPostCopy")
-        dom = find_domain(connection, name)
         uri = uri_of(connection)
+        dom = _find(connection, name)
+        domain = SplitDomain(dom, name, uri)
+        if _is_split(domain, terminal):
+            return
     signals.catch()
-    call = _Call(dom)
+    call = _Call(dom, domain)
     while not call.is_over(SLICE_S):
         if signals.take():
-            look = shlex.join(["virsh", "-c", uri, "domstate", "--reason", name])
+            terminal.interrupt()
             raise MigrationUnknown(
                 f"interrupted: the switch to post-copy of '{name}' may have been sent, and cannot be taken back",
                 side="source",
-                cure=f"look: {look}",
+                cure=f"look: {look_command(uri, name)}",
             )
-    call.result()
+    if call.error is not None and not _is_split(domain, terminal, call.half):
+        raise _explained(call.error, call.half, name, uri)
+
+
+def _find(connection: Connection, name: str) -> Domain:
+    try:
+        return find_domain(connection, name)
+    except LibvirtError as error:
+        if error.code == ErrorNumber.VIR_ERR_NO_DOMAIN:
+            error.cure = _ELSEWHERE
+        raise
+
+
+def _is_split(
+    domain: SplitDomain, terminal: Terminal, half: Half | None = None
+) -> bool:
+    """Say that it is, if nothing has failed.
+
+    :param half: Where it has been looked at already.
+    :raises PostcopyBroken: If libvirt calls its post-copy failed.
+    """
+    half = half or domain.half()
+    if half is Half.SPLIT_FAILED:
+        raise domain.broken()
+    if half is Half.SPLIT:
+        terminal.say(f"note: {domain.flowing()}")
+    return half is Half.SPLIT
+
+
+def _explained(error: Exception, half: Half | None, name: str, uri: str) -> Exception:
+    """A domain that has ended here is no reason to start it."""
+    if isinstance(error, PostcopyError) and half in (Half.INACTIVE, Half.GONE):
+        return LibvirtError(
+            f"domain '{name}' does not run on {uri}: there is nothing to switch",
+            side="source",
+            cure=_ELSEWHERE,
+        )
+    return error
 
 
 class _Call:
-    """The call on a thread of its own: libvirt blocks in C, where no interrupt is seen."""
+    """The call on a thread of its own: libvirt blocks in C, where no interrupt is seen.
 
-    def __init__(self, dom: Domain) -> None:
+    :ivar error: Its refusal.
+    :ivar half: What the domain is after a refusal.
+    """
+
+    def __init__(self, dom: Domain, domain: SplitDomain) -> None:
         self._dom = dom
-        self._error: Exception | None = None
+        self._domain = domain
+        self.error: Exception | None = None
+        self.half: Half | None = None
         self._thread = threading.Thread(
             target=self._run, name="postcopy-switch", daemon=True
         )
@@ -61,12 +112,9 @@ class _Call:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def result(self) -> None:
-        if self._error is not None:
-            raise self._error
-
     def _run(self) -> None:
         try:
             calls.start_postcopy(self._dom)
         except Exception as error:
-            self._error = error
+            self.error = error
+            self.half = self._domain.half()

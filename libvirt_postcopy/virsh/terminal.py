@@ -30,6 +30,14 @@ class Terminal:
         except ValueError:  # closed
             return False
 
+    @property
+    def columns(self) -> int:
+        """How long a line that is rewritten may be."""
+        try:
+            return (os.get_terminal_size(self._err.fileno()).columns or 80) - 1
+        except (OSError, ValueError):
+            return 79
+
     def print(self, text: str) -> None:
         """Write to standard output as it is."""
         with suppress(OSError, ValueError):
@@ -44,22 +52,22 @@ class Terminal:
         self._write(printable(text) + "\n")
 
     def rewrite(self, text: str) -> None:
-        """Show one line on standard error in the place of the one before."""
-        text = printable(text)[: self._width() - 1]
+        """Show one line on standard error in the place of the one before; what does not fit is cut off."""
+        text = printable(text)[: self.columns]
         self._write("\r" + text.ljust(self._shown))
         self._shown = len(text)
+
+    def interrupt(self) -> None:
+        """Begin a new line below the ``^C`` that the terminal has shown."""
+        if self.is_interactive:
+            self._write("\n")
+            self._shown = 0
 
     def end_line(self) -> None:
         """Leave the line that is being rewritten as it is."""
         if self._shown:
             self._write("\n")
             self._shown = 0
-
-    def _width(self) -> int:
-        try:
-            return os.get_terminal_size(self._err.fileno()).columns or 80
-        except (OSError, ValueError):
-            return 80
 
     def _write(self, text: str) -> None:
         with suppress(OSError, ValueError):

@@ -9,21 +9,23 @@ from libvirt_postcopy.errors import (
     GuestLost,
     MigrationCancelled,
     MigrationError,
+    MigrationFailed,
     MigrationUnknown,
     PostcopyBroken,
+    PostcopyError,
 )
-from libvirt_postcopy.virsh.grammar import Kind, Value
+from libvirt_postcopy.events import Ended, Half
+from libvirt_postcopy.features import is_about_certificates, is_about_migration_tls
+from libvirt_postcopy.virsh.grammar import Value
 from libvirt_postcopy.virsh.interrupts import Answer
-from libvirt_postcopy.virsh.options import MIGRATE_OPTIONS
 from libvirt_postcopy.virsh.plan import Plan
+from libvirt_postcopy.virsh.progress import Seen
+from libvirt_postcopy.virsh.split import look_command, recover_command
 
 __all__ = ["LeftAlone", "Texts"]
 
 
-_NO_RESUME = (
-    "with libvirt 11.2 or 11.3 on the destination do not resume,"
-    " that crashes its daemon (fixed in 11.4)"
-)
+_OVER = (Half.GONE, Half.INACTIVE)
 
 
 class LeftAlone(MigrationError):
@@ -59,17 +61,25 @@ class Texts:
         Answer.ENDING: "the migration is about to end: still waiting",
     }
 
-    def of(self, error: MigrationError) -> MigrationError:
-        """Complete what the library says with what only the command line knows."""
+    def of(self, error: MigrationError, seen: Seen, guest: str) -> MigrationError:
+        """Complete what the library says with what only the command line knows.
+
+        :param guest: What the source says of the guest, for an error that leaves it there.
+        """
         if isinstance(error, MigrationCancelled):
-            return MigrationCancelled(
-                "migration aborted: the guest runs on the source", phase=error.phase
+            return MigrationCancelled(f"migration aborted: {guest}", phase=error.phase)
+        if isinstance(error, MigrationFailed):
+            return MigrationFailed(
+                f"{error.what}; {guest}",
+                side=self._side(error, seen),
+                cure=error.cure,
+                phase=error.phase,
             )
         if isinstance(error, PostcopyBroken):
             return PostcopyBroken(
                 f"{error.what}: {self._halves()}",
                 side=error.side,
-                cure=f"{self._look_first()}; {_NO_RESUME}; when the link is back: {self._resume_command()}",
+                cure=f"look: {self._look_commands()}; when the link is back: {self._recover_command()}",
                 phase=error.phase,
             )
         if isinstance(error, MigrationUnknown):
@@ -81,13 +91,42 @@ class Texts:
             )
         if isinstance(error, GuestLost):
             return GuestLost(
-                f"{error.what}: the guest '{self.plan.domain}' is lost: a half was gone after the switch,"
-                " and the other cannot run without it",
-                side=error.side,
+                f"the guest '{self.plan.domain}' is lost: {self._missing(seen.ended)}: {error.what}",
                 cure=f"look at both hosts: {self._look_commands()}; then start it anew from its disks",
                 phase=error.phase,
             )
         return error
+
+    def refused(self, error: PostcopyError, guest: str) -> PostcopyError:
+        """Complete a refusal before anything was started."""
+        return type(error)(f"{error.what}; {guest}", side=error.side, cure=error.cure)
+
+    def _side(self, error: MigrationError, seen: Seen) -> str:
+        """Whose fault it is where libvirt's words do not tell."""
+        if is_about_certificates(error.what):  # of whoever connects to the destination
+            return "source" if self.plan.is_peer2peer else "client"
+        if is_about_migration_tls(error.what):
+            if seen.is_prepared:  # the destination comes first, and had its own
+                return "source"
+            return "" if self.plan.is_peer2peer else "destination"
+        return error.side
+
+    def _missing(self, ended: Ended | None) -> str:
+        """Which half is gone."""
+        here, there = self._source, self.plan.destination
+        is_here = ended is not None and ended.here not in _OVER
+        is_there = ended is not None and ended.there not in _OVER
+        if is_here:
+            return (
+                f"its half on the destination, {there}, is gone with its newest memory,"
+                f" and what is left on the source, {here}, cannot run without it"
+            )
+        if is_there:
+            return (
+                f"its half on the source, {here}, is gone with memory that had not been sent,"
+                f" and what is left on the destination, {there}, cannot run without it"
+            )
+        return f"both halves are gone, on the source, {here}, and on the destination, {there}"
 
     def left_split(self) -> LeftAlone:
         """The user left after the switch."""
@@ -139,32 +178,10 @@ class Texts:
             f" the rest on {self._source}: destroy, resume and reset neither half"
         )
 
-    def _look_first(self) -> str:
-        """Where only a control connection broke, QEMU goes on, and libvirt refuses to resume."""
-        return (
-            f"look first: {_look(self._source, self.plan.domain)}; if it is gone or shut off there,"
-            " the migration has completed"
-        )
-
     def _look_commands(self) -> str:
         there = str(self._given.get("dname", self.plan.domain))
-        here = _look(self._source, self.plan.domain)
-        return f"{here}; {_look(self.plan.destination, there)}"
+        here = look_command(self._source, self.plan.domain)
+        return f"{here}; {look_command(self.plan.destination, there)}"
 
-    def _resume_command(self) -> str:
-        """The same call again, as virsh takes it, with libvirt's own recovery."""
-        words = ["virsh", "-c", self._source, "migrate", "--live"]
-        words += ["--postcopy", "--postcopy-resume"]
-        for option in MIGRATE_OPTIONS:
-            if option.name not in self._given or option.name in ("live", "postcopy"):
-                continue
-            if option.is_required or (option.flag is None and option.param is None):
-                continue
-            words.append(f"--{option.name}")
-            if option.kind is not Kind.BOOL:
-                words.append(str(self._given[option.name]))
-        return shlex.join([*words, self.plan.domain, self.plan.destination])
-
-
-def _look(uri: str, domain: str) -> str:
-    return shlex.join(["virsh", "-c", uri, "domstate", "--reason", domain])
+    def _recover_command(self) -> str:
+        return recover_command(self._source, self.plan.domain, self.plan.destination)

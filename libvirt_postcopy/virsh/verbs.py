@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -15,9 +15,14 @@ from libvirt_postcopy.virsh.grammar import (
     mentions,
     parse_command,
 )
-from libvirt_postcopy.virsh.options import DOMAIN, ENABLING, MIGRATE_OPTIONS
+from libvirt_postcopy.virsh.options import (
+    DOMAIN,
+    ENABLING,
+    MIGRATE_OPTIONS,
+    STRICT_EXIT,
+)
 
-__all__ = ["VERBS", "Verb", "claims", "help_text"]
+__all__ = ["VERBS", "Verb", "claims"]
 
 _OURS = frozenset(option.name for option in MIGRATE_OPTIONS if option.is_ours)
 _TOKENS = frozenset(f"--{name}" for name in _OURS.union(ENABLING))
@@ -59,8 +64,77 @@ _START = Verb(
     summary="Switch running migration from pre-copy to post-copy",
     description="Switch running migration from pre-copy to post-copy. The migration must have been started"
     " with --postcopy or --enable-postcopy.",
-    options=(DOMAIN,),
+    options=(DOMAIN, STRICT_EXIT),
     module="libvirt_postcopy.virsh.switch",
+)
+
+_CHECK = Verb(
+    name="postcopy-check",
+    summary="Say whether domain can be migrated by post-copy",
+    description="Say beforehand whether domain can be migrated by post-copy, and what would go wrong. The exit status"
+    " is 1 if something certainly would.",
+    options=(
+        DOMAIN,
+        Option(
+            "desturi",
+            Kind.STRING,
+            "connection URI of the destination host as seen from the client",
+            is_positional=True,
+            is_required=True,
+        ),
+        Option(
+            "probe",
+            Kind.BOOL,
+            "start a paused domain of our own on the destination for a moment, and ask its QEMU",
+        ),
+        Option("json", Kind.BOOL, "print the report as JSON"),
+    ),
+    module="libvirt_postcopy.virsh.check",
+)
+
+_DESTINATION = Option(
+    "desturi",
+    Kind.STRING,
+    "connection URI of its destination, where the journal of the client that started it does not tell",
+    is_positional=True,
+)
+_PATIENCE = Option(
+    "postcopy-recover",
+    Kind.STRING,
+    "how long to try to resume a broken migration, counted from the last page that moved (30m), or never",
+)
+_VERBOSE = Option("verbose", Kind.BOOL, "display the progress of migration")
+
+_ATTACH = Verb(
+    name="postcopy-attach",
+    summary="Go on with running migration that another client has started",
+    description="Go on with the running migration of domain, which another client has started: switch it to post-copy,"
+    " watch it, and resume it if it breaks. Ctrl-C leaves it as it is.",
+    options=(
+        DOMAIN,
+        _DESTINATION,
+        Option(
+            "postcopy-policy",
+            Kind.STRING,
+            "switch to post-copy when this says so; see help migrate",
+        ),
+        _PATIENCE,
+        Option(
+            "shadow", Kind.BOOL, "send nothing: only watch, and say what would be sent"
+        ),
+        _VERBOSE,
+        STRICT_EXIT,
+    ),
+    module="libvirt_postcopy.virsh.attach",
+)
+
+_RECOVER = Verb(
+    name="postcopy-recover",
+    summary="Resume broken post-copy migration",
+    description="Resume the broken post-copy migration of domain, again and again until it is whole. Ctrl-C leaves it"
+    " as it is.",
+    options=(DOMAIN, _DESTINATION, _PATIENCE, _VERBOSE, STRICT_EXIT),
+    module="libvirt_postcopy.virsh.recover",
 )
 
 VERBS: Mapping[str, Verb] = MappingProxyType(
@@ -78,6 +152,9 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
             ),
             _START,
             replace(_START, name="migrate-postcopy"),
+            _CHECK,
+            _ATTACH,
+            _RECOVER,
         )
     }
 )
@@ -99,44 +176,3 @@ def claims(words: Sequence[str]) -> Verb | None:
     except UsageError:
         return verb if mentions(verb.tokens, words[1:]) else None
     return verb if verb.wants(given) else None
-
-
-def help_text(verb: Verb) -> str:
-    """Write a verb's help as virsh does."""
-    lines = [
-        "  NAME",
-        f"    {verb.name} - {verb.summary}",
-        "",
-        "  SYNOPSIS",
-        f"    {verb.name} {' '.join(map(_synopsis, verb.options))}",
-        "",
-        "  DESCRIPTION",
-        f"    {verb.description}",
-        "",
-        "  OPTIONS",
-        *_rows(option for option in verb.options if not option.is_ours),
-    ]
-    ours = [option for option in verb.options if option.is_ours]
-    if ours:
-        lines += ["", "  OPTIONS OF virsh-postcopy", *_rows(ours)]
-    return "\n".join(lines) + "\n"
-
-
-def _synopsis(option: Option) -> str:
-    if option.is_required:
-        return f"<{option.name}>"
-    return f"[{_usage(option)}]"
-
-
-def _rows(options: Sequence[Option] | Iterator[Option]) -> list[str]:
-    return [f"    {_entry(option):<15s}  {option.help}" for option in options]
-
-
-def _entry(option: Option) -> str:
-    return f"[--{option.name}] <string>" if option.is_required else _usage(option)
-
-
-def _usage(option: Option) -> str:
-    if option.kind is Kind.BOOL:
-        return f"--{option.name}"
-    return f"--{option.name} <{'number' if option.kind.is_number else 'string'}>"

@@ -5,9 +5,15 @@ import pytest
 from libvirt_postcopy.constants import ErrorNumber
 from libvirt_postcopy.errors import LibvirtError, UsageError
 from libvirt_postcopy.virsh import daemon
-from libvirt_postcopy.virsh.daemon import connect, find_domain, uri_of
+from libvirt_postcopy.virsh.daemon import (
+    connect,
+    find_domain,
+    guest_on_source,
+    uri_of,
+)
+from libvirt_postcopy.virsh.ending import NotBegunError
 from libvirt_postcopy.virsh.grammar import Globals
-from unit.fakes import NO_ANSWER, NO_DOMAIN, FakeConnection, refused
+from unit.fakes import NO_ANSWER, NO_DOMAIN, FakeConnection, FakeDomain, refused
 
 UUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 
@@ -124,3 +130,51 @@ def test_uri_of_a_dead_connection() -> None:
     connection.error = NO_ANSWER
     with pytest.raises(LibvirtError, match="client socket is closed"):
         uri_of(connection)
+
+
+@pytest.mark.parametrize(
+    "state, text",
+    [
+        ((1, 1), "the guest runs on the source"),
+        ((3, 1), "the guest is paused on the source"),
+        ((3, 2), "the guest is on the source"),
+        ((5, 0), "the guest is shut off on the source"),
+        ((6, 1), "the guest has crashed on the source"),
+        ((99, 0), "the guest is on the source"),
+    ],
+)
+def test_guest_that_a_migration_has_left_on_the_source(
+    state: tuple[int, int], text: str
+) -> None:
+    dom = FakeDomain()
+    dom.now = state
+    assert guest_on_source(dom) == text
+
+
+def test_guest_on_a_source_that_has_it_no_more_or_does_not_answer() -> None:
+    dom = FakeDomain()
+    dom.errors["state"] = NO_DOMAIN
+    assert guest_on_source(dom) == "the guest has ended on the source"
+    dom.errors["state"] = NO_ANSWER
+    assert guest_on_source(dom).endswith("which does not answer now")
+
+
+@pytest.mark.parametrize(
+    "message, side",
+    [("Connection refused", "source"), ("Cannot read CA certificate 'x'", "client")],
+)
+def test_connection_that_cannot_be_opened(
+    monkeypatch: pytest.MonkeyPatch, message: str, side: str
+) -> None:
+    def open_connection(uri: str | None, side: str = "") -> FakeConnection:
+        raise LibvirtError(message, side=side, cure="try")
+
+    monkeypatch.setattr(daemon.calls, "open_connection", open_connection)
+    text = f"{side}: failed to connect to the hypervisor: {message} (try)"
+    with pytest.raises(NotBegunError) as caught:
+        connect(Globals(connect="x:///"), for_call="f")
+    assert str(caught.value) == text
+    with pytest.raises(LibvirtError) as caught_default:
+        connect(Globals(), for_call="f")
+    assert str(caught_default.value) == text
+    assert not isinstance(caught_default.value, NotBegunError)

@@ -66,12 +66,17 @@ def test_globals(line: str, options: Globals, words: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["-h", "--help", "--he list", "-v", "-V", "--version", "--version=long", "-q -h list",
-     "-z list", "--nope list", "--k 3 list", "--keepalive- 3 list", "-c", "--connect", "-qc",
+    ["-v", "-V", "--version", "--version=long", "-qv", "--help=1", "-z list", "--nope list", "--k 3 list", "--keepalive- 3 list", "-c", "--connect", "-qc",
      "--quiet=1 list", "-k x list", "-k -1 list", "-K 99999999999 list", "-d x list", "-d"],
 )  # fmt: skip
 def test_what_only_virsh_can_answer_is_left_to_it(line: str) -> None:
     assert parse_globals(line.split()) is None
+
+
+@pytest.mark.parametrize("line", ["-h", "--help", "--he list", "-q -h list", "-qh -z"])
+def test_usage_is_asked_for_before_anything_that_follows(line: str) -> None:
+    found = parse_globals(line.split())
+    assert found is not None and found.asks_for_usage and found.words == ()
 
 
 @pytest.mark.parametrize(
@@ -93,6 +98,12 @@ def test_what_only_virsh_can_answer_is_left_to_it(line: str) -> None:
         ("a b --level -3", {"domain": "a", "desturi": "b", "level": -3}),
         ("a b --bandwidth +7", {"domain": "a", "desturi": "b", "bandwidth": 7}),
         ("a b --after 0", {"domain": "a", "desturi": "b", "after": 0}),
+        ("a b --after +7", {"domain": "a", "desturi": "b", "after": 7}),
+        ("a b --after 30s", {"domain": "a", "desturi": "b", "after": 30}),
+        ("a b --after 5m", {"domain": "a", "desturi": "b", "after": 300}),
+        ("a b --after 300ms", {"domain": "a", "desturi": "b", "after": 0.3}),
+        ("a b --after=0.5", {"domain": "a", "desturi": "b", "after": 0.5}),
+        ("a b --after 2147483", {"domain": "a", "desturi": "b", "after": 2147483}),
         ("a b --bandwidth 18446744073709551615",
          {"domain": "a", "desturi": "b", "bandwidth": (1 << 64) - 1}),
     ],
@@ -115,7 +126,7 @@ def test_command(line: str, found: dict[str, object]) -> None:
         ("a b --live=1", "invalid '=' after option --live"),
         ("a b --uri", "expected syntax: --uri <string>"),
         ("a b --timeout", "expected syntax: --timeout <number>"),
-        ("a b --after", "expected syntax: --after <number>"),
+        ("a b --after", "expected syntax: --after <duration>"),
         ("a b c 5 d", "unexpected data 'd'"),
         ("a b --uri=", "Failed to get option 'uri': Option argument is empty"),
         ("a b --timeout x", "Numeric value 'x' for <timeout> option is malformed or out of range"),
@@ -126,9 +137,13 @@ def test_command(line: str, found: dict[str, object]) -> None:
         ("a b --bandwidth -5", "Numeric value '-5' for <bandwidth> option is malformed or out of range"),
         ("a b --bandwidth 18446744073709551616",
          "Numeric value '18446744073709551616' for <bandwidth> option is malformed or out of range"),
-        ("a b --after -1", "invalid after parameter"),
-        ("a b --after soon", "invalid after parameter"),
-        ("a b --after 2147484", "post-copy after parameter is too large"),
+        ("a b --after -1", "invalid after parameter (write 30, 30s, 5m, 2h or 300ms)"),
+        ("a b --after soon", "invalid after parameter (write 30, 30s, 5m, 2h or 300ms)"),
+        ("a b --after 5d", "invalid after parameter (write 30, 30s, 5m, 2h or 300ms)"),
+        ("a b --after 2147484",
+         "post-copy after parameter is too large (at most 2147483 seconds; write 30, 30s, 5m, 2h or 300ms)"),
+        ("a b --after 600h",
+         "post-copy after parameter is too large (at most 2147483 seconds; write 30, 30s, 5m, 2h or 300ms)"),
         ("a b --uri \udcff", "the value of --uri is not UTF-8"),
     ],
 )  # fmt: skip

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import io
+import re
 import shlex
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +27,8 @@ from libvirt_postcopy.errors import (
     refusal,
 )
 from libvirt_postcopy.virsh import main as program
+from libvirt_postcopy.virsh.ending import NotBegunError
+from libvirt_postcopy.virsh.help import overview
 from libvirt_postcopy.virsh.main import main
 from libvirt_postcopy.virsh.texts import LeftAlone
 from unit.fakes import refused
@@ -79,16 +85,45 @@ def test_success_prints_virshs_blank_line(
 
 def test_quiet_prints_nothing(runs: SimpleNamespace, capsys: Capture) -> None:
     assert main(["-q", *MIGRATE]) == 0
-    assert main(["-qt", *MIGRATE]) == 0
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("options", ["-t", "-qt"])
 def test_timing_is_printed_as_virsh_does(
-    runs: SimpleNamespace, capsys: Capture
+    runs: SimpleNamespace, capsys: Capture, options: str
 ) -> None:
-    assert main(["-t", *MIGRATE]) == 0
+    assert main([options, *MIGRATE]) == 0
     out = capsys.readouterr().out
     assert out.startswith("\n(Time: ") and out.endswith(" ms)\n\n")
+
+
+def test_ending_comes_after_the_error(
+    runs: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", both)
+    monkeypatch.setattr(sys, "stderr", both)
+    runs.error = UsageError("no")
+    assert main(MIGRATE) == 1
+    assert both.getvalue() == "error: no\n\n"
+
+
+def test_nothing_ends_where_virsh_would_not_have_begun(
+    runs: SimpleNamespace, capsys: Capture
+) -> None:
+    runs.error = NotBegunError("failed to connect to the hypervisor: no")
+    for options in ("-c", "-tc", "-qtc"):
+        assert main([options, "x:///", *MIGRATE]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_flags_are_called_by_what_was_typed(
+    runs: SimpleNamespace, capsys: Capture
+) -> None:
+    runs.error = UsageError("post-copy and VIR_MIGRATE_PAUSED do not go together")
+    main(MIGRATE)
+    said = capsys.readouterr().err
+    assert said == "error: post-copy and --suspend do not go together\n"
 
 
 @pytest.mark.parametrize(
@@ -99,6 +134,9 @@ def test_verbs_that_switch(runs: SimpleNamespace, verb: str) -> None:
     [(given, options)] = runs.calls
     assert given == {"domain": "web1"} and options.connect == "a:///"
     assert runs.modules == ["libvirt_postcopy.virsh.switch"]
+    runs.error = PostcopyBroken("x")
+    assert main([verb, "web1"]) == 3
+    assert main([verb, "web1", "--strict-exit"]) == 1
 
 
 LIBVIRT = refusal(LibvirtError("no"), refused(1, "no"))
@@ -170,7 +208,10 @@ def test_traceback_is_shown_only_to_who_debugs(
         (["--foo"], "command 'migrate' doesn't support option --foo"),
         (["--postcopy"], "option --postcopy already seen"),
         (["--bandwidth"], "expected syntax: --bandwidth <number>"),
-        (["--postcopy-after", "x"], "invalid postcopy-after parameter"),
+        (
+            ["--postcopy-after", "x"],
+            "invalid postcopy-after parameter (write 30, 30s, 5m, 2h or 300ms)",
+        ),
     ],
 )
 def test_bad_options_run_nothing(
@@ -181,11 +222,39 @@ def test_bad_options_run_nothing(
     assert runs.calls == []
 
 
-def test_help_is_ours(runs: SimpleNamespace, capsys: Capture) -> None:
-    assert main(["migrate", "--help"]) == 0
+@pytest.mark.parametrize(
+    "line",
+    ["migrate --help", "help migrate", "help --command migrate", "help --command=migrate"],
+)  # fmt: skip
+def test_help_is_ours(runs: SimpleNamespace, capsys: Capture, line: str) -> None:
+    assert main(line.split()) == 0
     out, err = capsys.readouterr()
-    assert "--postcopy-after <number>" in out and "--bandwidth <number>" in out
+    assert out.startswith("  NAME\n    migrate - ") and out.endswith("\n\n\n")
+    assert "--postcopy-after <duration>" in out and "--bandwidth <number>" in out
     assert err == "" and runs.calls == []
+    assert main(["-q", *line.split()]) == 0
+    assert capsys.readouterr().out == out[:-1]
+
+
+@pytest.mark.parametrize(
+    "line", ["help", "-q help", "--help", "-h list", "-c x:/// help"]
+)
+def test_list_of_all_commands_ends_with_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture, line: str
+) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(program, "run_virsh", lambda words: seen.append(words) or 0)
+    assert main(line.split()) == 0
+    assert seen == [line.split()]
+    assert capsys.readouterr().out == overview()
+
+
+def test_list_of_all_commands_that_virsh_cannot_print(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(program, "run_virsh", lambda words: 1)
+    assert main(["-c", "x:///", "help"]) == 1
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -195,13 +264,16 @@ def test_help_is_ours(runs: SimpleNamespace, capsys: Capture) -> None:
         "list",
         "-c test:///default list --all",
         "--version",
-        "-h",
+        "help list",
+        "help domain",
+        "help --foo",
+        "help migrate migrate",
+        "help --help",
         "-z",
         "--k",
         "migrate --live a b",
         "migrate --foo",
         "-q -c x migrate --live --postcopy --timeout 5 a b",
-        "help migrate",
         "frobnicate",
     ],
 )
@@ -264,41 +336,60 @@ from libvirt_postcopy.errors import GuestLost, PostcopyBroken
 from libvirt_postcopy.virsh import main as program
 from libvirt_postcopy.virsh.terminal import Terminal
 
-def run(given, options, terminal, signals):
-    signals.catch()
-    {body}
-
-program.import_module = lambda name: SimpleNamespace(run=run)
 sys.argv = ["virsh-postcopy", "migrate", "--live", "--postcopy", "a", "b"]
-program.entry()
+
+def play(body):
+    def run(given, options, terminal, signals):
+        signals.catch()
+        exec(body, globals())
+    program.import_module = lambda name: SimpleNamespace(run=run)
+    program.entry()
+
+def play_each(bodies, statuses):
+    for body in bodies:
+        if not (child := os.fork()):
+            play(body)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with open(statuses, "a") as file:
+            file.write(f"{status} ")
+
 """
 
 REDIRECTIONS = [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full", ">/dev/full 2>&1"]  # fmt: skip
 
 
+TELLING = [">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"]
+"""Of these, what an error can meet with."""
+
+
 def play(body: str, redirection: str = "") -> tuple[int, str, str]:
-    code = shlex.quote(PLAYED.format(body=body))
+    return start(f"play({body!r})", redirection)
+
+
+def start(call: str, redirection: str) -> tuple[int, str, str]:
+    code = shlex.quote(PLAYED + call)
     shell = f"set -o pipefail; {sys.executable} -c {code} {redirection}"
     status, out, err = run(["bash", "-c", shell])
     return status, out.decode(), err.decode()
 
 
+ENDS = {
+    "pass": 0,
+    "raise PostcopyBroken('x')": 3,
+    "raise GuestLost('x')": 4,
+    "sys.stdout.write('left in the buffer'); raise GuestLost('x')": 4,
+}
+
+
 @pytest.mark.parametrize("redirection", ["", *REDIRECTIONS, "| true", "2>&1 | true"])
-@pytest.mark.parametrize(
-    "body, status",
-    [
-        ("pass", 0),
-        ("raise PostcopyBroken('x')", 3),
-        ("raise GuestLost('x')", 4),
-        ("sys.stdout.write('left in the buffer'); raise GuestLost('x')", 4),
-    ],
-)
 def test_stream_that_takes_nothing_leaves_the_status(
-    redirection: str, body: str, status: int
+    redirection: str, tmp_path: Path
 ) -> None:
-    got, _, err = play(body, redirection)
-    assert got == status
-    assert err in ("", "error: x\n")
+    """Each end in a child of a Python that was started with these streams."""
+    statuses = tmp_path / "statuses"
+    _, _, err = start(f"play_each({list(ENDS)!r}, {str(statuses)!r})", redirection)
+    assert list(map(int, statuses.read_text().split())) == list(ENDS.values())
+    assert err in ("", "error: x\n" * 3)
 
 
 def test_no_connection_gets_the_number_of_a_closed_stream() -> None:
@@ -310,11 +401,11 @@ def test_no_connection_gets_the_number_of_a_closed_stream() -> None:
 def test_signal_after_the_end_changes_nothing(number: str) -> None:
     """Each time something is printed or flushed from the verb's end to the program's, one comes."""
     body = f"""
-    hit = lambda *_: signal.raise_signal(signal.{number})
-    real = Terminal.print
-    Terminal.print = lambda self, text: (hit(), real(self, text), hit())
-    flush = program.flush_streams
-    program.flush_streams = lambda: (hit(), flush(), hit())
+hit = lambda *_: signal.raise_signal(signal.{number})
+real = Terminal.print
+Terminal.print = lambda self, text: (hit(), real(self, text), hit())
+flush = program.flush_streams
+program.flush_streams = lambda: (hit(), flush(), hit())
 """
     assert play(body) == (0, "\n", "")
 
@@ -327,6 +418,13 @@ def test_thread_of_libvirts_does_not_hold_up_the_end() -> None:
 # The program itself, beside the real one
 
 
+def assert_equal(*lines: list[str]) -> None:
+    """Two programs side by side do the same."""
+    with ThreadPoolExecutor() as pool:
+        one, other = pool.map(run, lines)
+    assert one == other
+
+
 def run(argv: list[str]) -> tuple[int, bytes, bytes]:
     done = subprocess.run(
         argv, check=False, capture_output=True, stdin=subprocess.DEVNULL, timeout=60
@@ -337,7 +435,6 @@ def run(argv: list[str]) -> tuple[int, bytes, bytes]:
 @pytest.mark.parametrize(
     "words",
     [
-        ["list"],
         ["list", "--all"],
         ["-q", "list", "--name"],
         ["list", "--foo"],
@@ -352,20 +449,71 @@ def run(argv: list[str]) -> tuple[int, bytes, bytes]:
 )
 def test_passing_through_is_not_noticed(words: list[str]) -> None:
     words = ["-c", "test:///default", *words]
-    assert run([SHIM, *words]) == run(["virsh", *words])
+    assert_equal([SHIM, *words], ["virsh", *words])
 
 
-@pytest.mark.parametrize("redirection", [*REDIRECTIONS, "| true", "2>&1 | cat"])
-@pytest.mark.parametrize("words", ["domstate test", "list", "domstate nosuch"])
+@pytest.mark.parametrize(
+    "words, redirection",
+    [
+        *(("domstate test", each) for each in (*REDIRECTIONS, "| true", "2>&1 | cat")),
+        *(("domstate nosuch", each) for each in TELLING),
+    ],
+)
 def test_virsh_gets_the_streams_as_they_are(words: str, redirection: str) -> None:
-    virsh, ours = (
-        run(["bash", "-c", f"set -o pipefail; {each} -c test:///default {words} {redirection}"])
-        for each in ("virsh", SHIM)
+    assert_equal(
+        *(
+            ["bash", "-c", f"set -o pipefail; {each} -c test:///default {words} {redirection}"]
+            for each in (SHIM, "virsh")
+        )
     )  # fmt: skip
-    assert ours == virsh
 
 
-@pytest.mark.parametrize("redirection", REDIRECTIONS)
+def test_list_of_all_commands_is_virshs_and_ours() -> None:
+    ours, virsh = run([SHIM, "help"]), run(["virsh", "help"])
+    assert ours == (0, virsh[1] + overview().encode(), virsh[2])
+
+
+@pytest.mark.parametrize("words", ["help", "help migrate"])
+def test_reader_of_help_who_has_enough_is_no_error(words: str) -> None:
+    done = run(
+        ["bash", "-c", f"{SHIM} {words} | head -1 >/dev/null; {SHIM} {words} | true"]
+    )
+    assert done[2] == b""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "migrate-postcopy test",
+        "-q migrate-postcopy test",
+        "-t migrate-postcopy test",
+        "-qt migrate-postcopy nosuch",
+        "-r migrate-postcopy test",
+        "-t migrate-postcopy test --foo",
+        "-tc nosuch:///x migrate-postcopy test",
+        "-qt help migrate-postcopy",
+    ],
+)
+def test_all_but_the_words_is_printed_as_virsh_does(words: str) -> None:
+    """Where the lines of a real virsh and ours are: errors, help, blank ones and the time."""
+    lines = [f"{each} -c test:///default {words} 2>&1" for each in (SHIM, "virsh")]
+    with ThreadPoolExecutor() as pool:
+        ours, virsh = pool.map(lambda line: shape(["bash", "-c", line]), lines)
+    assert ours == virsh and virsh
+
+
+def shape(argv: list[str]) -> list[str]:
+    text = run(argv)[1].decode()
+    text = re.sub(r"\n  OPTIONS OF virsh-postcopy\n(    .*\n)+", "", text)
+    lines = re.findall(r"error:|\(Time:|  [A-Z]+$|^$|^.", text, re.MULTILINE)
+    return [
+        kind
+        for kind, group in groupby(lines)
+        for _ in ([kind] if kind else group)  # a blank line counts each time
+    ]
+
+
+@pytest.mark.parametrize("redirection", TELLING)
 def test_no_virsh_with_a_closed_stream(redirection: str) -> None:
     shell = f"PATH=/nonexistent VIRSH_POSTCOPY_VIRSH= {SHIM} list {redirection}"
     status, out, err = run(["bash", "-c", shell])
@@ -374,7 +522,7 @@ def test_no_virsh_with_a_closed_stream(redirection: str) -> None:
     assert bool(err) == ("2>" not in redirection)
 
 
-@pytest.mark.parametrize("redirection", REDIRECTIONS)
+@pytest.mark.parametrize("redirection", TELLING)
 def test_refusal_with_a_closed_stream(redirection: str) -> None:
     words = "-c test:///default migrate-postcopy test"
     status, out, err = run(["bash", "-c", f"{SHIM} {words} {redirection}"])
@@ -408,7 +556,8 @@ print(*sorted(sys.modules))
         (["migrate", "--live", "--postcopy", "nosuch", "b"],
          "error: source: failed to get domain 'nosuch': Domain not found"),
         (["migrate-start-postcopy", "nosuch"],
-         "error: source: failed to get domain 'nosuch': Domain not found"),
+         ("error: source: failed to get domain 'nosuch': Domain not found (if it was migrating, look for it on the"
+         " other host, and destroy nothing before you have found it)")),
         (["migrate-postcopy", "test"],
          "error: source: this function is not supported by the connection driver: virDomainMigrateStartPostCopy"),
         (["migrate", "--postcopy", "test", "b"],

@@ -10,18 +10,27 @@ import pytest
 
 from libvirt_postcopy.actions import Abort, Note
 from libvirt_postcopy.api import MigrationResult
-from libvirt_postcopy.constants import MigrateFlags
+from libvirt_postcopy.constants import DomainState, MigrateFlags, PausedReason
 from libvirt_postcopy.errors import (
     GuestLost,
     MigrationCancelled,
     MigrationError,
     MigrationFailed,
     MigrationUnknown,
+    NotSupportedError,
     PostcopyBroken,
+    PostcopyError,
     StateError,
     UsageError,
 )
-from libvirt_postcopy.events import Place, Resumed, Side
+from libvirt_postcopy.events import (
+    Ended,
+    Half,
+    Place,
+    Resumed,
+    Side,
+    StatusSeen,
+)
 from libvirt_postcopy.figures import Summary
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.stats import Stats
@@ -30,10 +39,21 @@ from libvirt_postcopy.virsh.grammar import Globals, parse_command
 from libvirt_postcopy.virsh.options import MIGRATE_OPTIONS
 from libvirt_postcopy.virsh.terminal import Terminal
 from libvirt_postcopy.virsh.texts import LeftAlone
-from unit.fakes import FakeConnection, FakeDomain
+from unit.fakes import SPLIT_HERE, FakeConnection, FakeDomain
+
+FAILED_HERE = (
+    DomainState.VIR_DOMAIN_PAUSED,
+    PausedReason.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
+)
 
 LINE = "--live --postcopy web1 qemu+tls://b/system"
-DONE = MigrationResult(total_ms=1000, downtime_ms=4, passes=1)
+DONE = MigrationResult(ended_ms=2300, total_ms=1000, downtime_ms=4, passes=1)
+
+
+class Tty(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
 
 Step = Callable[["Scene"], Any]
 
@@ -67,6 +87,8 @@ class Scene:
         self.out, self.err = io.StringIO(), io.StringIO()
         self.dom = FakeDomain()
         self.order: list[str] = []
+        self.looked: tuple[Any, ...] = ()
+        self.obstacle: Exception | None = None
 
     # The job
 
@@ -97,6 +119,16 @@ class Scene:
 
     # What calls it
 
+    def look_first(
+        self, mode: str, say: Any, dom: Any, dest: str, **options: Any
+    ) -> None:
+        assert not self.started
+        self.looked = (mode, dom, dest, options)
+        if self.obstacle is not None:
+            raise self.obstacle
+        if dest == "warned":
+            say("warning: VIR_MIGRATE_TLS is not asked for")
+
     def start(self, dom: Any, dest: str, **options: Any) -> Scene:
         self.order.append("start")
         self.started = {"dom": dom, "dest": dest, **options}
@@ -125,6 +157,7 @@ class Scene:
 def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     made = Scene()
     monkeypatch.setattr(migrate.api, "start", made.start)
+    monkeypatch.setattr(migrate, "before_migration", made.look_first)
     monkeypatch.setattr(migrate.calls, "silence_libvirt", lambda: None)
     monkeypatch.setattr(
         migrate, "ensure_event_loop", lambda: made.order.append("event loop")
@@ -208,13 +241,41 @@ def test_verbose_shows_the_way_and_the_figures(scene: Scene) -> None:
     said = scene.run(step, DONE, line=f"--verbose {LINE}").splitlines()
     assert said[0].startswith("Migration: [60.00 %] pre-copy pass 1")
     assert said[1] == "Migration: [100.00 %] completed"
-    assert said[2].startswith("Migrated in 1.0 s: downtime 4 ms, 1 pass")
+    assert said[2] == "Migrated in 2.3 s: downtime 4 ms, 1 pass, completed as pre-copy"
     assert len(said) == 3 and scene.out.getvalue() == ""
 
 
-def test_quiet_wins_over_verbose(scene: Scene) -> None:
+def test_verbose_is_shown_also_when_quiet_as_virsh_does(scene: Scene) -> None:
     step = lambda scene: scene.see(object())  # noqa: E731
-    assert scene.run(step, DONE, line=f"--verbose {LINE}", is_quiet=True) == ""
+    said = scene.run(step, DONE, line=f"--verbose {LINE}", is_quiet=True)
+    assert said.startswith("Migration: [60.00 %]")
+
+
+def test_it_is_looked_at_first(scene: Scene) -> None:
+    scene.run(DONE, line="--live --postcopy --bandwidth 9 web1 warned")
+    mode, dom, dest, options = scene.looked
+    assert (mode, dom, dest) == ("warn", scene.dom, "warned")
+    assert options["params"] == {"bandwidth": 9}
+    assert options["flags"] == scene.started["flags"]
+    assert scene.said.startswith("warning: --tls is not asked for\n")
+
+
+def test_what_is_certain_to_fail_is_not_started(scene: Scene) -> None:
+    scene.obstacle = NotSupportedError(
+        "VIR_MIGRATE_PARALLEL cannot be", side="source", cure="leave it"
+    )
+    with pytest.raises(NotSupportedError) as caught:
+        scene.run()
+    assert not scene.started
+    assert str(caught.value).startswith("source: --parallel cannot be; the guest ")
+    assert str(caught.value).endswith("(leave it)")
+
+
+def test_words_after_ctrl_c_begin_below_its_echo(scene: Scene) -> None:
+    scene.err = Tty()
+    with pytest.raises(MigrationCancelled):
+        scene.run(press, MigrationCancelled("x"))
+    assert scene.said.startswith("\naborting")
 
 
 def test_note_at_the_very_end_is_said(scene: Scene) -> None:
@@ -354,31 +415,103 @@ def test_split_guest_is_explained(scene: Scene) -> None:
     error = PostcopyBroken("job 'migration out' failed in post-copy phase", side="source")  # fmt: skip
     assert broken(line, error, scene) == (
         "source: job 'migration out' failed in post-copy phase: the guest 'web1' is split, its newest memory on"
-        " qemu+tls://b/system, the rest on fake:///a: destroy, resume and reset neither half (look first: virsh -c"
-        " fake:///a domstate --reason web1; if it is gone or shut off there, the migration has completed; with"
-        " libvirt 11.2 or 11.3 on the destination do not resume, that crashes its daemon (fixed in 11.4); when the"
-        " link is back: virsh -c fake:///a migrate --live --postcopy --postcopy-resume --p2p --tls --bandwidth 9 web1"
-        " qemu+tls://b/system)"
+        " qemu+tls://b/system, the rest on fake:///a: destroy, resume and reset neither half (look: virsh -c"
+        " fake:///a domstate --reason web1; virsh -c qemu+tls://b/system domstate --reason web1; when the"
+        " link is back: virsh-postcopy -c fake:///a postcopy-recover web1 qemu+tls://b/system)"
     )
 
 
 def test_next_command_can_be_typed_as_it_is(scene: Scene) -> None:
     scene.dom.connect().uri = "qemu+ssh://a/system?x=1&y=2"
     text = broken(LINE, PostcopyBroken("x"), scene)
-    assert "virsh -c 'qemu+ssh://a/system?x=1&y=2' migrate" in text
+    assert "virsh-postcopy -c 'qemu+ssh://a/system?x=1&y=2' postcopy-recover" in text
 
 
-def test_lost_guest_is_explained(scene: Scene) -> None:
-    text = broken(f"{LINE} --dname web2", GuestLost("the process died"), scene)
-    assert text.startswith("the process died: the guest 'web1' is lost: ")
+HERE, THERE = "on the source, fake:///a,", "on the destination, qemu+tls://b/system,"
+
+
+@pytest.mark.parametrize(
+    "ended, gone",
+    [
+        (Ended("x", here=Half.SPLIT, there=Half.GONE), f"its half {THERE} is gone"),
+        (Ended("x", here=Half.SPLIT_FAILED, there=Half.INACTIVE), f"its half {THERE} is gone"),
+        (Ended("x", here=Half.GONE, there=Half.SPLIT_FAILED), f"its half {HERE} is gone"),
+        (Ended("x", here=Half.INACTIVE, there=Half.SPLIT), f"its half {HERE} is gone"),
+        (Ended("x", here=Half.GONE, there=Half.GONE), "both halves are gone"),
+    ],
+)  # fmt: skip
+def test_lost_guest_is_explained_by_the_half_that_is_gone(
+    scene: Scene, ended: Ended, gone: str
+) -> None:
+    error = GuestLost("the process died", side="source")
+    with pytest.raises(GuestLost) as caught:
+        scene.run(lambda scene: scene.see(ended), error, line=f"{LINE} --dname web2")
+    text = str(caught.value)
+    assert text.startswith(f"the guest 'web1' is lost: {gone}")
+    assert "the process died" in text
     assert "domstate --reason web1" in text and "domstate --reason web2" in text
 
 
-def test_failure_before_the_switch_is_said_as_it_is(scene: Scene) -> None:
+def failed(scene: Scene, error: PostcopyError, line: str = LINE, *steps: Step) -> str:
+    with pytest.raises(type(error)) as caught:
+        scene.run(*steps, error, line=line)
+    assert caught.value.__cause__ is error
+    return str(caught.value)
+
+
+def test_failure_before_the_switch_ends_with_where_the_guest_is(scene: Scene) -> None:
     error = MigrationFailed("no route to host", side="destination", cure="find one")
-    with pytest.raises(MigrationFailed) as caught:
-        scene.run(error)
-    assert caught.value is error
+    assert failed(scene, error) == (
+        "destination: no route to host; the guest runs on the source (find one)"
+    )
+
+
+@pytest.mark.parametrize(
+    "error", [UsageError("same host"), NotSupportedError("too old")]
+)
+def test_refusal_by_the_job_ends_with_where_the_guest_is(
+    scene: Scene, error: PostcopyError
+) -> None:
+    assert failed(scene, error).endswith("; the guest runs on the source")
+
+
+NO_CREDENTIALS = "Unable to access credentials /etc/pki/qemu/ca-cert.pem"
+NO_CERTIFICATE = "Cannot read CA certificate '/etc/pki/CA/cacert.pem'"
+
+
+def prepared(scene: Scene) -> None:
+    scene.see(StatusSeen(Side.DESTINATION, "setup"))
+
+
+@pytest.mark.parametrize(
+    "text, options, steps, side",
+    [
+        (NO_CREDENTIALS, "--tls", [], "destination: "),
+        (NO_CREDENTIALS, "--tls", [prepared], "source: "),
+        (NO_CREDENTIALS, "--tls --p2p", [prepared], "source: "),
+        (NO_CREDENTIALS, "--tls --p2p", [], ""),
+        (NO_CERTIFICATE, "", [], "client: "),
+        (NO_CERTIFICATE, "--p2p", [], "source: "),
+    ],
+)
+def test_side_that_lacks_certificates_is_named(
+    scene: Scene, text: str, options: str, steps: list[Step], side: str
+) -> None:
+    error = MigrationFailed(text, side="destination")
+    assert failed(scene, error, f"{LINE} {options}", *steps).startswith(side + text)
+
+
+@pytest.mark.parametrize(
+    "state, text", [(SPLIT_HERE, "is in post-copy already"), (FAILED_HERE, "libvirt calls the post-copy")]
+)  # fmt: skip
+def test_split_domain_is_not_migrated(
+    scene: Scene, state: tuple[int, int], text: str
+) -> None:
+    scene.dom.now = state
+    with pytest.raises(PostcopyBroken, match=text) as caught:
+        scene.run()
+    assert "destroy, resume and reset neither half" in str(caught.value)
+    assert scene.order == ["event loop", "connect for virDomainMigrate3"]
 
 
 def test_guest_that_cannot_be_found_is_explained(scene: Scene) -> None:

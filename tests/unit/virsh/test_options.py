@@ -9,7 +9,7 @@ import pytest
 
 from libvirt_postcopy.constants import MigrateFlags
 from libvirt_postcopy.virsh.grammar import Kind, Option
-from libvirt_postcopy.virsh.options import ENABLING, MIGRATE_OPTIONS
+from libvirt_postcopy.virsh.options import ENABLING, MIGRATE_OPTIONS, option_names
 
 BY_NAME = {option.name: option for option in MIGRATE_OPTIONS}
 
@@ -66,7 +66,14 @@ PARAMS = {
 
 BY_NAME_ONLY = {"domain", "desturi", "direct", "verbose", "postcopy-after-precopy"}
 BY_NAME_ONLY |= {"timeout", "timeout-suspend", "timeout-postcopy"}
-OURS = {"enable-postcopy", "postcopy-after", "postcopy-policy", "strict-exit"}
+OURS = {
+    "enable-postcopy",
+    "postcopy-after",
+    "postcopy-check",
+    "postcopy-policy",
+    "postcopy-recover",
+    "strict-exit",
+}
 
 POSITIONAL = "domain desturi migrateuri graphicsuri listen-address dname timeout xml migrate-disks disks-port"
 
@@ -109,7 +116,7 @@ def installed() -> list[tuple[str, str, str]]:
 def value_of(option: Option) -> str:
     if option.kind is Kind.BOOL:
         return ""
-    return "number" if option.kind.is_number else "string"
+    return option.kind.value_word
 
 
 def test_installed_virsh_has_no_option_that_the_table_lacks() -> None:
@@ -121,3 +128,18 @@ def test_installed_virsh_has_no_option_that_the_table_lacks() -> None:
     order = [option.name for option in MIGRATE_OPTIONS]
     positions = [order.index(name) for name, _, _ in theirs]
     assert positions == sorted(positions)
+
+
+@pytest.mark.parametrize(
+    "text, shown",
+    [
+        ("VIR_MIGRATE_PAUSED", "--suspend"),
+        ("no VIR_MIGRATE_TUNNELLED, VIR_MIGRATE_OFFLINE", "no --tunnelled, --offline"),
+        ("started with VIR_MIGRATE_POSTCOPY flag", "started with --postcopy"),
+        ("VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY", "--postcopy-after-precopy"),
+        ("VIR_MIGRATE_PARAM_URI, XVIR_MIGRATE_LIVE", "VIR_MIGRATE_PARAM_URI, XVIR_MIGRATE_LIVE"),
+        ("flag", "flag"),
+    ],
+)  # fmt: skip
+def test_flags_are_called_by_what_people_type(text: str, shown: str) -> None:
+    assert option_names(text) == shown

@@ -9,7 +9,7 @@ from libvirt_postcopy.constants import MigrateFlags
 from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.virsh.grammar import Kind, Value, parse_command
 from libvirt_postcopy.virsh.options import MIGRATE_OPTIONS
-from libvirt_postcopy.virsh.plan import Plan, make_plan
+from libvirt_postcopy.virsh.plan import Plan, make_plan, patience
 
 F = MigrateFlags
 
@@ -32,6 +32,8 @@ def plan(line: str) -> Plan:
         ("--postcopy-after-precopy", "after-precopy"),
         ("--postcopy-after 0", "after:0s"),
         ("--postcopy-after 90", "after:90s"),
+        ("--postcopy-after 5m", "after:5m"),
+        ("--postcopy-after 300ms", "after:300ms"),
         ("--postcopy --timeout 60 --timeout-postcopy", "after:1m"),
         ("--enable-postcopy --timeout 60 --timeout-postcopy", "after:1m"),
         ("--postcopy-after-precopy --timeout 9 --timeout-postcopy", "after-precopy|after:9s"),
@@ -41,6 +43,9 @@ def plan(line: str) -> Plan:
         ("--postcopy-policy after:5m --postcopy-after-precopy", "after:5m|after-precopy"),
         ("--postcopy-policy after:5m --postcopy-after 3", "after:5m|after:3s"),
         ("--postcopy-policy never", "never"),
+        ("--strict-exit", "never"),
+        ("--strict-exit --verbose --p2p", "never"),
+        ("--strict-exit --postcopy", "manual"),
     ],
 )  # fmt: skip
 def test_policy(options: str, policy: str) -> None:
@@ -55,7 +60,7 @@ def test_policy(options: str, policy: str) -> None:
         ("a b --postcopy", "source: post-copy migration is not supported with non-live or paused migration (add --live)"),
         ("a b --p2p --postcopy-after-precopy", "source: post-copy migration is not supported with non-live or paused migration (add --live)"),
         ("a b --postcopy-policy never", "--postcopy-policy never needs a live migration (add --live)"),
-        ("a b --postcopy-after 5", "migrate: Unexpected postcopy-after for offline migration (add --live)"),
+        ("a b --postcopy-after 5", "migrate: Unexpected postcopy-after for offline migration (it is offline because --live is missing: add --live)"),
         ("a b --live --postcopy-after 5 --timeout 5 --timeout-postcopy", "migrate: --postcopy-after is incompatible with --timeout"),
         ("a b --postcopy --timeout 5 --timeout-postcopy", "migrate: Unexpected timeout for offline migration"),
         ("a b --live --postcopy --timeout-postcopy", "migrate: Unexpected --timeout-* option without --timeout"),
@@ -68,7 +73,17 @@ def test_policy(options: str, policy: str) -> None:
          "Options --copy-storage-all and --copy-storage-inc are mutually exclusive"),
         ("a b --live --postcopy --persistent-xml f", "Option --persistent is required by option --persistent-xml"),
         ("a b --live --postcopy --tls-destination h", "Option --tls is required by option --tls-destination"),
-        ("a b --live --strict-exit", "Option --postcopy is required by option --strict-exit"),
+        ("a b --strict-exit", "--strict-exit needs a live migration (add --live, or leave out --strict-exit: virsh ends with 0 or 1 by itself)"),
+        ("a b --offline --strict-exit", "--strict-exit needs a live migration (add --live, or leave out --strict-exit: virsh ends with 0 or 1 by itself)"),
+        ("a b --live --timeout 5 --strict-exit",
+         ("migrate: to suspend the guest after --timeout does not go with virsh-postcopy's own options"
+         " (leave out --strict-exit: virsh ends with 0 or 1 by itself)")),
+        ("a b --live --direct --strict-exit", "--strict-exit and --direct do not go together (use --p2p, or neither)"),
+        ("a b/system --live --postcopy", "destination: the URI 'b/system' does not include a driver name (write it, as in qemu+ssh://b/system)"),
+        ("a //b/system --live --postcopy", "destination: the URI '//b/system' does not include a driver name (write it, as in qemu+ssh://b/system)"),
+        ("a b --offline --postcopy-policy never", "--postcopy-policy never needs a live migration (add --live)"),
+        ("a b --live --postcopy-policy never|after:5",
+         "'never' stands alone: beside '|' it forbids what the others ask for (leave out 'never', or all but 'never')"),
         ("a b --live --strict-exit --timeout 5 --timeout-postcopy", "Option --postcopy is required by option --timeout-postcopy"),
         ("a b --live --postcopy --direct", "post-copy and --direct do not go together (use --p2p, or neither)"),
         ("a b --live --enable-postcopy --postcopy-resume",
@@ -94,6 +109,13 @@ def test_plain_line() -> None:
     assert (made.domain, made.destination) == ("web1", "qemu+tls://b/system")
     assert made.flags == F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_POSTCOPY
     assert not made.params and not made.is_peer2peer and not made.is_verbose
+
+
+@pytest.mark.parametrize(
+    "uri", ["b", "b-1_x", "qemu:///system", "b:16509/system", "xen:/"]
+)
+def test_uri_that_a_daemon_may_understand_is_left_to_it(uri: str) -> None:
+    assert plan(f"--live --postcopy a {uri}").destination == uri
 
 
 def test_p2p_is_said_apart_from_the_flags() -> None:
@@ -167,3 +189,34 @@ def test_xml_file_with_an_odd_name_can_be_read(tmp_path: Path) -> None:
     words = ["--live", "--postcopy", "a", "b", "--xml", os.fsdecode(name)]
     made = make_plan(parse_command("migrate", MIGRATE_OPTIONS, words))
     assert made.params == {"destination_xml": "<domain/>"}
+
+
+@pytest.mark.parametrize(
+    "text, seconds",
+    [("30", 30), ("5m", 300), ("300ms", 0.3), ("never", 0), ("0", 0)],
+)
+def test_patience(text: str, seconds: float) -> None:
+    assert patience(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "Never"])
+def test_patience_that_is_none_is_refused_with_what_is(text: str) -> None:
+    with pytest.raises(UsageError, match="postcopy-recover") as caught:
+        patience(text)
+    assert "never" in caught.value.cure
+
+
+def test_checks_by_default_what_is_certain_to_fail() -> None:
+    assert plan("--live --postcopy a b").check == "warn"
+    assert plan("--live --postcopy --postcopy-check strict a b").check == "strict"
+    assert plan("--live --strict-exit a b").check == "off"
+
+
+def test_check_that_is_none_is_refused_with_those_that_are() -> None:
+    with pytest.raises(UsageError, match="postcopy-check") as caught:
+        plan("--live --postcopy --postcopy-check perhaps a b")
+    assert "off, warn, strict" in caught.value.cure
+
+
+def test_patience_of_half_an_hour_is_the_default() -> None:
+    assert plan("--live --postcopy a b").patience_s == 1800

@@ -6,12 +6,25 @@ from dataclasses import replace
 import pytest
 
 from libvirt_postcopy.actions import Abort, Note
-from libvirt_postcopy.events import PassSeen, Resumed, Side, StatsSeen
+from libvirt_postcopy.events import (
+    Ended,
+    PassSeen,
+    Resumed,
+    Side,
+    StatsSeen,
+    StatusSeen,
+)
 from libvirt_postcopy.figures import Summary, SwitchRecord
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.units import MIB
-from libvirt_postcopy.virsh.progress import Moment, Progress, describe, summarise
+from libvirt_postcopy.virsh.progress import (
+    Moment,
+    Progress,
+    Seen,
+    describe,
+    summarise,
+)
 from libvirt_postcopy.virsh.terminal import Terminal
 from unit.golden import check_golden
 
@@ -51,6 +64,7 @@ MOMENTS = [
     Moment(Phase.POSTCOPY, replace(HALF, postcopy_requests=None)),
     Moment(Phase.POSTCOPY, replace(HALF, postcopy_requests=1)),
     Moment(Phase.POSTCOPY, HALF, downtime_ms=79.4),
+    Moment(Phase.POSTCOPY, HALF, downtime_ms=79.4, shown_percent=98.5),
     Moment(Phase.BROKEN, HALF, downtime_ms=79.4),
     Moment(Phase.RECOVERING, HALF, downtime_ms=79.4),
     Moment(Phase.GOING_BACK, HALF),
@@ -62,17 +76,55 @@ def test_lines() -> None:
     check_golden("progress.out", "".join(f"{describe(each)}\n" for each in MOMENTS))
 
 
+def test_figures_that_do_not_fit_are_left_out_whole() -> None:
+    moment = Moment(Phase.POSTCOPY, HALF, downtime_ms=79.4)
+    whole = describe(moment)
+    lines = {describe(moment, columns) for columns in range(len(whole) + 5)}
+    figures = ["188 MiB left", "48.0 MiB/s", "downtime 79 ms", "345 page requests"]
+    head = "Migration: [63.28 %] post-copy, guest on destination"
+    assert lines == {", ".join([head, *figures[:count]]) for count in range(5)}
+    for columns in range(len(head), len(whole)):
+        assert len(describe(moment, columns)) <= columns
+
+
+def test_rate_is_shown_on_an_ordinary_terminal() -> None:
+    for moment in MOMENTS:
+        shown = describe(moment, 79)
+        has_rate = moment.stats is not None and "MiB/s" in describe(moment)
+        assert len(shown) < 80 and has_rate == ("MiB/s" in shown)
+
+
+SUMMARIES = [
+    RESULT,
+    replace(RESULT, switch=replace(SWITCH, attempts=4)),
+    replace(RESULT, switch=replace(SWITCH, took_effect_ms=8300)),
+    replace(RESULT, switch=SwitchRecord("at once, as asked", 1100, 1, 1103), passes=0),
+    replace(RESULT, switch=replace(SWITCH, reason="2h of pre-copy are over and " * 9)),
+    replace(RESULT, switch=replace(SWITCH, reason="x" * 200)),
+    replace(RESULT, switch=None, postcopy_bytes=None, passes=7),
+    replace(RESULT, precopy_bytes=None, postcopy_bytes=None, downtime_ms=None),
+    replace(RESULT, precopy_bytes=99 << 40, postcopy_bytes=99 << 40, postcopy_requests=10**9),
+    Summary(),
+]  # fmt: skip
+
+
 def test_summaries() -> None:
-    results = [
-        RESULT,
-        replace(RESULT, switch=replace(SWITCH, attempts=4)),
-        replace(RESULT, switch=SwitchRecord("somebody else asked", 1100, 1, 1100)),
-        replace(RESULT, switch=None, postcopy_bytes=None, passes=7),
-        Summary(),
-    ]
-    lines = [summarise(each, is_peer2peer=False) for each in results]
-    lines.append(summarise(RESULT, is_peer2peer=True))
-    check_golden("summary.out", "".join(f"{line}\n" for line in lines))
+    texts = ["\n".join(summarise(replace(each, ended_ms=8900))) for each in SUMMARIES]
+    check_golden("summary.out", "\n\n".join(texts) + "\n")
+
+
+@pytest.mark.parametrize("result", SUMMARIES)
+def test_summary_fits_a_terminal(result: Summary) -> None:
+    lines = summarise(replace(result, ended_ms=10_000_000))
+    assert 1 <= len(lines) <= 3
+    assert max(map(len, lines)) < 80
+
+
+def test_summary_has_one_clock() -> None:
+    """QEMU's own total can end before the switch, on a clock that begins at ours."""
+    result = replace(RESULT, total_ms=1900, ended_ms=9500)
+    assert "Migrated in 9.5 s" in summarise(result)[0]
+    assert "1.9 s" not in "".join(summarise(result))
 
 
 class FakeJob:
@@ -144,6 +196,14 @@ def test_plain_lines_come_with_each_phase(plain: Scene) -> None:
     assert plain.news(2).startswith("Migration: [63.28 %] post-copy")
 
 
+def test_plain_line_comes_with_the_guest_on_the_destination(plain: Scene) -> None:
+    plain.job.phase = Phase.POSTCOPY
+    assert "downtime" not in plain.news(0)
+    plain.progress.see(Resumed(Side.DESTINATION))
+    assert "downtime 300 ms" in plain.quiet(1)
+    assert plain.news(2) == ""
+
+
 def test_plain_lines_come_with_each_tenth_but_not_too_many(plain: Scene) -> None:
     plain.news(0)
     plain.job.figures = replace(HALF, memory_remaining=20 * MIB)
@@ -157,11 +217,11 @@ def test_plain_lines_come_with_each_tenth_but_not_too_many(plain: Scene) -> None
 def test_end_shows_all_of_it_and_the_figures(tty: Scene, plain: Scene) -> None:
     for scene in (tty, plain):
         scene.news(0)
-        scene.progress.finish(RESULT, is_peer2peer=False)
+        scene.progress.finish(replace(RESULT, ended_ms=9000))
         lines = scene.err.getvalue().replace("\r", "\n").split("\n")
-        assert [line.rstrip() for line in lines][-3:] == [
+        assert [line.rstrip() for line in lines][-5:] == [
             "Migration: [100.00 %] completed",
-            summarise(RESULT, is_peer2peer=False),
+            *summarise(replace(RESULT, ended_ms=9000)),
             "",
         ]
 
@@ -173,6 +233,7 @@ def test_line_does_not_show_the_end_before_it_has_come(plain: Scene) -> None:
 
 def test_expected_downtime_is_not_shown_as_the_measured_one(tty: Scene) -> None:
     tty.job.phase = Phase.POSTCOPY
+    tty.job.figures = replace(HALF, memory_remaining=None, bytes_per_s=None)
     assert "downtime" not in tty.news(0)
     tty.progress.see(Resumed(Side.SOURCE))
     assert "downtime" not in tty.quiet(1) and not tty.progress.is_resumed
@@ -180,13 +241,32 @@ def test_expected_downtime_is_not_shown_as_the_measured_one(tty: Scene) -> None:
     assert "downtime 300 ms" in tty.quiet(2) and tty.progress.is_resumed
 
 
+def test_percentage_never_goes_back(tty: Scene) -> None:
+    tty.job.figures = replace(HALF, memory_remaining=8 * MIB)
+    assert "[98.43 %]" in tty.news(0)
+    tty.job.phase = Phase.POSTCOPY
+    tty.job.figures = replace(HALF, memory_remaining=300 * MIB)
+    assert "[98.43 %] post-copy, guest on destination, 300 MiB left" in tty.news(1)
+    tty.job.figures = replace(HALF, memory_remaining=5 * MIB)
+    assert "[99.02 %]" in tty.news(2)
+
+
+def test_what_explains_a_failure_is_kept(plain: Scene) -> None:
+    assert plain.progress.seen == Seen()
+    plain.progress.see(StatusSeen(Side.SOURCE, "setup"))
+    assert not plain.progress.seen.is_prepared
+    plain.progress.see(StatusSeen(Side.DESTINATION, "setup"))
+    plain.progress.see(Ended("x"))
+    assert plain.progress.seen == Seen(ended=Ended("x"), is_prepared=True)
+
+
 def test_notes_are_said_also_when_not_verbose() -> None:
     scene = Scene(io.StringIO(), is_verbose=False)
     assert scene.news(0) == ""
-    scene.progress.see(Note("mind the \x1b gap"))
-    assert scene.quiet(1) == "note: mind the \\x1b gap\n"
+    scene.progress.see(Note("mind the \x1b VIR_MIGRATE_TLS"))
+    assert scene.quiet(1) == "note: mind the \\x1b --tls\n"
     assert scene.quiet(2) == ""
-    scene.progress.finish(RESULT, is_peer2peer=True)
+    scene.progress.finish(replace(RESULT, ended_ms=9000))
     assert scene.err.getvalue().count("\n") == 1
 
 

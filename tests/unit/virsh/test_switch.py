@@ -8,11 +8,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from libvirt_postcopy.errors import LibvirtError, MigrationUnknown
+from libvirt_postcopy.constants import DomainState, PausedReason, RunningReason
+from libvirt_postcopy.errors import LibvirtError, MigrationUnknown, PostcopyBroken
 from libvirt_postcopy.virsh import switch
 from libvirt_postcopy.virsh.grammar import Globals
 from libvirt_postcopy.virsh.interrupts import Signals
 from libvirt_postcopy.virsh.terminal import Terminal
+from unit.fakes import SHUT_OFF, SPLIT_HERE, SPLIT_THERE, FakeDomain
+
+FAILED_HERE = (
+    DomainState.VIR_DOMAIN_PAUSED,
+    PausedReason.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED,
+)
+FAILED_THERE = (
+    DomainState.VIR_DOMAIN_RUNNING,
+    RunningReason.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED,
+)
 
 
 @pytest.fixture
@@ -25,7 +36,7 @@ def signals() -> Iterator[Signals]:
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch, signals: Signals) -> SimpleNamespace:
     """The daemon; ``call`` is what it does when the switch is sent."""
-    made = SimpleNamespace(done=[], call=lambda: None)
+    made = SimpleNamespace(done=[], call=lambda: None, dom=FakeDomain())
 
     def start_postcopy(dom: object) -> None:
         made.done.append(dom)
@@ -36,11 +47,15 @@ def scene(monkeypatch: pytest.MonkeyPatch, signals: Signals) -> SimpleNamespace:
     monkeypatch.setattr(
         switch, "connect", lambda options, for_call: (options.connect, for_call)
     )
-    monkeypatch.setattr(
-        switch, "find_domain", lambda connection, text: (connection, text)
-    )
+
+    def find_domain(connection: object, text: str) -> FakeDomain:
+        made.found = (connection, text)
+        return made.dom
+
+    monkeypatch.setattr(switch, "find_domain", find_domain)
     monkeypatch.setattr(switch, "uri_of", lambda connection: connection[0])
-    terminal = Terminal(io.StringIO(), io.StringIO())
+    made.err = io.StringIO()
+    terminal = Terminal(io.StringIO(), made.err)
     options = Globals(connect="x:///")
     made.run = lambda: switch.run({"domain": "web1"}, options, terminal, signals)
     return made
@@ -48,7 +63,8 @@ def scene(monkeypatch: pytest.MonkeyPatch, signals: Signals) -> SimpleNamespace:
 
 def test_one_call_to_the_domain_that_is_named(scene: SimpleNamespace) -> None:
     scene.run()
-    assert scene.done == [(("x:///", "virDomainMigrateStartPostCopy"), "web1")]
+    assert scene.found == (("x:///", "virDomainMigrateStartPostCopy"), "web1")
+    assert scene.done == [scene.dom] and scene.err.getvalue() == ""
 
 
 def test_refusal_is_passed_on(scene: SimpleNamespace) -> None:
@@ -57,6 +73,79 @@ def test_refusal_is_passed_on(scene: SimpleNamespace) -> None:
 
     scene.call = refuse
     with pytest.raises(LibvirtError, match="no"):
+        scene.run()
+
+
+@pytest.mark.parametrize("state", [SPLIT_HERE, SPLIT_THERE])
+def test_guest_in_post_copy_is_told_of_and_nothing_sent(
+    scene: SimpleNamespace, state: tuple[int, int]
+) -> None:
+    scene.dom.now = state
+    scene.run()
+    assert scene.done == []
+    assert scene.err.getvalue() == (
+        "note: the guest 'web1' is in post-copy already: it runs on the destination, and the rest of its memory"
+        " follows from the source\n"
+    )
+
+
+@pytest.mark.parametrize(
+    "state, look",
+    [
+        (FAILED_HERE, "virsh -c x:/// domjobinfo web1"),
+        (FAILED_THERE, "look at its domjobinfo on the source"),
+    ],
+)
+def test_broken_guest_is_told_of_and_nothing_sent(
+    scene: SimpleNamespace, state: tuple[int, int], look: str
+) -> None:
+    scene.dom.now = state
+    with pytest.raises(PostcopyBroken) as caught:
+        scene.run()
+    assert scene.done == [] and caught.value.guest == "split"
+    text = str(caught.value)
+    assert "split, its newest memory on the destination, the rest on the source" in text
+    assert "destroy, resume and reset neither half" in text
+    assert look in text and "postcopy-recover" in text
+
+
+def refuse_and_become(scene: SimpleNamespace, state: tuple[int, int]) -> None:
+    def call() -> None:
+        scene.dom.now = state
+        raise LibvirtError("no", side="source")
+
+    scene.call = call
+
+
+def test_switch_that_was_faster_than_the_request(scene: SimpleNamespace) -> None:
+    refuse_and_become(scene, SPLIT_HERE)
+    scene.run()
+    assert "is in post-copy already" in scene.err.getvalue()
+
+
+def test_guest_that_breaks_during_the_request(scene: SimpleNamespace) -> None:
+    refuse_and_become(scene, FAILED_HERE)
+    with pytest.raises(PostcopyBroken):
+        scene.run()
+
+
+def test_guest_that_has_ended_here_is_not_to_be_started(scene: SimpleNamespace) -> None:
+    refuse_and_become(scene, SHUT_OFF)
+    with pytest.raises(LibvirtError) as caught:
+        scene.run()
+    assert str(caught.value) == (
+        "source: domain 'web1' does not run on x:///: there is nothing to switch (if it was migrating, look for it on"
+        " the other host, and destroy nothing before you have found it)"
+    )
+
+
+def test_bug_is_not_hidden_by_where_the_guest_is(scene: SimpleNamespace) -> None:
+    def call() -> None:
+        scene.dom.now = SHUT_OFF
+        raise RuntimeError("bug")
+
+    scene.call = call
+    with pytest.raises(RuntimeError):
         scene.run()
 
 

@@ -56,8 +56,27 @@ def test_message_begins_on_a_line_of_its_own() -> None:
 
 def test_line_never_wraps() -> None:
     err = Tty()  # no file behind it: 80 columns
-    Terminal(io.StringIO(), err).rewrite("x" * 200)
+    terminal = Terminal(io.StringIO(), err)
+    terminal.rewrite("x" * 200)
     assert err.getvalue() == "\r" + "x" * 79
+    assert terminal.columns == 79
+
+
+def test_words_after_an_interrupt_begin_below_its_echo() -> None:
+    err = Tty()
+    terminal = Terminal(io.StringIO(), err)
+    terminal.interrupt()
+    terminal.say("aborting")
+    terminal.rewrite("50 %")
+    terminal.interrupt()
+    terminal.say("still aborting")
+    assert err.getvalue() == "\naborting\n\r50 %\nstill aborting\n"
+
+
+def test_nothing_is_echoed_where_there_is_no_terminal() -> None:
+    err = io.StringIO()
+    Terminal(io.StringIO(), err).interrupt()
+    assert err.getvalue() == ""
 
 
 def test_closed_and_broken_streams_are_no_error() -> None:
@@ -67,5 +86,6 @@ def test_closed_and_broken_streams_are_no_error() -> None:
         terminal = Terminal(stream, stream)
         terminal.print("x")
         terminal.rewrite("y")
+        terminal.interrupt()
         terminal.say("z")
         assert not terminal.is_interactive

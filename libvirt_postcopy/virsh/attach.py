@@ -1,0 +1,205 @@
+"""``postcopy-attach``: goes on with a migration that somebody else has started, or only watches it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+
+from libvirt_postcopy import takeover
+from libvirt_postcopy.api import RECOVER, Job
+from libvirt_postcopy.constants import ErrorNumber
+from libvirt_postcopy.errors import (
+    LibvirtError,
+    MigrationError,
+    PostcopyBroken,
+    PostcopyError,
+    StateError,
+)
+from libvirt_postcopy.events import Half, Place
+from libvirt_postcopy.journal import entries, safe_uri
+from libvirt_postcopy.policy import Manual, Policy, parse
+from libvirt_postcopy.vir import calls
+from libvirt_postcopy.vir.events import ensure_event_loop
+from libvirt_postcopy.vir.protocols import Connection, Domain
+from libvirt_postcopy.virsh.daemon import connect, find_domain, guest_on_source, uri_of
+from libvirt_postcopy.virsh.grammar import Globals, Value
+from libvirt_postcopy.virsh.interrupts import Signals, easily_interrupted
+from libvirt_postcopy.virsh.migrate import Watch
+from libvirt_postcopy.virsh.plan import make_plan, patience
+from libvirt_postcopy.virsh.progress import Progress
+from libvirt_postcopy.virsh.split import look_command
+from libvirt_postcopy.virsh.terminal import Terminal
+from libvirt_postcopy.virsh.texts import LeftAlone, Texts
+
+__all__ = ["follow", "run"]
+
+
+def run(
+    given: Mapping[str, Value], options: Globals, terminal: Terminal, signals: Signals
+) -> None:
+    """Attach, and stay until the end or until the user leaves.
+
+    :raises PostcopyError: What has become of it if it did not come to its end; text for the operator.
+    """
+    spec = given.get("postcopy-policy")
+    policy = None if spec is None else parse(str(spec))
+    follow(given, options, terminal, signals, policy=policy)
+
+
+def follow(
+    given: Mapping[str, Value],
+    options: Globals,
+    terminal: Terminal,
+    signals: Signals,
+    *,
+    policy: Policy | None = None,
+    only_broken: bool = False,
+) -> None:
+    """Attach to a domain's migration and watch it.
+
+    :param only_broken: Refuse one that has not broken.
+    """
+    patience_s = patience(str(given.get("postcopy-recover", RECOVER)))
+    with easily_interrupted():
+        calls.silence_libvirt()
+        ensure_event_loop()  # only connections opened after it deliver events
+        connection = connect(options, for_call="virDomainMigrateStartPostCopy")
+        dom = _find(connection, str(given["domain"]))
+        texts = _texts(given, dom)
+        progress = Progress(terminal, is_verbose="verbose" in given)
+    signals.catch()
+    try:
+        if only_broken:
+            takeover.require_broken(dom)
+        job = takeover.attach(
+            dom,
+            texts.destination,
+            policy=Manual() if only_broken else policy,
+            recover=patience_s,
+            shadow="shadow" in given,
+            observer=progress.see,
+        )
+    except StateError as error:
+        raise _refusal(error, dom) from error
+    try:
+        _Onlooker(job, progress, signals, texts, terminal).wait()
+    except LeftAlone:
+        raise
+    except MigrationError as error:
+        is_back = error.guest == Place.SOURCE
+        raise texts.of(
+            error, progress.seen, guest_on_source(dom) if is_back else ""
+        ) from error
+
+
+def _find(connection: Connection, name: str) -> Domain:
+    try:
+        return find_domain(connection, name)
+    except LibvirtError as error:
+        if error.code == ErrorNumber.VIR_ERR_NO_DOMAIN:
+            error.cure = _last_seen(name, uri_of(connection))
+        raise
+
+
+def _last_seen(name: str, uri: str) -> str:
+    """Where a domain has gone, by the journals."""
+    here = safe_uri(uri)
+    for entry in entries():
+        facts = entry.facts
+        is_it = name in (facts.name, facts.uuid) and facts.source == here
+        if is_it and facts.destination:
+            look = look_command(facts.destination, name)
+            return f"its last migration from here went to {facts.destination}; look there: {look}"
+    return "attach on the source; if it was migrating from here, look for it on the other host"
+
+
+def _refusal(error: StateError, dom: Domain) -> PostcopyError:
+    """What is refused of a split guest ends with the status of one."""
+    if calls.half(dom) not in (Half.SPLIT, Half.SPLIT_FAILED):
+        return error
+    return PostcopyBroken(
+        f"{error.what}; the guest is split: destroy, resume and reset neither half",
+        side=error.side,
+        cure=error.cure,
+    )
+
+
+def _texts(given: Mapping[str, Value], dom: Domain) -> _Texts:
+    """Words for this migration, with the destination that was named or is in the journal."""
+    named = given.get("desturi")
+    entry = None if named is not None else takeover.left_behind(dom).entry
+    known = str(named) if entry is None else entry.facts.destination
+    destination = known if named is not None or entry is not None else None
+    like: dict[str, Value] = {"live": True, "postcopy": True, "domain": given["domain"]}
+    like["desturi"] = destination or _UNKNOWN
+    if entry is not None and entry.facts.is_peer2peer:
+        like["p2p"] = True
+    return _Texts(like, uri_of(dom.connect()), destination)
+
+
+_UNKNOWN = "DESTURI"
+
+
+class _Texts(Texts):
+    """Words for a migration that was not started here.
+
+    :param destination: None where it is not known.
+    """
+
+    def __init__(
+        self, given: Mapping[str, Value], source: str, destination: str | None
+    ) -> None:
+        super().__init__(make_plan(given), given, source)
+        self.destination = destination
+
+    def left(self, guest: Place) -> LeftAlone:
+        """The user left."""
+        if guest is Place.SPLIT:
+            return self.left_split()
+        name = self.plan.domain
+        job_info = shlex.join(["virsh", "-c", self._source, "domjobinfo", name])
+        return LeftAlone(
+            f"left the migration of '{name}' to itself, and it goes on; the guest is on the source until the switch",
+            guest="unknown",
+            cure=f"look: {job_info}",
+        )
+
+    def _halves(self) -> str:
+        if self.destination is not None:
+            return super()._halves()
+        return (
+            f"the guest '{self.plan.domain}' is split, its newest memory on the destination,"
+            f" the rest on {self._source}: destroy, resume and reset neither half"
+        )
+
+    def _unknown(self) -> str:
+        if self.destination is not None:
+            return super()._unknown()
+        return (
+            f"it cannot be told where the guest '{self.plan.domain}' is, or whether its migration goes on:"
+            f" destroy it neither on {self._source} nor on its destination"
+        )
+
+    def _resume_command(self) -> str:
+        words = ["virsh-postcopy", "-c", self._source, "postcopy-recover"]
+        return shlex.join([*words, self.plan.domain, self.plan.destination])
+
+
+class _Onlooker(Watch):
+    """Ctrl-C leaves: what somebody else has started is never aborted."""
+
+    def __init__(
+        self,
+        job: Job,
+        progress: Progress,
+        signals: Signals,
+        texts: _Texts,
+        terminal: Terminal,
+    ) -> None:
+        super().__init__(job, progress, signals, texts, terminal)
+        self._words = texts
+
+    def _answer(self) -> None:
+        if self._signals.take():
+            self._terminal.interrupt()
+            raise self._words.left(self._job.guest)
