@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from types import TracebackType
 
 from scenes.stage import VENV
 
-__all__ = ["URI", "Typed", "migrate", "virsh_postcopy"]
+__all__ = [
+    "URI",
+    "Typed",
+    "migrate",
+    "press_ctrl_c_on_a_terminal",
+    "virsh_postcopy",
+]
 
 URI = "qemu+tcp://b/system"
 
@@ -37,12 +47,49 @@ def migrate(
     return virsh_postcopy("migrate", *options, name, uri)
 
 
-class Typed:
-    """A ``migrate`` that is under way, its words on stderr, and a hand on Ctrl-C."""
+def press_ctrl_c_on_a_terminal(
+    options: Sequence[str], name: str = "busy"
+) -> tuple[int, str]:
+    """Run ``migrate`` on a terminal and press Ctrl-C as soon as its job is there."""
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(_PROGRAM[0], [*_PROGRAM, "migrate", *options, name, URI])
+    try:
+        _wait_for_job(name)
+        os.write(terminal, b"\x03")
+        text = "".join(_read_all(terminal))
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        os.close(terminal)
+        status = os.waitpid(child, 0)[1]
+    return os.waitstatus_to_exitcode(status), text
 
-    def __init__(self, options: Sequence[str], name: str = "busy") -> None:
+
+def _wait_for_job(name: str) -> None:
+    deadline = time.monotonic() + 30
+    while "Data processed" not in virsh_postcopy("domjobinfo", name).stdout:
+        assert time.monotonic() < deadline, "no migration has begun"
+
+
+def _read_all(terminal: int) -> Iterator[str]:
+    with suppress(OSError):  # EIO: nobody holds its other end any more
+        while content := os.read(terminal, 4096):
+            yield content.decode()
+
+
+class Typed:
+    """A ``migrate`` that is under way, its words on stderr, and a hand on Ctrl-C.
+
+    :param verb: Another command that takes a domain and the destination.
+    """
+
+    def __init__(
+        self, options: Sequence[str], name: str = "busy", verb: str = "migrate"
+    ) -> None:
         self._process = subprocess.Popen(
-            [*_PROGRAM, "migrate", *options, name, URI],
+            [*_PROGRAM, verb, *options, name, URI],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -24,6 +24,15 @@ def pytest_report_header() -> str:
     return f"libvirt {number // 1000000}.{number // 1000 % 1000}.{number % 1000}"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def state_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Journals are not written to the home of whoever runs the tests."""
+    path = tmp_path_factory.mktemp("state")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(path))
+        yield path
+
+
 @pytest.fixture(scope="session")
 def lab() -> Lab:
     if "LIBVIRT_POSTCOPY_LAB_DIR" not in os.environ:

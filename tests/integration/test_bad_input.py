@@ -14,6 +14,8 @@ from scenes.stage import Stage
 Check = Callable[[], None]
 POSTCOPY = ["--live", "--postcopy", "--postcopy-after-precopy"]
 
+RUNS = "; the guest runs on the source ("
+
 WRONG = [
     pytest.param([*POSTCOPY, "--bogus"], URI, ["--bogus"], id="wrong option"),
     pytest.param(
@@ -25,13 +27,13 @@ WRONG = [
     pytest.param(
         ["--live", "--postcopy-after", "soon"],
         URI,
-        ["postcopy-after"],
-        id="not a number",
+        ["invalid postcopy-after parameter", "write 30, 30s"],
+        id="not a duration",
     ),
     pytest.param(
         POSTCOPY,
         "qemu+tcp://nowhere/system",
-        ["destination", "nowhere", "check the name"],
+        ["destination", "nowhere", RUNS, "check the name"],
         id="unknown host",
     ),
     pytest.param(
@@ -56,7 +58,40 @@ WRONG = [
         [*POSTCOPY, "--p2p", "--tunnelled"], URI, ["tunnelled", "--tls"], id="tunnelled"
     ),
     pytest.param(["--offline", "--postcopy"], URI, ["offline"], id="offline"),
-    pytest.param([*POSTCOPY, "--suspend"], URI, ["suspend"], id="paused"),
+    pytest.param([*POSTCOPY, "--suspend"], URI, ["and --suspend do"], id="paused"),
+    pytest.param(
+        POSTCOPY, "b/system", ["driver name", "qemu+ssh://b/system"], id="no driver"
+    ),
+    pytest.param(
+        [*POSTCOPY, "--migrateuri", "tcp://nowhere"],
+        URI,
+        ["source", "nowhere", RUNS, "--migrateuri tcp://address"],
+        id="migration to an unknown host",
+    ),
+    pytest.param(
+        [*POSTCOPY, "--migrateuri", "b"],
+        URI,
+        ["missing scheme", RUNS, "--migrateuri tcp://"],
+        id="migration URI without a scheme",
+    ),
+    pytest.param(
+        [*POSTCOPY, "--tls"],
+        URI,
+        ["destination: no TLS certificates", RUNS, "server-cert.pem"],
+        id="no TLS certificates",
+    ),
+    pytest.param(
+        POSTCOPY,
+        "qemu+tls://b/system",
+        ["client: cannot read CA certificate", RUNS, "qemu+ssh"],
+        id="no TLS certificates of the client",
+    ),
+    pytest.param(
+        [*POSTCOPY, "--p2p"],
+        "qemu+tls://b/system",
+        ["source: cannot read CA certificate", RUNS, "qemu+ssh"],
+        id="no TLS certificates of the source's daemon",
+    ),
     pytest.param(["--postcopy"], URI, ["--live"], id="not live"),
     pytest.param(
         [*POSTCOPY, "--parallel"],

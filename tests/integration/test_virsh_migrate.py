@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 from collections.abc import Callable
 
 import pytest
-from commands import Typed, migrate, virsh_postcopy
+from commands import URI, Typed, migrate, press_ctrl_c_on_a_terminal, virsh_postcopy
+from observers import Awaited
 
+import libvirt_postcopy as postcopy
+from labkit import Lab
+from libvirt_postcopy.events import Resumed, Side
 from scenes.stage import Stage
 
 Check = Callable[[], None]
@@ -21,6 +27,7 @@ SLOW = ["--live", "--postcopy", "--postcopy-bandwidth", "8", "--verbose"]
         ["--postcopy", "--postcopy-after-precopy", "--p2p"],
         ["--enable-postcopy", "--postcopy-after", "1"],
         ["--postcopy-after", "0"],
+        ["--postcopy-after", "900ms"],
         ["--postcopy", "--timeout", "1", "--timeout-postcopy"],
         ["--postcopy-policy", "after:10m|after-precopy"],
     ],
@@ -50,7 +57,65 @@ def test_switch_by_hand_without_a_migration(stage: Stage, stayed: Check) -> None
     done = virsh_postcopy("migrate-start-postcopy", stage.name)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
+    assert "start with migrate --live --postcopy" in done.stderr
     stayed()
+
+
+def test_switch_by_hand_of_a_guest_that_has_switched(
+    stage: Stage, moved: Check
+) -> None:
+    stage.start()
+    with Typed([*SLOW, "--postcopy-after-precopy"]) as typed:
+        typed.wait_for("post-copy, guest on destination")
+        done = virsh_postcopy("migrate-start-postcopy", stage.name)
+        code, text = typed.end()
+    assert (done.returncode, done.stdout) == (0, "\n")
+    assert "is in post-copy already" in done.stderr
+    assert code == 0, text
+    moved()
+
+
+def test_broken_guest_is_told_of_by_whatever_is_typed(stage: Stage) -> None:
+    arrived = Awaited(Resumed, lambda seen: seen.side is Side.DESTINATION)
+    job = postcopy.start(
+        stage.start(),
+        URI,
+        policy="after:0",
+        params={"bandwidth.postcopy": 16},
+        observer=arrived,
+        recover="never",
+    )
+    arrived.wait()
+    assert stage.lab.break_migrations() > 0
+    with pytest.raises(postcopy.PostcopyBroken):
+        job.wait(60)
+    for done in (
+        virsh_postcopy("migrate-start-postcopy", stage.name),
+        migrate("--live", "--postcopy"),
+    ):
+        assert done.returncode == 3
+        assert "is split, its newest memory on the destination" in done.stderr
+        assert "destroy, resume and reset neither half" in done.stderr
+    done = virsh_postcopy("migrate-start-postcopy", stage.name, "--strict-exit")
+    assert done.returncode == 1
+    command = re.search(r"look: (virsh .*?): ", done.stderr)
+    assert command, done.stderr
+    looked = subprocess.run(
+        shlex.split(command[1]), capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "Memory remaining" in looked.stdout
+    assert stage.active_on() == ["a", "b"]
+
+
+def test_plain_precopy_with_strict_exit(
+    stage: Stage, network: Lab, moved: Check
+) -> None:
+    stage.start()
+    network.unlimit()
+    done = migrate("--live", "--strict-exit", "--verbose")
+    assert done.returncode == 0
+    assert "completed as pre-copy" in done.stderr
+    moved()
 
 
 def test_progress_shows_both_phases_and_the_figures(stage: Stage, moved: Check) -> None:
@@ -59,13 +124,21 @@ def test_progress_shows_both_phases_and_the_figures(stage: Stage, moved: Check) 
     assert done.returncode == 0
     moved()
     assert re.search(r"Migration: \[.*pre-copy pass 1", done.stderr)
-    assert re.search(r"Migration: \[.*post-copy, .*remaining", done.stderr)
-    last = done.stderr.strip().splitlines()[-1]
-    for word in ("downtime", "1 pass", "the first pass is done", "page request"):
-        assert word in last
+    assert re.search(r"Migration: \[.*post-copy, guest on destination", done.stderr)
+    last = done.stderr.strip().splitlines()[-3:]
+    assert max(map(len, last)) < 80
+    took, switch, amount = last
+    assert re.fullmatch(
+        r"Migrated in .* s: downtime \d+ ms, switched after 1 pass", took
+    )
+    assert "the first pass is done" in switch and "page request" in amount
+    total, switched = (
+        float(line.split(" s")[0].split()[-1]) for line in (took, switch)
+    )
+    assert switched < total
     sent = {
         phase: float(mib)
-        for phase, mib in re.findall(r"(pre-copy|post-copy) ([\d.]+) MiB", last)
+        for mib, phase in re.findall(r"([\d.]+) MiB in (pre-copy|post-copy)", amount)
     }
     assert 115 < sent["pre-copy"] < 200
     assert 10 < sent["post-copy"] < 100
@@ -88,7 +161,7 @@ def test_ctrl_c_after_the_switch_explains_and_goes_on(
 ) -> None:
     stage.start()
     with Typed([*SLOW, "--postcopy-after-precopy"]) as typed:
-        typed.wait_for("post-copy, .*remaining")
+        typed.wait_for("post-copy, guest on destination")
         typed.press_ctrl_c()
         typed.wait_for("split")
         code, text = typed.end()
@@ -104,7 +177,7 @@ def test_second_ctrl_c_detaches_and_the_migration_ends_by_itself(
     origin = stage.collector.running
     assert origin is not None
     with Typed([*SLOW, "--postcopy-after-precopy", *options]) as typed:
-        typed.wait_for("post-copy, .*remaining")
+        typed.wait_for("post-copy, guest on destination")
         typed.press_ctrl_c()
         typed.wait_for("split")
         typed.press_ctrl_c()
@@ -112,6 +185,19 @@ def test_second_ctrl_c_detaches_and_the_migration_ends_by_itself(
     assert code == 3, text
     stage.wait_until_only_on("b", 60)
     moved()
+
+
+def test_ctrl_c_on_a_terminal_is_answered_on_a_line_of_its_own(
+    stage: Stage, stayed: Check
+) -> None:
+    stage.start()
+    code, text = press_ctrl_c_on_a_terminal(["--live", "--postcopy"])
+    assert code == 1
+    lines = text.splitlines()
+    assert lines[0] == "^C"
+    assert lines[1].startswith("aborting")
+    assert lines[-2:] == ["error: migration aborted: the guest runs on the source", ""]
+    stayed()
 
 
 def test_everything_else_is_virsh_itself(stage: Stage) -> None:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from labkit import Lab
 
-__all__ = ["DOMAIN", "TOOL", "leftovers", "start_domain", "tool", "wait_for"]
+__all__ = ["DOMAIN", "TOOL", "leftovers", "start_domain", "tool"]
 
 TOOL = Path(__file__).parents[2] / "tools/lab"
 
@@ -62,11 +60,3 @@ def leftovers(folder: Path) -> list[str]:
         if f"{folder}/" in mounts or f"labkit.holder {folder} " in command:
             found.append(f"{process.name}: {command}")
     return found
-
-
-def wait_for(condition: Callable[[], bool], timeout: float = 10) -> None:
-    """Wait for what sends no event, but not for ever."""
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -10,11 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from lab_helpers import TOOL, leftovers, start_domain, wait_for
+from lab_helpers import TOOL, leftovers, start_domain
 
 from labkit import Host, Lab, LabError, NoRootError, NotUpError, ToolError
+from waiting import wait_until
 
 pytestmark = pytest.mark.root
+
+BOUND_S = 10
+
+UNPRIVILEGED_USERFAULTFD = Path("/proc/sys/vm/unprivileged_userfaultfd")
 
 
 def inside(host: Host, *words: str) -> str:
@@ -60,7 +66,11 @@ def test_machines_files_and_cgroups_are_left_alone(lab: Lab, domain: str) -> Non
 def test_orphans_are_reaped(lab: Lab) -> None:
     host = lab.host("a")
     host.run(["setsid", "--fork", "true"])
-    wait_for(lambda: "Z" not in host.run(["ps", "-e", "-o", "stat="]).stdout)
+    wait_until(
+        lambda: "Z" not in host.run(["ps", "-e", "-o", "stat="]).stdout,
+        "the orphan reaped",
+        BOUND_S,
+    )
     assert "libvirtd" not in host.run(["cat", "/proc/1/cmdline"]).stdout
 
 
@@ -100,7 +110,28 @@ def test_failed_command_names_host_and_reason(lab: Lab) -> None:
 def test_command_is_killed_at_its_time_limit(lab: Lab, name: str) -> None:
     with pytest.raises(subprocess.TimeoutExpired):
         lab.host(name).run(["sleep", "987"], timeout=0.5)
-    wait_for(lambda: not [p for p in leftovers(lab.folder.path) if "sleep 987" in p])
+    wait_until(
+        lambda: not [p for p in leftovers(lab.folder.path) if "sleep 987" in p],
+        "sleep gone",
+        BOUND_S,
+    )
+
+
+@pytest.mark.parametrize("name", ["a", "client"])
+def test_command_whose_reader_goes_away_ends_without_a_word(
+    lab: Lab, name: str
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, str(TOOL), "exec", name, "yes"],
+        env={**os.environ, "LIBVIRT_POSTCOPY_LAB_DIR": str(lab.folder.path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        assert command.stdout and command.stderr
+        assert command.stdout.readline() == "y\n"
+        command.stdout.close()
+        assert command.stderr.read() == ""
 
 
 def test_unknown_host_is_refused_with_the_known_ones(lab: Lab) -> None:
@@ -176,14 +207,16 @@ def test_daemon_comes_back_after_the_time_given(lab: Lab, qemu_pid: str) -> None
     began = time.monotonic()
     host.kill_daemon(0.5)
     assert host.daemon()["running"] is False
-    wait_for(lambda: bool(host.daemon()["running"]))
+    wait_until(lambda: bool(host.daemon()["running"]), "libvirtd up", BOUND_S)
     assert 0.4 < time.monotonic() - began < 2
 
 
 def test_daemon_that_crashes_by_itself_comes_back(lab: Lab, qemu_pid: str) -> None:
     host = lab.host("a")
     host.run(["pkill", "-SEGV", "-x", "libvirtd"])
-    wait_for(lambda: host.daemon()["last_end"] == "signal 11")
+    wait_until(
+        lambda: host.daemon()["last_end"] == "signal 11", "the crash noticed", BOUND_S
+    )
     host.wait_ready()
 
 
@@ -223,9 +256,26 @@ def test_host_can_be_added_and_removed(lab: Lab, domain: str) -> None:
     lab.remove_host("c")
 
 
-def test_host_with_an_ordinary_user_refuses_post_copy(lab: Lab, domain: str) -> None:
-    if Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip() == "1":
-        pytest.skip("vm.unprivileged_userfaultfd is 1")
+@pytest.fixture
+def no_unprivileged_userfaultfd() -> Iterator[None]:
+    """The kernel's default, also on a machine whose owner has changed it."""
+    before = UNPRIVILEGED_USERFAULTFD.read_text()
+    if before.strip() == "0":
+        yield
+        return
+    try:
+        UNPRIVILEGED_USERFAULTFD.write_text("0")
+    except OSError as error:
+        pytest.fail(f"{error}; run sysctl vm.unprivileged_userfaultfd=0")
+    try:
+        yield
+    finally:
+        UNPRIVILEGED_USERFAULTFD.write_text(before)
+
+
+def test_host_with_an_ordinary_user_refuses_post_copy(
+    lab: Lab, domain: str, no_unprivileged_userfaultfd: None
+) -> None:
     lab.add_host("weak", unprivileged=True)
     try:
         with pytest.raises(ToolError, match="Postcopy is not supported"):

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from lab_helpers import wait_for
 
 from labkit import Lab, LabError
+from waiting import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -157,8 +157,8 @@ def test_cut_host_can_still_be_asked(lab: Lab) -> None:
 
 def test_break_kills_both_ends_of_migrations_only(lab: Lab) -> None:
     with stream(lab, MIGRATION_PORT) as flow, stream(lab, OTHER_PORT) as other:
-        wait_for(lambda: _established(lab, MIGRATION_PORT))
-        wait_for(lambda: _established(lab, OTHER_PORT))
+        _wait_until_established(lab, MIGRATION_PORT)
+        _wait_until_established(lab, OTHER_PORT)
         # The reset that the first end sends may have been as quick as we are.
         assert lab.break_migrations() in (1, 2)
         flow.source.wait(5)
@@ -169,11 +169,15 @@ def test_break_kills_both_ends_of_migrations_only(lab: Lab) -> None:
 
 def test_break_works_while_the_link_is_cut(lab: Lab) -> None:
     with stream(lab, MIGRATION_PORT) as flow:
-        wait_for(lambda: _established(lab, MIGRATION_PORT))
+        _wait_until_established(lab, MIGRATION_PORT)
         lab.cut("a")
         assert lab.break_migrations() == 2
         flow.source.wait(5)
         flow.sink.wait(5)
+
+
+def _wait_until_established(lab: Lab, port: int) -> None:
+    wait_until(lambda: _established(lab, port), f"a connection to port {port}", 10)
 
 
 def _established(lab: Lab, port: int) -> bool:

@@ -12,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
-from lab_helpers import TOOL, leftovers, start_domain, tool, wait_for
+from lab_helpers import TOOL, leftovers, start_domain, tool
 
 from labkit import Host, Lab, LabError, NotUpError
+from waiting import wait_until
 
 pytestmark = pytest.mark.root
 
@@ -104,24 +105,47 @@ def test_foreign_folder_is_neither_used_nor_emptied(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["thesis.tex"]
 
 
-@pytest.mark.parametrize("delay", [0.05, 0.15, 0.2, 0.25, 0.3, 0.4])
-def test_interrupted_up_undoes_itself(folder: Path, delay: float) -> None:
-    up = started_by_hand(folder)
-    time.sleep(delay)
-    os.killpg(up.pid, signal.SIGINT)
-    if up.wait(10) == 0:
-        pytest.skip("was quicker than the signal")
-    wait_for(lambda: leftovers(folder) == [], timeout=1)
+@pytest.fixture(scope="module")
+def up_s(tmp_path_factory: pytest.TempPathFactory) -> float:
+    """How long `up` takes on this machine, now."""
+    folder = tmp_path_factory.mktemp("timed") / "lab"
+    began = time.monotonic()
+    assert started_by_hand(folder).wait(30) == 0
+    took_s = time.monotonic() - began
+    Lab(folder).down()
+    return took_s
 
 
-@pytest.mark.parametrize("delay", [0.05, 0.15, 0.2, 0.25, 0.3, 0.4])
-def test_killed_up_leaves_no_process(folder: Path, delay: float) -> None:
-    up = started_by_hand(folder)
-    time.sleep(delay)
-    os.killpg(up.pid, signal.SIGKILL)
-    if up.wait(10) == 0:
-        pytest.skip("was quicker than the signal")
-    wait_for(lambda: set(leftovers(folder)) <= {str(folder)})
+def stop_midway(folder: Path, delay_s: float, number: signal.Signals) -> None:
+    """Send a signal to an `up` under way; to a later one sooner if it was too late."""
+    for _ in range(10):
+        up = started_by_hand(folder)
+        try:
+            up.wait(delay_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(up.pid, number)
+            if up.wait(10) != 0:
+                return
+        assert up.returncode == 0
+        Lab(folder).down()
+        delay_s *= 0.8
+    pytest.fail(f"up was quicker than the signal each time, at last {delay_s:.3f} s")
+
+
+SHARES = [0.1, 0.3, 0.5, 0.65, 0.8, 0.95]
+"""Of the time that `up` takes."""
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_interrupted_up_undoes_itself(folder: Path, up_s: float, share: float) -> None:
+    stop_midway(folder, share * up_s, signal.SIGINT)
+    wait_until(lambda: leftovers(folder) == [], "nothing left", 1)
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_killed_up_leaves_no_process(folder: Path, up_s: float, share: float) -> None:
+    stop_midway(folder, share * up_s, signal.SIGKILL)
+    wait_until(lambda: set(leftovers(folder)) <= {str(folder)}, "no process left", 10)
     Lab(folder).down()
     assert leftovers(folder) == []
 
@@ -131,7 +155,7 @@ def test_up_clears_what_a_crash_has_left(folder: Path) -> None:
     lab.up()
     for name in ("a", "client"):
         lab.host(name).holder.kill()
-    wait_for(lambda: not lab.host("a").node.is_alive())
+    wait_until(lambda: not lab.host("a").node.is_alive(), "host a gone", 10)
     assert not lab.is_up()
     with pytest.raises(NotUpError, match="host a is gone"):
         lab.host("a").run(["true"])

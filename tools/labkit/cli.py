@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from . import guest, verbs
 from .errors import LabError
 from .lab import Lab
+from .pipes import end_quietly
 from .plan import DEFAULT_HOSTS
 
 __all__ = ["main"]
@@ -135,8 +136,13 @@ def _interrupted(number: int, frame: object) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; ``--`` may stand before the command of `exec` and `virsh`.
 
-    :returns: 0 done; 1 failed, with a line that says why; 3 `status` of no lab.
+    :returns: 0 done; 1 failed, with a line that says why; 3 `status` of no lab; 141
+        if nobody reads what it prints.
     """
+    return end_quietly(lambda: _main(argv))
+
+
+def _main(argv: Sequence[str] | None) -> int:
     args = parser().parse_args(argv)
     if getattr(args, "command", None) and args.command[0] == "--":
         del args.command[0]

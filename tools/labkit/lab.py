@@ -232,6 +232,21 @@ class Lab:
         for host in self._some(names):
             network.unlimit(host.holder)
 
+    def swallow_migrations(self, names: Sequence[str] = ()) -> None:
+        """Make a black hole of the migration ports; libvirt's own connections are not touched."""
+        for host in self._some(names):
+            network.swallow(host.holder)
+
+    def pass_migrations(self, names: Sequence[str] = ()) -> None:
+        """Take the black hole away."""
+        for host in self._some(names):
+            network.unswallow(host.holder)
+
+    def give_up_after(self, retries: int) -> None:
+        """Let the hosts' TCP notice a dead link sooner; the setting is each host's own and goes with it."""
+        for host in self.hosts():
+            network.give_up_after(host.holder, retries)
+
     def rate(self, name: str) -> int | None:
         """The limit of a host in bytes per second, if it has one."""
         self._need_root_lab()

@@ -177,6 +177,32 @@ def unlimit(holder: Process) -> None:
         _tc(holder, ["qdisc del dev eth0 root"])
 
 
+def swallow(holder: Process) -> None:
+    """Drop what a host sends of migrations, and let everything else through; nobody is told.
+
+    :raises LabError: If the host has no limit, whose queue is what gets smaller than a packet.
+    """
+    if rate_of(holder) is None:
+        raise LabError("a black hole needs a limit first: lab limit RATE")
+    _tc(holder, ["qdisc change dev eth0 parent 1:1 handle 10: bfifo limit 1"])
+
+
+def unswallow(holder: Process) -> None:
+    """Let a host's migrations through again, at the speed they had."""
+    rate = rate_of(holder)
+    if rate is not None:
+        limit(holder, rate)
+
+
+KERNELS_OWN = 15
+"""The kernel's default for ``net.ipv4.tcp_retries2``: a quarter of an hour."""
+
+
+def give_up_after(holder: Process, retries: int) -> None:
+    """Set after how many unanswered retransmissions a host's TCP gives a connection up; see `KERNELS_OWN`."""
+    call(_inside(holder, "sysctl", "-q", "-w", f"net.ipv4.tcp_retries2={retries}"))
+
+
 def rate_of(holder: Process) -> int | None:
     """The limit of a host in bytes per second, to four digits; None without one."""
     # iproute2 6.1 has no JSON for this.

@@ -101,6 +101,8 @@ def _become(host: Host, argv: Sequence[str]) -> NoReturn:
     command = host.command(argv)
     # The command on the host gets Ctrl-C from the terminal itself; see Host.command.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Python ignores it, and the command would inherit that.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     os.execvp(command[0], command)
 
 

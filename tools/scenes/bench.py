@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from labkit import LabError
 from libvirt_postcopy.vir.calls import silence_libvirt
-from scenes import bench_switch
+from scenes import bench_faults, bench_switch
 from scenes.stage import own_lab
 
 __all__ = ["main"]
 
 FOLDER = "/run/libvirt-postcopy-bench"
 
-BENCHES = {"switch": bench_switch}
+BENCHES = {"faults": bench_faults, "switch": bench_switch}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,22 +26,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb = verbs.add_parser(name, help=(module.__doc__ or "").splitlines()[0])
         verb.add_argument("--runs", type=int, default=5, help="of each; default 5")
         verb.add_argument("--json", action="store_true", help="print all figures")
+        module.add_arguments(verb)
         verb.add_argument("--write", type=Path, help="also write the table there")
     args = parser.parse_args(argv)
     silence_libvirt()
     bench = BENCHES[args.verb]
-    try:
-        with own_lab(Path(FOLDER)) as lab:
-            figures = bench.measure(lab, args.runs)
-    except LabError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    with own_lab(Path(FOLDER)) as lab:
+        figures = bench.measure(lab, args)
     text = json.dumps(figures, indent=2) if args.json else bench.table(figures)
     print(text)
     if args.write:
         args.write.write_text(f"# {bench.TITLE}\n\n{bench.table(figures)}\n")
     return 0 if bench.is_good(figures) else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,6 +7,7 @@ the migration, as virsh does unless told otherwise.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -26,7 +27,7 @@ from labkit import Lab
 from libvirt_postcopy.features import version_text
 from scenes.stage import VENV, Stage
 
-__all__ = ["TITLE", "measure", "table", "is_good"]
+__all__ = ["TITLE", "add_arguments", "is_good", "measure", "table", "versions"]
 
 TITLE = "The switch: how fast it follows its condition"
 
@@ -56,8 +57,13 @@ _PASS = re.compile(
 Run = dict[str, float]
 
 
-def measure(lab: Lab, runs: int) -> dict[str, Any]:
-    """Let the clients take turns, ``runs`` each."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """This one has none of its own."""
+
+
+def measure(lab: Lab, args: argparse.Namespace) -> dict[str, Any]:
+    """Let the clients take turns, ``args.runs`` each."""
+    runs = args.runs
     lab.limit(LINK)
     results: dict[str, list[Run]] = {name: [] for name in CLIENTS}
     for number in range(1, runs + 1):
@@ -69,7 +75,7 @@ def measure(lab: Lab, runs: int) -> dict[str, Any]:
                 file=sys.stderr,
                 flush=True,
             )
-    return {"versions": _versions(lab), "link": LINK, "runs": results}
+    return {"versions": versions(lab), "link": LINK, "runs": results}
 
 
 def _migrate(lab: Lab, argv: Sequence[str]) -> Run:
@@ -129,7 +135,7 @@ def _peak_kib(pid: int) -> int:
     return int(found[1]) if found else 0
 
 
-def _versions(lab: Lab) -> dict[str, str]:
+def versions(lab: Lab) -> dict[str, str]:
     connection = libvirt.open(lab.host("a").uri)
     return {
         "libvirt": version_text(connection.getLibVersion()),

@@ -22,6 +22,8 @@ from guest import (
     write_image,
 )
 from labkit import Lab, LabError
+from libvirt_postcopy.vir.calls import is_alive
+from waiting import wait_until
 
 __all__ = ["Stage", "TOP", "VENV", "own_lab"]
 
@@ -126,13 +128,12 @@ class Stage:
 
     def wait_until_only_on(self, host: str, timeout: float) -> None:
         """Wait for the other host's QEMU to be gone; there is no event when nobody waits for the call."""
-        deadline = self.now() + timeout
-        while self.active_on() != [host]:
-            if self.now() > deadline:
-                raise TimeoutError(
-                    f"{self.name} is on {self.active_on()}, not {host} alone"
-                )
-            time.sleep(0.2)
+        wait_until(
+            lambda: self.active_on() == [host],
+            f"{self.name} on {host} alone",
+            timeout,
+            pause=0.2,
+        )
 
     def verify(self, host: str) -> MemoryReport:
         """Suspend the guest, compare every page, and resume it."""
@@ -164,7 +165,8 @@ class Stage:
 
     def connection(self, host: str) -> libvirt.virConnect:
         """A connection to a host's daemon that works wherever we run, cut off or not."""
-        if host not in self._connections:
+        known = self._connections.get(host)
+        if known is None or not is_alive(known):  # its daemon was killed
             self._connections[host] = libvirt.open(self.lab.host(host).uri)
         return self._connections[host]
 

@@ -1,0 +1,156 @@
+"""What becomes of the guest when something breaks, ours beside virsh's.
+
+Each cell of the matrix (``tests/faults``) is one migration with one fault at one moment; the tools take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from faults import TOOLS, Cell, Outcome, cells, run_cell
+from labkit import Lab
+from libvirt_postcopy.vir.events import ensure_event_loop
+from scenes.bench_switch import versions
+
+__all__ = ["TITLE", "add_arguments", "is_good", "measure", "table"]
+
+TITLE = "Faults: what becomes of the guest"
+
+OURS = "virsh-postcopy"
+LONGEST_BACK_S = 2.0
+"""Median from the end of a fault to the guest's next sign of life, where both QEMUs were paused."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of this bench alone."""
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="cells with this in their name"
+    )
+    parser.add_argument(
+        "--tool", choices=sorted(TOOLS), action="append", help="default: both"
+    )
+
+
+def measure(lab: Lab, args: argparse.Namespace) -> dict[str, Any]:
+    """Run each cell ``args.runs`` times with each tool."""
+    ensure_event_loop()
+    tools = [TOOLS[name] for name in args.tool or TOOLS]
+    rows = []
+    for cell in cells(args.only):
+        outcomes: dict[str, list[Outcome]] = {tool.name: [] for tool in tools}
+        for _ in range(args.runs):
+            for tool in tools:
+                outcome = run_cell(lab, tool, cell)
+                outcomes[tool.name].append(outcome)
+                print(f"{tool.name}: {cell}: {_word(outcome)}", file=sys.stderr)
+        rows.append(_row(cell, outcomes))
+    return {"versions": versions(lab), "runs": args.runs, "cells": rows}
+
+
+def _row(cell: Cell, outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:
+    return {
+        "moment": cell.moment.value,
+        "fault": cell.fault.name,
+        "can_survive": cell.can_survive,
+        "defect": cell.defect,
+        "outcomes": {
+            name: [
+                {**asdict(each), "runs": each.runs, "is_honest": each.is_honest}
+                for each in some
+            ]
+            for name, some in outcomes.items()
+        },
+    }
+
+
+def is_good(figures: Mapping[str, Any]) -> bool:
+    """Ours: whoever can survive does, and the exit status is never wrong."""
+    ours = [(row, each) for row in figures["cells"] for each in _of(row, OURS)]
+    return all(
+        each["is_honest"] and (each["runs"] or not row["can_survive"])
+        for row, each in ours
+    )
+
+
+def _of(row: Mapping[str, Any], tool: str) -> Sequence[Mapping[str, Any]]:
+    found: Sequence[Mapping[str, Any]] = row["outcomes"].get(tool, ())
+    return found
+
+
+def table(figures: Mapping[str, Any]) -> str:
+    """One row a cell, as Markdown."""
+    tools = [name for name in TOOLS if any(_of(row, name) for row in figures["cells"])]
+    text = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
+    titles = [title for name in tools for title in (name, "runs again after, s")]
+    lines = [
+        (
+            f"{figures['runs']} runs of each, taking turns. {text}. What is said is where the guest was afterwards and"
+            " the exit status; *runs again* is from the end of the fault to the guest's next sign of life, median"
+            " and worst, where it was silent. **Bold**: a guest that could have survived did not, or the exit"
+            " status is wrong."
+        ),
+        "",
+        "| moment | fault | " + " | ".join(titles) + " |",
+        "|---|---|" + "---|" * len(titles),
+    ]
+    for row in figures["cells"]:
+        found = [
+            cell
+            for name in tools
+            for cell in (_verdicts(row, _of(row, name)), _back(_of(row, name)))
+        ]
+        lines.append(
+            f"| {row['moment']} | {row['fault']} | " + " | ".join(found) + " |"
+        )
+    lines += _footnotes(figures["cells"])
+    return "\n".join(lines)
+
+
+def _verdicts(row: Mapping[str, Any], some: Sequence[Mapping[str, Any]]) -> str:
+    counted = Counter(
+        (_verdict(each), each["is_honest"] and (each["runs"] or not row["can_survive"]))
+        for each in some
+    )
+    return (
+        "; ".join(
+            (
+                f"{count} × {text if good else f'**{text}**'}"
+                if len(counted) > 1
+                else (text if good else f"**{text}**")
+            )
+            for (text, good), count in counted.items()
+        )
+        or "—"
+    )
+
+
+def _verdict(each: Mapping[str, Any]) -> str:
+    status = "hangs" if each["status"] is None else f"exit {each['status']}"
+    memory = {True: "", False: ", memory wrong", None: ""}[each["memory_ok"]]
+    return f"{each['guest']}{memory}, {status}"
+
+
+def _word(outcome: Outcome) -> str:
+    return _verdict(asdict(outcome))
+
+
+def _back(some: Iterable[Mapping[str, Any]]) -> str:
+    times = [each["back_s"] for each in some if each["back_s"] and each["runs"]]
+    if not times:
+        return "—"
+    return f"{statistics.median(times):.2f} ({max(times):.2f})"
+
+
+def _footnotes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    defects = [
+        f"{row['moment']}, {row['fault']}: {row['defect']}."
+        for row in rows
+        if row["defect"]
+    ]
+    return ["", *defects] if defects else []
