@@ -1,6 +1,7 @@
 """``python3 -m guest``: make an image, print domain XML, watch a heartbeat."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -17,6 +18,10 @@ def main(argv: Optional[Sequence[str]] = None, out: TextIO = sys.stdout) -> int:
     args = _parser().parse_args(argv)
     try:
         return int(args.run(args, out))
+    except BrokenPipeError:
+        # Whoever read it has enough; else Python would write the rest at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+        return 141
     except (ValueError, ToolsMissing, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

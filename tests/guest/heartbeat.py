@@ -99,13 +99,13 @@ class Collector:
 
     @property
     def lost(self) -> int:
-        """Beats that never came, over all connections."""
+        """Beats that never came, over all connections; exact after a message."""
         with self._changed:
             return self._journal.lost
 
     @property
     def repeated(self) -> int:
-        """Beats of ticks heard before: the guest went back in time."""
+        """Beats of ticks heard before, as of a guest that went back; exact after a message."""
         with self._changed:
             return self._journal.repeated
 
@@ -122,7 +122,7 @@ class Collector:
 
     @property
     def ticks(self) -> Optional[int]:
-        """Tick count of the last beat."""
+        """Tick count of the last beat; a guess if many were lost since the last message."""
         with self._changed:
             return self._journal.ticks
 
@@ -261,6 +261,16 @@ class Collector:
             return running if running is not None and running > origin else None
 
         return self._wait("the guest on another QEMU", timeout, moved)
+
+    def wait_for_message(self, timeout: float) -> None:
+        """Wait for one more message: from there on ticks, lost and repeated are exact."""
+        with self._changed:
+            goal = self._journal.messages + 1
+        self._wait(
+            "a message",
+            timeout,
+            lambda: True if self._journal.messages >= goal else None,
+        )
 
     def wait_until_heard(self, ticks: int, timeout: float) -> Optional[int]:
         """Wait for the beat of that tick and return the last tick heard.

@@ -55,13 +55,30 @@ class Stray:
     running: int  #: the newer connection
 
 
+@dataclass(frozen=True)
+class _Anchor:
+    """What was certain when the last message had come."""
+
+    tick: int = 0
+    beats: int = 0
+    lost: int = 0
+    repeated: int = 0
+
+
 class Journal:
     """All beats and messages of one guest.
 
     Beats count from the first complete message on: before it, the line may carry
-    what a firmware prints. A beat carries seven bits of its tick, so that of more
-    than 96 lost in a row the number is known only when the next message has come,
-    and then is a lower bound; some of them may show as repeated too.
+    what a firmware prints.
+
+    A listener that is not scheduled for some 0.15 s makes QEMU drop what does not fit
+    into the socket: beats are lost, and the guest is none the worse for it. A beat
+    carries seven bits of its tick. Of many lost in a row it does not tell how many,
+    and they may look like a guest that went back. So ``lost``, ``repeated`` and
+    ``ticks`` are a guess from one message to the next. A message, of which there are
+    ten a second, carries the whole tick: it puts right what was guessed since the
+    one before, and then they are exact, save that losses and repetitions between the
+    same two messages may cancel out.
     """
 
     def __init__(self) -> None:
@@ -78,6 +95,7 @@ class Journal:
         self._by_connection: dict[int, int] = {}
         self._tick: Optional[int] = None
         self._highest = 0
+        self._anchor = _Anchor()
         self._decoders: dict[int, Decoder] = {}
         self._last_byte: dict[int, int] = {}
         self._progress: list[tuple[float, Message]] = []
@@ -94,6 +112,11 @@ class Journal:
     @property
     def last_beat_time(self) -> Optional[float]:
         return self._times[-1] if self._times else None
+
+    @property
+    def messages(self) -> int:
+        """Complete messages of the guest that runs."""
+        return len(self._progress)
 
     @property
     def damaged(self) -> int:
@@ -158,13 +181,21 @@ class Journal:
             return
         tick = message.ticks + (beat - message.ticks) % BEAT_MODULUS
         if self._tick is None or begins:
+            # What was guessed across a reset means nothing.
+            self.lost, self.repeated = self._anchor.lost, self._anchor.repeated
             self._highest = tick
-        elif tick > self._tick:
-            self.lost += tick - self._tick
-            self._highest = max(self._highest, tick)
-        elif tick < self._tick:
-            self.repeated += self._tick - tick
+        elif tick != self._tick:
+            self._recount(tick)
         self._tick = tick
+        self._anchor = _Anchor(tick, self.beats, self.lost, self.repeated)
+
+    def _recount(self, tick: int) -> None:
+        """Replace what was guessed since the last message, which was wrong."""
+        anchor = self._anchor
+        missing = tick - anchor.tick - (self.beats - anchor.beats)
+        self.lost = anchor.lost + max(missing, 0)
+        self.repeated = anchor.repeated + max(-missing, 0)
+        self._highest = tick
 
     def longest_gaps(
         self,

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,10 +28,9 @@ from guest.damage import Damage
 from guest.heartbeat import GuestFault
 from guest.pattern import PATTERN_START
 from guest.verify import last_heard
+from waiting import wait_until
 
 QEMU = os.environ.get("QEMU") or shutil.which("qemu-system-x86_64")
-
-pytestmark = pytest.mark.skipif(QEMU is None, reason="qemu-system-x86_64 is missing")
 
 PARAMS = GuestParams(memory_mib=256, working_set_mib=128, rate_mib_s=200)
 
@@ -41,11 +41,12 @@ class Emulator:
     def __init__(
         self, name: str, folder: Path, *args: str, memory_mib: int = PARAMS.memory_mib
     ) -> None:
+        assert QEMU, "qemu-system-x86_64 is missing; run tools/setup"
         self.folder = folder
         monitor, self._gdb = folder / f"{name}.qmp", folder / f"{name}.gdb"
         self._log = log = folder / f"{name}.log"
         command = [
-            *(str(QEMU), "-machine", "pc", "-accel", "tcg", "-cpu", "qemu64"),
+            *(QEMU, "-machine", "pc", "-accel", "tcg", "-cpu", "qemu64"),
             *("-m", str(memory_mib), "-nodefaults", "-display", "none"),
             *("-drive", f"file={folder}/g.img,format=raw,readonly=on,if=floppy"),
             *("-chardev", f"socket,id=beat,path={folder}/beat"),
@@ -94,18 +95,24 @@ class Emulator:
 def _connect(
     path: Path, process: "subprocess.Popen[bytes]", log: Path
 ) -> socket.socket:
-    deadline = time.monotonic() + 20
-    while process.poll() is None and time.monotonic() < deadline:
+    def attempt() -> Optional[socket.socket]:
+        assert process.poll() is None, f"QEMU ended: {log.read_text()}"
         connection = socket.socket(socket.AF_UNIX)
         try:
             connection.connect(str(path))
-            return connection
         except OSError:
             connection.close()
-            time.sleep(0.02)
-    process.kill()
-    process.wait()
-    raise AssertionError(f"no connection to {path}: {log.read_text()}")
+            return None
+        return connection
+
+    try:
+        found = wait_until(attempt, f"a connection to {path}", 20)
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    assert found is not None
+    return found
 
 
 def _gdb_command(debugger: socket.socket, command: str) -> None:
@@ -144,6 +151,25 @@ def destination(
 
 
 def stop_and_verify(emulator: Emulator, collector: Collector) -> MemoryReport:
+    """Stop the guest and verify its memory; once more if beats were lost just then."""
+    for _ in range(4):
+        report = _stop_and_verify(emulator, collector)
+        if not report.lost_beats:
+            break
+        emulator.execute("cont")
+        collector.wait_for_message(30)
+    return report
+
+
+def assert_nothing_lost(collector: Collector) -> None:
+    """No beat was lost or repeated, save those that a listener coming late loses."""
+    collector.wait_for_message(30)
+    assert (collector.repeated, collector.boots) == (0, 1)
+    was_late = any(gap.bunch > 100 for gap in collector.longest_gaps(50))
+    assert collector.lost == 0 or was_late
+
+
+def _stop_and_verify(emulator: Emulator, collector: Collector) -> MemoryReport:
     emulator.execute("stop")
     read = pmemsave_reader(emulator.execute, folder=emulator.folder)
     heard = last_heard(read, collector)
@@ -166,7 +192,7 @@ def test_guest_fills_beats_and_dirties_at_its_rate(
         if best >= 1000:
             break
     assert best >= 1000
-    assert (collector.lost, collector.repeated, collector.boots) == (0, 0, 1)
+    assert_nothing_lost(collector)
 
 
 def test_memory_is_right_wherever_the_guest_stops(
@@ -181,6 +207,28 @@ def test_memory_is_right_wherever_the_guest_stops(
         source.execute("cont")
         collector.wait_for_beats(1000, 30)
     assert report.sweep > 1
+
+
+def test_beats_that_a_late_listener_lost_cast_no_doubt_on_memory(
+    source: Emulator, collector: Collector
+) -> None:
+    collector.wait_for_fill(60)
+    collector.wait_for_beats(1000, 30)
+    unsure = 0
+    for _ in range(8):
+        # QEMU has no room left for some 277 beats, and drops those after them.
+        with collector._changed:
+            threading.Event().wait(0.3)
+        collector.wait_for_beats(280, 30)
+        report = _stop_and_verify(source, collector)
+        unsure += bool(report.lost_beats)
+        assert not report.damage
+        source.execute("cont")
+        collector.wait_for_message(30)
+        assert collector.lost > 0
+        assert collector.repeated == 0
+    assert unsure > 0, "no stop came before the message that puts it right"
+    assert stop_and_verify(source, collector).ok
 
 
 def test_memory_is_right_during_the_fill(
@@ -216,10 +264,7 @@ def test_second_boot_is_seen(source: Emulator, collector: Collector) -> None:
     first = collector.last_message
     assert first is not None
     source.execute("system_reset")
-    deadline = time.monotonic() + 30
-    while collector.boots < 2 and time.monotonic() < deadline:
-        collector.wait_for_beats(1, 30)
-    assert collector.boots == 2
+    wait_until(lambda: collector.boots == 2, "the second boot", 30)
     second = collector.last_message
     assert second is not None
     assert second.seed != first.seed
@@ -245,7 +290,7 @@ def test_postcopy_keeps_memory_and_blackout_is_measured(
         f" longest gap before {quiet.length_s * 1000:.1f} ms"
     )
     assert 0 < blackout.length_s < end - start
-    assert (collector.lost, collector.repeated, collector.boots) == (0, 0, 1)
+    assert_nothing_lost(collector)
     assert not collector.strays
     report = stop_and_verify(destination, collector)
     assert report.ok, report
@@ -277,17 +322,14 @@ def test_guest_run_by_both_is_seen(
     collector.wait_for_move(origin, 30)
     wait_for_status(source, "completed")
     source.execute("cont")
-    deadline = time.monotonic() + 30
-    while not collector.strays and time.monotonic() < deadline:
-        collector.wait_for_beats(1, 30)
-    assert collector.strays
+    wait_until(lambda: collector.strays, "a beat of the source", 30)
     assert collector.strays[0].connection == origin
 
 
 def migrate_by_postcopy(source: Emulator, destination: Emulator, uri: str) -> None:
     begin_migration(source, destination, uri)
     # So that pages have been sent and dirtied again.
-    wait_for(lambda: _passes(source) >= 2, "a second pass")
+    wait_until(lambda: _passes(source) >= 2, "a second pass", 60)
     source.execute("migrate-start-postcopy")
 
 
@@ -308,11 +350,4 @@ def _passes(source: Emulator) -> int:
 
 
 def wait_for_status(source: Emulator, status: str) -> None:
-    wait_for(lambda: source.migration_status() == status, status)
-
-
-def wait_for(condition: Any, what: str, timeout: float = 60) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come"
-        time.sleep(0.05)
+    wait_until(lambda: source.migration_status() == status, status, 60)

@@ -17,10 +17,19 @@ ROOT = Path(libvirt_postcopy.__file__).parent
 FLOORS = (
     {"constants", "errors", "units"},
     {"events", "actions", "stats", "features"},
-    {"phases", "figures", "migration", "recovery", "policy", "governor", "domxml"},
-    {"vir", "qmp", "trace"},
+    {
+        "phases",
+        "figures",
+        "migration",
+        "recovery",
+        "shadow",
+        "policy",
+        "governor",
+        "domxml",
+    },
+    {"vir", "qmp", "trace", "journal"},
     {"drivers"},
-    {"api", "preflight", "install"},
+    {"api", "takeover", "preflight", "install"},
     {"programs"},
     {"virsh", "cli", "conformance", "report", "simulate", "bindings"},
 )
@@ -38,7 +47,7 @@ RESERVED = {
 
 #: All that floors 0 to 2 may import from outside: nothing that waits, reads a clock or touches a file.
 PURE = frozenset("""
-    __future__ abc collections copy dataclasses decimal enum fractions functools graphlib itertools json
+    __future__ abc collections contextlib copy dataclasses decimal enum fractions functools graphlib itertools json
     logging lxml math numbers operator re statistics string textwrap types typing xml
     """.split())  # noqa: SIM905
 

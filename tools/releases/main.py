@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from labkit.pipes import end_quietly
 from releases.aptconf import find_mirror
 from releases.cache import Cache
 from releases.errors import FetchError, Interrupted, NotCached, ReleasesError
@@ -243,6 +244,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signum, _interrupt)
     try:
         return verbs[args.verb](args, Cache())
+    except BrokenPipeError:
+        raise  # nobody is there to read about it
     except (ReleasesError, OSError) as error:
         _complain(error)
         return 130 if isinstance(error, Interrupted) else 1
@@ -253,4 +256,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """For the executable."""
-    sys.exit(main())
+    sys.exit(end_quietly(main))

@@ -1,6 +1,9 @@
+import fcntl
 import os
 import socket
 import stat
+import sys
+import termios
 import threading
 import time
 
@@ -9,6 +12,7 @@ import pytest
 from guest import Collector, HeartbeatTimeout
 from guest.heartbeat import GuestFault
 from guest.wire import Message, MessageType, encode
+from waiting import wait_until
 
 TIMEOUT = 10
 
@@ -28,6 +32,12 @@ class Qemu:
 
     def say(self, data):
         self.socket.sendall(data)
+
+    def unread(self):
+        """Bytes that the collector has not taken from the socket yet."""
+        return int.from_bytes(
+            fcntl.ioctl(self.socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder
+        )
 
     def beats(self, *ticks):
         self.say(bytes(tick % 128 for tick in ticks))
@@ -93,6 +103,22 @@ def test_missing_memory_is_a_fault(collector, connect):
         collector.wait_for_fill(TIMEOUT)
 
 
+def test_message_is_waited_for(collector, source):
+    collector.wait_until_heard(0, TIMEOUT)
+    with pytest.raises(HeartbeatTimeout, match="a message did not come"):
+        collector.wait_for_message(0.05)
+    waiting = threading.Thread(
+        target=collector.wait_for_message, args=(TIMEOUT,), daemon=True
+    )
+    waiting.start()
+    wait_until(lambda: collector._changed._waiters, "somebody waiting", TIMEOUT)
+    source.beats(200)
+    source.say(message(ticks=200))
+    waiting.join(TIMEOUT)
+    assert not waiting.is_alive()
+    assert (collector.ticks, collector.lost) == (200, 199)
+
+
 def test_move_is_seen(collector, connect, source):
     source.beats(1)
     destination = connect()
@@ -114,7 +140,7 @@ def test_two_beating_qemus_are_seen(collector, connect, source):
     collector.wait_for_beats(0, TIMEOUT)
     collector.wait_until_heard(3, TIMEOUT)
     source.socket.close()
-    wait_until(lambda: collector.open_connections == (1,))
+    wait_until(lambda: collector.open_connections == (1,), "the end", TIMEOUT)
     assert len(collector.strays) == 2
 
 
@@ -123,7 +149,7 @@ def test_last_beats_of_the_source_are_no_stray_if_read_late(collector, connect, 
     destination = connect()
     with collector._changed:
         source.beats(1)
-        time.sleep(0.02)  # the collector's thread now waits for the lock
+        wait_until(lambda: not source.unread(), "the collector at its lock", TIMEOUT)
         source.beats(2, 3)
         destination.beats(4, 5)
     collector.wait_for_move(0, TIMEOUT)
@@ -135,7 +161,7 @@ def test_last_beats_of_the_source_are_no_stray_if_read_late(collector, connect, 
 def test_closed_connection_is_seen(collector, source):
     assert collector.open_connections == (0,)
     source.socket.close()
-    wait_until(lambda: not collector.open_connections)
+    wait_until(lambda: not collector.open_connections, "the end", TIMEOUT)
     assert collector.connections == 1
 
 
@@ -144,7 +170,7 @@ def test_blackout_is_measured(collector, source):
     collector.wait_for_beats(0, TIMEOUT)
     collector.wait_until_heard(1, TIMEOUT)
     start = time.monotonic()
-    time.sleep(0.1)
+    time.sleep(0.1)  # the gap that is to be measured
     source.beats(2)
     collector.wait_until_heard(2, TIMEOUT)
     gap = collector.blackout(since=start)
@@ -188,10 +214,3 @@ def test_file_in_the_way_is_not_removed(tmp_path):
     with pytest.raises(OSError, match="cannot listen on"):
         Collector(tmp_path / "beat").start()
     assert (tmp_path / "beat").read_text() == "precious"
-
-
-def wait_until(condition):
-    deadline = time.monotonic() + TIMEOUT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)

@@ -71,12 +71,28 @@ def test_more_lost_beats_than_a_byte_tells_are_found_by_the_next_message(line):
     assert line.journal.lost == 1024 + 5
 
 
-def test_lost_beats_that_look_like_repeated_ones_are_at_least_not_missed(line):
-    line.tick += 1000
+@pytest.mark.parametrize("missing", [100, 127, 128, 139, 256, 1000])
+def test_lost_beats_that_look_like_repeated_ones_are_put_right_by_a_message(
+    line, missing
+):
+    line.tick += missing
+    line.beats(0, 40)
+    # What a stop at this moment would have been told.
+    assert (line.tick - line.journal.ticks) % 128 == 0
+    assert line.journal.ticks < line.tick
+    line.journal.feed(0, status(line.tick), line.now)
+    assert line.journal.ticks == line.tick
     line.beats(0, 40)
     line.journal.feed(0, status(line.tick), line.now)
-    assert line.journal.lost >= 1000
-    assert line.journal.ticks == line.tick
+    assert (line.journal.lost, line.journal.repeated) == (missing, 0)
+
+
+def test_losses_between_several_messages_add_up(line):
+    for missing in (3, 110, 300):
+        line.tick += missing
+        line.beats(0, 40)
+        line.journal.feed(0, status(line.tick), line.now)
+    assert (line.journal.lost, line.journal.repeated) == (413, 0)
 
 
 def test_repeated_beats_are_counted(line):
@@ -85,12 +101,15 @@ def test_repeated_beats_are_counted(line):
     assert (line.journal.lost, line.journal.repeated) == (0, 3)
 
 
-def test_guest_that_went_far_back_is_found_by_the_next_message(line):
+@pytest.mark.parametrize("back", [20, 60, 128, 500, 512])
+def test_guest_that_went_far_back_is_found_by_the_next_message(line, back):
     line.beats(0, 1000)
-    line.tick -= 512
+    line.tick -= back
     line.beats(1, 40)
     line.journal.feed(1, status(line.tick), line.now)
-    assert line.journal.repeated >= 512 - 40
+    line.beats(1, 1000)
+    line.journal.feed(1, status(line.tick), line.now)
+    assert (line.journal.lost, line.journal.repeated) == (0, back)
 
 
 def test_same_beat_twice_is_repeated(line):
@@ -130,14 +149,14 @@ def test_newer_connection_that_stays_silent_is_no_move(line):
 
 
 def test_second_boot_starts_over(line):
+    line.journal.feed(0, status(line.tick), line.now)
     line.tick = 1
     line.beats(0, 20)
     boot = status(1, seed=SEED + 1, sweep=0, type_=MessageType.BOOT)
     line.journal.feed(0, boot, line.now)
-    lost = line.journal.lost
     line.beats(0, 100)
     assert line.journal.boots == 2
-    assert line.journal.lost == lost
+    assert (line.journal.lost, line.journal.repeated) == (0, 0)
     assert line.journal.ticks == line.tick
 
 

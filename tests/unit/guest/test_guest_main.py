@@ -1,4 +1,5 @@
 import io
+import os
 from xml.etree import ElementTree
 
 import pytest
@@ -50,3 +51,11 @@ def test_watch_prints_a_line_a_second(tmp_path):
     out = io.StringIO()
     assert main(["watch", str(tmp_path / "beat"), "--seconds", "0.1"], out) == 0
     assert "no beat yet" in out.getvalue()
+
+
+def test_watch_ends_without_a_word_when_nobody_reads(tmp_path, capsys):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as out:
+        assert main(["watch", str(tmp_path / "beat"), "--seconds", "5"], out) == 141
+    assert capsys.readouterr().err == ""

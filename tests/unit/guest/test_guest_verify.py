@@ -116,7 +116,7 @@ def test_stale_page_makes_further_edges(memory):
     memory.put(10, memory.page(10, 4))
     report = memory.verify()
     assert report.edges == 3
-    assert "3 edges" in str(report)
+    assert "changes at 3 places" in str(report)
 
 
 @pytest.mark.parametrize("block", range(8))
@@ -211,6 +211,23 @@ def test_tick_may_be_one_ahead_of_the_last_beat(memory):
     assert not memory.verify(heard_ticks=998).ok
 
 
+def test_beats_lost_before_the_stop_are_told_apart_from_old_memory(memory):
+    report = memory.verify(heard_ticks=1000 - 128)
+    assert (report.ok, report.lost_beats) == (False, 128)
+    assert "tick 1000 is 128 ahead of the last one heard: beats were lost" in str(
+        report
+    )
+    assert memory.verify(heard_ticks=1002).lost_beats == 0
+
+
+def test_ticks_wrap_at_32_bits():
+    memory = Memory(ticks=5)
+    assert memory.verify(heard_ticks=0xFFFFFFF0).lost_beats == 21
+    assert "older than" in str(memory.verify(heard_ticks=6))
+    old = Memory(ticks=0xFFFFFFF0).verify(heard_ticks=5)
+    assert (old.ok, old.lost_beats) == (False, 0)
+
+
 def test_lost_status_page_is_found(memory):
     memory.data[STATUS_ADDRESS : STATUS_ADDRESS + PAGE_BYTES] = bytes(PAGE_BYTES)
     report = memory.verify()
@@ -281,28 +298,52 @@ class Domain:
 
 
 class Heard:
-    def __init__(self, ticks):
-        self.ticks = ticks
-        self.waited = []
+    """Has heard these ticks at one stop after the other, the last one for ever."""
 
-    def wait_for_beats(self, count, timeout):
-        self.waited.append(count)
+    def __init__(self, *ticks, repeated=0):
+        self.ticks = list(ticks)
+        self.repeated = repeated
+        self.messages = 0
+
+    def wait_for_message(self, timeout):
+        self.messages += 1
 
     def wait_until_heard(self, ticks, timeout):
-        return self.ticks
+        return self.ticks.pop(0) if len(self.ticks) > 1 else self.ticks[0]
 
 
 def test_running_domain_is_suspended_and_resumed(memory):
     domain, heard = Domain(memory), Heard(1000)
     assert verify_domain(domain, PARAMS, collector=heard).ok
     assert domain.calls == ["suspend", "resume"]
-    assert heard.waited == [1]
+    assert heard.messages == 1
+
+
+def test_domain_is_stopped_once_more_if_beats_were_lost(memory):
+    domain, heard = Domain(memory), Heard(1000 - 128, 943, 1000)
+    report = verify_domain(domain, PARAMS, collector=heard)
+    assert report.ok, report
+    assert domain.calls == ["suspend", "resume"] * 3
+    assert heard.messages == 3
+
+
+def test_domain_whose_beats_are_lost_each_time_is_not_proven(memory):
+    domain = Domain(memory)
+    report = verify_domain(domain, PARAMS, collector=Heard(1000 - 128))
+    assert not report.ok
+    assert len(domain.calls) == 8
+
+
+def test_domain_that_went_back_is_found(memory):
+    report = verify_domain(Domain(memory), PARAMS, collector=Heard(1000, repeated=300))
+    assert not report.ok
+    assert "300 ticks were heard twice" in str(report)
 
 
 def test_paused_domain_stays_paused(memory):
     domain, heard = Domain(memory, state=3), Heard(1000)
     assert verify_domain(domain, PARAMS, collector=heard).ok
-    assert (domain.calls, heard.waited) == ([], [])
+    assert (domain.calls, heard.messages) == ([], 0)
 
 
 def test_domain_is_resumed_when_reading_fails(memory):
@@ -314,7 +355,9 @@ def test_domain_is_resumed_when_reading_fails(memory):
 
 
 def test_domain_older_than_its_last_beat_is_found(memory):
-    assert not verify_domain(Domain(memory), PARAMS, collector=Heard(1300)).ok
+    domain = Domain(memory)
+    assert not verify_domain(domain, PARAMS, collector=Heard(1300)).ok
+    assert domain.calls == ["suspend", "resume"]
 
 
 def test_domain_never_heard_is_not_proven(memory):

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from releases import cell
+from waiting import wait_until
 
 pytestmark = [
     pytest.mark.root,
@@ -25,16 +24,17 @@ pytestmark = [
 MESSY = "mount -t tmpfs {name} /mnt; setsid sleep {nap} & echo ready; wait"
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def run(script: str, log: Path, *, keep: tuple[int, ...] = ()) -> int:
     return cell.run(
         ["sh", "-c", script], stdin="in\n", log=log, tmp=log.parent, keep=keep
+    )
+
+
+def wait_until_messy(log: Path, nap: str) -> None:
+    wait_until(
+        lambda: log.exists() and "ready" in log.read_text() and bool(sleepers(nap)),
+        "the mess made",
+        20,
     )
 
 
@@ -58,10 +58,10 @@ def test_interrupt_ends_all_that_was_started(tmp_path: Path) -> None:
     nap = f"{os.getpid()}.25"
 
     def interrupt() -> None:
-        wait_for(
-            lambda: log.exists() and "ready" in log.read_text() and bool(sleepers(nap))
-        )
-        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            wait_until_messy(log, nap)
+        finally:  # else the test would never end
+            os.kill(os.getpid(), signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
@@ -84,10 +84,8 @@ argv = ["sh", "-c", {MESSY.format(name="messy", nap=nap)!r}]
 cell.run(argv, stdin="", log=Path({str(log)!r}), tmp=Path({str(tmp_path)!r}), keep=[lock])
 """
     with subprocess.Popen([sys.executable, "-c", caller]) as process:
-        wait_for(
-            lambda: log.exists() and "ready" in log.read_text() and bool(sleepers(nap))
-        )
+        wait_until_messy(log, nap)
         process.kill()
     with (tmp_path / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-    wait_for(lambda: not sleepers(nap))
+    wait_until(lambda: not sleepers(nap), "no sleeper left", 20)
