@@ -6,7 +6,6 @@ from dataclasses import replace
 
 from libvirt_postcopy.drivers.native import NativeDriver
 from libvirt_postcopy.drivers.runner import Sink
-from libvirt_postcopy.errors import LibvirtError
 from libvirt_postcopy.events import AbortRefused, Attached, Event, Half, Looked, Side
 
 __all__ = ["AttachedDriver", "NO_DESTINATION", "NOT_THERE"]
@@ -49,7 +48,7 @@ class AttachedDriver(NativeDriver):
             return Looked(side, Half.UNKNOWN, obstacle=NO_DESTINATION)
         looked = super().look(side)
         if looked.half is Half.WHOLE:
-            self._find_guest()
+            self.domain, _ = self._destination.look_up()
         return looked
 
     def _doubt(self, found: Looked) -> Looked:
@@ -57,12 +56,6 @@ class AttachedDriver(NativeDriver):
         if doubted.half is found.half:
             return doubted
         return replace(doubted, obstacle=NOT_THERE)
-
-    def _find_guest(self) -> None:
-        try:
-            self.domain = self._destination.domain()
-        except LibvirtError:  # gone again; the next look tells
-            self.domain = None
 
     def _connect_destination(self) -> None:
         if self.knows_destination:

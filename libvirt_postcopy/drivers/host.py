@@ -1,12 +1,18 @@
-"""One host's daemon, asked for one domain, over a connection that is renewed when its daemon or the link was gone."""
+"""One host's daemon, asked for one domain, over a connection that is renewed when its daemon or the link was gone.
+
+Two threads never wait for answers on one connection: libvirt's client library (seen with 9.0) can leave the
+second's request unsent until something arrives for the first, and can crash (CVE-2024-4418).  So a :class:`Line`
+is taken by one thread at a time, and a call that blocks for long has a connection of its own.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import libvirt_postcopy.vir.calls as vir
@@ -18,7 +24,7 @@ from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir.events import DomainWatch
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
-__all__ = ["Host", "Pulse", "Connect", "ANSWER_S"]
+__all__ = ["Host", "Line", "Pulse", "Connect", "ANSWER_S"]
 
 LOG = logging.getLogger("libvirt_postcopy.drivers")
 
@@ -29,6 +35,30 @@ _PROBE_S = 1.0
 """How long a host has to accept a TCP connection before it counts as unreachable."""
 
 _HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
+
+
+@dataclass
+class Line:
+    """A connection for short questions, and whose turn it is."""
+
+    connection: Connection
+    is_ours: bool = True  #: or it belongs to the caller
+    turn: threading.RLock = field(default_factory=threading.RLock)
+    watch: DomainWatch | None = None
+
+    def close(self) -> None:
+        """Listen no more and close what is ours; waits for its turn and may hang on a dead host."""
+        with self.turn:
+            self.release()
+            if self.is_ours:
+                vir.close_connections([self.connection])
+
+    def release(self) -> None:
+        """Listen no more."""
+        with self.turn:
+            watch, self.watch = self.watch, None
+            if watch is not None:
+                watch.close()
 
 
 class Host:
@@ -51,13 +81,12 @@ class Host:
         self._uuid = uuid
         self._uri = uri
         self._connect = connect
-        self._shared = shared
-        self._own: list[Connection] = []
-        self._watches: list[DomainWatch] = []
+        self._lines = [] if shared is None else [Line(shared, is_ours=False)]
+        self._lent: list[Connection] = []
         self._sink: Callable[[Event], None] | None = None
         self._is_suspect = False
         self._is_closed = False
-        self._renewing = threading.Lock()
+        self._changing = threading.Lock()
 
     @property
     def can_be_reached_anew(self) -> bool:
@@ -65,47 +94,51 @@ class Host:
         return self._uri is not None
 
     def watch(self, sink: Callable[[Event], None]) -> None:
-        """Hand the domain's events to ``sink``, also those of connections to come."""
+        """Hand the domain's events to ``sink``, also those of lines to come."""
         self._sink = sink
-        connection = self._current()
-        if connection is not None:
-            self._listen(connection)
+        line = self._present()
+        if line is not None:
+            self._listen(line)
 
     def open(self) -> Connection:
-        """Open another connection of our own; :meth:`close` closes it.
+        """Open a connection for the caller alone; :meth:`close` closes it.
 
         :raises LibvirtError: If it cannot be opened.
         """
-        if self._uri is None:
-            raise LibvirtError("no URI to connect to", side=self.side.value)
-        made = self._connect(self._uri, self.side.value)
-        with self._renewing:
-            self._own.append(made)
+        made = self._made()
+        with self._changing:
+            self._lent.append(made)
         return made
 
-    def connection(self) -> Connection:
-        """A connection that works, as far as can be told: the present one, or a new one.
+    def renew(self) -> Line:
+        """Make a new line the present one.  Those before stay until the end: closing a dead one can hang.
+
+        :raises LibvirtError: If it cannot be opened.
+        """
+        line = Line(self._made())
+        with self._changing:
+            is_late = self._is_closed
+            if not is_late:
+                self._lines.append(line)
+                self._is_suspect = False
+        if is_late:
+            line.close()
+            raise LibvirtError("no longer asked", side=self.side.value)
+        if self._sink is not None:
+            self._listen(line)
+        return line
+
+    @contextmanager
+    def line(self) -> Iterator[Connection]:
+        """A connection that works, as far as can be told: the present one, or a new one; for one thread at a time.
 
         :raises LibvirtError: If the host cannot be reached.
         """
-        connection = self._current()
-        if connection is not None and not self._is_suspect:
-            return connection
-        if self._uri is None:
-            if connection is None:
-                raise LibvirtError(
-                    "the connection is closed, and there is no URI to open another",
-                    side=self.side.value,
-                )
-            return connection
-        return self._renew()
-
-    def domain(self) -> Domain | None:
-        """The domain over :meth:`connection`; None where there is no such domain.
-
-        :raises LibvirtError: If the host cannot be asked.
-        """
-        return vir.find_domain(self.connection(), self._uuid)
+        line = self._present()
+        if line is None or (self._is_suspect and self._uri is not None):
+            line = self.renew()
+        with line.turn:
+            yield line.connection
 
     def half(self) -> Half:
         """Say what the host's daemon says of the domain."""
@@ -114,74 +147,98 @@ class Host:
     def look_up(self) -> tuple[Domain | None, Half]:
         """The domain, and what its daemon says of it."""
         try:
-            dom = self.domain()
+            with self.line() as connection:
+                dom = vir.find_domain(connection, self._uuid)
+                return dom, Half.GONE if dom is None else vir.half(dom)
         except LibvirtError as error:
             LOG.info("the %s cannot be asked for the guest: %s", self.side.value, error)
             return None, Half.UNKNOWN
-        return dom, Half.GONE if dom is None else vir.half(dom)
 
     def look(self) -> Looked:
         """Look at the domain, after a test whether the host can be reached at all."""
         if self._uri is not None and not vir.listens(self._uri, _PROBE_S):
-            self._is_suspect = (
-                True  # its requests may be stuck for long after the link is back
-            )
+            # Requests on this line may be stuck for long after the link is back.
+            self._is_suspect = True
             return Looked(self.side, Half.UNKNOWN)
-        dom, half = self.look_up()
-        obstacle = "" if half is Half.UNKNOWN else self._obstacle()
+        try:
+            with self.line() as connection:
+                return self._look_over(connection)
+        except LibvirtError as error:
+            LOG.info("the %s cannot be asked: %s", self.side.value, error)
+            return Looked(self.side, Half.UNKNOWN)
+
+    def _look_over(self, connection: Connection) -> Looked:
+        dom = vir.find_domain(connection, self._uuid)
+        half = Half.GONE if dom is None else vir.half(dom)
+        obstacle = "" if half is Half.UNKNOWN else _obstacle(self.side, connection)
         if dom is None or self.side is Side.DESTINATION:
             return Looked(self.side, half, obstacle=obstacle)
-        try:
-            asked = _ask_source(dom, half)
-        except LibvirtError as error:  # a whole guest may be one that migrates
-            LOG.info("the source cannot be asked for its job: %s", error)
-            return Looked(self.side, Half.UNKNOWN, obstacle=obstacle)
-        return Looked(self.side, half, *asked, obstacle)
+        # A whole guest may be one that migrates, so a daemon that cannot tell leaves the half unknown.
+        return Looked(self.side, half, *_ask_source(dom, half), obstacle)
 
-    def close(self, *, keep: Connection | None = None) -> None:
-        """Listen no more and close what is ours; may hang on a dead host.
+    def pause(self) -> None:
+        """Make the source's QEMU break the migration, so that it can be resumed.
 
-        :param keep: One that somebody goes on using; libvirt closes it with the last of its objects.
+        :raises LibvirtError: If it is refused.
         """
-        with self._renewing:
+        with self.line() as connection:
+            dom = vir.find_domain(connection, self._uuid)
+            if dom is not None:
+                vir.pause_postcopy(dom)
+
+    def release(self) -> None:
+        """Listen no more and use no connection that is open, so that whoever has a domain of it has it alone."""
+        with self._changing:
             self._is_closed = True
-            watches, self._watches = self._watches, []
-            ours, self._own = [each for each in self._own if each is not keep], []
-        for watch in watches:
-            watch.close()
-        vir.close_connections(ours)
+            lines, self._lines = self._lines, []
+        for line in lines:
+            line.release()
 
-    def _current(self) -> Connection | None:
-        with self._renewing:
-            newest = self._own[-1:] or ([self._shared] if self._shared else [])
-        return newest[0] if newest and vir.is_alive(newest[0]) else None
+    def close(self) -> None:
+        """Listen no more and close what is ours; may hang on a dead host."""
+        with self._changing:
+            self._is_closed = True
+            lines, self._lines = self._lines, []
+            lent, self._lent = self._lent, []
+        for line in lines:
+            line.close()
+        vir.close_connections(lent)
 
-    def _renew(self) -> Connection:
-        """Connect anew.  The connection before stays until the end: closing a dead one can hang."""
-        made = self.open()
-        self._is_suspect = False
-        if self._sink is not None:
-            self._listen(made)
-        return made
+    def _made(self) -> Connection:
+        if self._is_closed:
+            raise LibvirtError("no longer asked", side=self.side.value)
+        if self._uri is None:
+            raise LibvirtError(
+                "the connection is closed, and there is no URI to open another",
+                side=self.side.value,
+            )
+        return self._connect(self._uri, self.side.value)
 
-    def _listen(self, connection: Connection) -> None:
+    def _present(self) -> Line | None:
+        """The newest line, if it is not known to be dead."""
+        with self._changing:
+            line = self._lines[-1] if self._lines else None
+        return line if line is not None and vir.is_alive(line.connection) else None
+
+    def _listen(self, line: Line) -> None:
         assert self._sink is not None
-        watch = DomainWatch(connection, self._uuid, self.side, self._sink)
-        with self._renewing:
-            if not self._is_closed:
-                self._watches.append(watch)
-                return
-        watch.close()
+        with line.turn:
+            if line.watch is None:
+                line.watch = DomainWatch(
+                    line.connection, self._uuid, self.side, self._sink
+                )
+        if self._is_closed:
+            line.release()
 
-    def _obstacle(self) -> str:
-        try:
-            with vir.refusals(self.side.value):
-                connection = self.connection()
-                versions = connection.getLibVersion(), connection.getVersion()
-        except LibvirtError as error:
-            LOG.debug("no versions: %s", error)
-            return ""
-        return resume_obstacle(self.side, *versions)
+
+def _obstacle(side: Side, connection: Connection) -> str:
+    try:
+        with vir.refusals(side.value):
+            versions = connection.getLibVersion(), connection.getVersion()
+    except LibvirtError as error:
+        LOG.debug("no versions: %s", error)
+        return ""
+    return resume_obstacle(side, *versions)
 
 
 def _ask_source(dom: Domain, half: Half) -> tuple[str | None, Stats | None]:
@@ -243,7 +300,10 @@ class Pulse:
         while not self._is_over.wait(_BEAT_S):
             if self._asked_at is None:
                 self._asked_at = time.monotonic()
-            with suppress(LibvirtError), vir.refusals(self._host.side.value):
-                connection = self._host.connection()
-                connection.getLibVersion()
-                self._connection, self._asked_at = connection, None
+            with suppress(LibvirtError):
+                self._beat()
+
+    def _beat(self) -> None:
+        with vir.refusals(self._host.side.value), self._host.line() as connection:
+            connection.getLibVersion()
+            self._connection, self._asked_at = connection, None

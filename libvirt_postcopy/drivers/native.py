@@ -1,10 +1,8 @@
 """libvirt's own migration job with ``VIR_MIGRATE_POSTCOPY``.
 
 The migrate call blocks until the last page has arrived, so it has a thread of its own, and readings, which QEMU
-may answer late, have another.  Each has a connection of its own as well, and the loop a third, for events and for
-the switch; on the destination the call that the client manages has one, and listening has another: when two
-threads share a connection of libvirt 9.0, the request of the second may stay unsent until something arrives for
-the first, which here can be the end of the migration.
+may answer late, have another.  Each has a connection of its own as well; events, the switch and looks share the
+host's line, by turns.  On the destination the call that the client manages has a connection too.
 
 Who manages it: with a destination *URI* the source's daemon talks to the destination's itself
 (``VIR_MIGRATE_PEER2PEER``): the guest's downtime then holds no round trip through the client, and the
@@ -120,8 +118,8 @@ class NativeDriver:
         self._destination = Host(Side.DESTINATION, uuid, there, connect, shared=given)
         self._uuid = uuid
         self._pulse = Pulse(self._destination)
-        self._control = dom
-        self._readings = dom
+        self._control = self._readings = dom
+        self._turn = threading.RLock()
         self._sink: Sink = lambda event: None
         self._connected = threading.Event()
         self._was_sent = False
@@ -154,7 +152,8 @@ class NativeDriver:
         if silence:
             return SwitchHeld(silence)
         try:
-            vir.start_postcopy(self._control)
+            with self._turn:
+                vir.start_postcopy(self._control)
         except LibvirtError as error:
             is_final = is_final_refusal(error.code, error.what)
             return SwitchRefused(error.what, is_final=is_final)
@@ -164,7 +163,9 @@ class NativeDriver:
 
     def verify_switch(self) -> Event:
         """Read the source's state."""
-        return _SEEN.get(vir.half(self._control), SwitchNotSeen())
+        with self._turn:
+            half = vir.half(self._control)
+        return _SEEN.get(half, SwitchNotSeen())
 
     def read_stats(self) -> list[Event]:
         """Read the source's statistics, and its state for what no event has told."""
@@ -181,7 +182,8 @@ class NativeDriver:
                 self._is_abandoned = True
                 return None
         try:
-            vir.abort_job(self._control)
+            with self._turn:
+                vir.abort_job(self._control)
         except LibvirtError as error:
             return AbortRefused(error.what)
         return None
@@ -195,9 +197,7 @@ class NativeDriver:
     def pause(self) -> Event | None:
         """Make QEMU break the migration, so that it can be resumed."""
         try:
-            dom = self._source.domain()
-            if dom is not None:
-                vir.pause_postcopy(dom)
+            self._source.pause()
         except LibvirtError as error:
             return PauseRefused(error.what)
         return None
@@ -206,22 +206,24 @@ class NativeDriver:
         """Make the same call again, for the rest of the memory."""
         _in_background(self._run_resume)
 
+    def hand_over(self) -> None:
+        """Leave the destination's domain, and its connection, to whoever gets it."""
+        self._pulse.stop()
+        self._destination.release()
+
     def close(self) -> None:
         """Listen no more."""
         self._pulse.stop()
         self._source.close()
-        lives_on = None if self.domain is None else self.domain.connect()
-        self._destination.close(keep=lives_on)
+        self._destination.close()
 
     # Listening
 
     def _listen(self, sink: Sink) -> None:
         self._sink = sink
         ensure_event_loop()
-        readings = self._own_handle()
-        # The newest: events come over it too, and it is that of the looks.
-        self._control = self._own_handle() or self._dom
-        self._readings = readings or self._control
+        self._control, self._turn = self._over_line()
+        self._readings = self._over_another() or self._control
         self._source.watch(self._hear_source)
         _in_background(self._connect_destination)
 
@@ -234,25 +236,34 @@ class NativeDriver:
         self._was_seen_there = True
         self._sink(event)
 
-    def _own_handle(self) -> Domain | None:
-        """The domain over a new connection; None where none can be had.
+    def _over_line(self) -> tuple[Domain, threading.RLock]:
+        """The domain over a line of our own, or the caller's, and its turn.
 
         The caller's would deliver no events if it was opened before there was an event loop.
         """
         try:
-            dom = vir.find_domain(self._source.open(), self._uuid)
+            line = self._source.renew()
+            dom = vir.find_domain(line.connection, self._uuid)
         except LibvirtError as error:
             LOG.warning(
                 "sharing a connection to the source, the switch may come late: %s",
                 error,
             )
+            return self._dom, self._turn
+        return (self._dom, self._turn) if dom is None else (dom, line.turn)
+
+    def _over_another(self) -> Domain | None:
+        """The domain over a connection that nothing else uses; None where none can be had."""
+        try:
+            return vir.find_domain(self._source.open(), self._uuid)
+        except LibvirtError as error:
+            LOG.info("readings share a connection: %s", error)
             return None
-        return dom
 
     def _connect_destination(self) -> None:
         try:
             if self._destination.can_be_reached_anew:
-                self._destination.open()
+                self._destination.renew()
         except LibvirtError as error:
             LOG.debug("no connection to the destination: %s", error)
             if self._target.connection is None:
@@ -318,21 +329,26 @@ class NativeDriver:
             return
         if self._destination.error is not None and not is_risky:
             return
-        source, destination = self._dom.connect(), self._require_destination()
-        uuid = vir.host_uuid(source)
+        self._require_destination()
+        with self._destination.line() as destination:
+            self._check_host(destination)
+            if not is_risky:
+                return
+            with vir.refusals("destination"):
+                installed = destination.getVersion()
+        _require_multifd(Side.SOURCE, vir.running_qemu_version(self._dom))
+        _require_multifd(Side.DESTINATION, installed)
+
+    def _check_host(self, destination: Connection) -> None:
+        uuid = vir.host_uuid(self._dom.connect())
         if uuid is not None and uuid == vir.host_uuid(destination):
             raise UsageError(
                 "source and destination are the same host",
                 side="destination",
                 cure="name another host; two daemons on one machine need different host_uuid",
             )
-        if is_risky:
-            _require_multifd(Side.SOURCE, vir.running_qemu_version(self._control))
-            with vir.refusals("destination"):
-                installed = destination.getVersion()
-            _require_multifd(Side.DESTINATION, installed)
 
-    def _require_destination(self) -> Connection:
+    def _require_destination(self) -> None:
         """Wait for the connection of our own.
 
         :raises PostcopyError: If it cannot be had.
@@ -340,7 +356,6 @@ class NativeDriver:
         self._connected.wait()
         if self._destination.error is not None:
             raise self._destination.error
-        return self._destination.connection()
 
     def _connection_for_call(self) -> Connection:
         """A connection that the managed call has to itself: it blocks that one for the whole post-copy.
@@ -398,9 +413,11 @@ class NativeDriver:
                     raise
                 LOG.info("the client manages the recovery: %s", error)
             self._target.is_peer2peer = False
-        can_renew = self._destination.can_be_reached_anew
-        open_ = self._destination.open if can_renew else self._destination.connection
-        self._call(dom, open_(), flags)
+        if self._destination.can_be_reached_anew:
+            self._call(dom, self._destination.open(), flags)
+            return
+        with self._destination.line() as destination:
+            self._call(dom, destination, flags)
 
     def _may_manage_resume(self, error: LibvirtError) -> bool:
         """Only where the source's daemon never reached the other, so neither QEMU has been told anything."""
@@ -428,7 +445,7 @@ class NativeDriver:
         if not is_unreachable_peer(error.domain, error.what):
             return False
         self._connected.wait()
-        if vir.has_job(self._control) or vir.half(self._control) is not Half.WHOLE:
+        if vir.has_job(self._dom) or vir.half(self._dom) is not Half.WHOLE:
             return False
         return self._destination.half() in (Half.GONE, Half.INACTIVE)
 

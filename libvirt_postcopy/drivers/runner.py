@@ -27,7 +27,7 @@ from libvirt_postcopy.actions import (
     VerifySwitch,
 )
 from libvirt_postcopy.errors import PostcopyError, StateError
-from libvirt_postcopy.events import Event, Half, Looked, Side, StatsSeen
+from libvirt_postcopy.events import Event, Half, Looked, Place, Side, StatsSeen
 from libvirt_postcopy.journal import Journal
 from libvirt_postcopy.migration import Migration
 from libvirt_postcopy.policy import Policy
@@ -76,6 +76,9 @@ class Driver(Protocol):
 
     def resume(self) -> None:
         """Resume a broken migration; leads to another ``Ended`` event."""
+
+    def hand_over(self) -> None:
+        """Use nothing more of what the caller gets: the guest is on the destination."""
 
     def close(self) -> None:
         """Listen no more.  Called once, after ``Ended``."""
@@ -177,6 +180,7 @@ class Runner:
                 LOG.exception("unexpected, going on")
                 pause = _STUMBLE_S
         self._close_journal()
+        self._hand_over()
         self._over.set()
         for worker in (self._reader, *self._lookouts.values()):
             worker.close()
@@ -212,6 +216,14 @@ class Runner:
             self._journal.end(migration.place, migration.phase, migration.given_up)
         except Exception:  # a bug of ours must not hide the end
             LOG.exception("the journal failed unexpectedly")
+
+    def _hand_over(self) -> None:
+        if self._migration.place is not Place.DESTINATION:
+            return
+        try:
+            self._driver.hand_over()
+        except Exception:  # a bug of ours must not hide the end
+            LOG.exception("the guest's connection is still used by us")
 
     def _feed(self, event: Event, seen_at: float) -> list[Action]:
         before = self._migration.phase

@@ -214,6 +214,9 @@ class Recording:
     def look(self, side: Side) -> Event:
         return self.hosts[side]
 
+    def hand_over(self) -> None:
+        pass
+
     def close(self) -> None:
         pass
 

@@ -20,6 +20,7 @@ from libvirt_postcopy.events import (
     Ended,
     Event,
     Half,
+    Looked,
     Place,
     SplitFailed,
     SplitSeen,
@@ -73,7 +74,7 @@ class Hosts:
         self.for_readings = FakeConnection("fake:///a", "aaaa")
         self.read = FakeDomain(self.for_readings)
         self.fresh = FakeConnection("fake:///a", "aaaa")  # for a last look
-        self._ours = [self.for_readings, self.own, self.fresh]
+        self._ours = [self.own, self.for_readings, self.fresh]
         self.is_sent = threading.Event()
         self.destination = FakeConnection(URI, "bbbb")
         self.unreachable: set[str] = set()
@@ -235,10 +236,10 @@ def test_client_does_not_manage_it_once_qemu_has_begun(hosts: Hosts) -> None:
 @pytest.mark.parametrize(
     "why, spoil",
     [
-        ("a job runs", lambda hosts: hosts.control.__dict__.update(job={"type": 2})),
+        ("a job runs", lambda hosts: hosts.dom.__dict__.update(job={"type": 2})),
         (
             "the guest has left",
-            lambda hosts: hosts.control.__dict__.update(now=SPLIT_HERE),
+            lambda hosts: hosts.dom.__dict__.update(now=SPLIT_HERE),
         ),
         ("the domain is there already", lambda hosts: FakeDomain(hosts.destination)),
         (
@@ -346,7 +347,7 @@ def test_multifd_with_postcopy_is_refused_where_the_running_qemu_is_older_than_1
     hosts: Hosts, version: tuple[int, int, int]
 ) -> None:
     """What is installed by now does not matter to a guest that runs."""
-    hosts.control.qemu_version = version
+    hosts.dom.qemu_version = version
     lacks_multifd(hosts, "source")
 
 
@@ -369,7 +370,7 @@ def test_multifd_with_postcopy_is_allowed_from_qemu_10_1_on(hosts: Hosts) -> Non
     [
         lambda hosts: hosts.unreachable.add(URI),
         lambda hosts: hosts.destination.__dict__.update(error=NO_ANSWER),
-        lambda hosts: hosts.control.errors.update(monitor=NO_ANSWER),
+        lambda hosts: hosts.dom.errors.update(monitor=NO_ANSWER),
     ],
 )
 def test_multifd_with_postcopy_needs_to_know_both_sides(hosts: Hosts, spoil) -> None:
@@ -383,7 +384,7 @@ def test_multifd_with_postcopy_needs_to_know_both_sides(hosts: Hosts, spoil) -> 
     "flags", [LIVE, MigrateFlags.VIR_MIGRATE_LIVE | MigrateFlags.VIR_MIGRATE_PARALLEL]
 )
 def test_old_qemu_may_do_one_of_them(hosts: Hosts, flags: MigrateFlags) -> None:
-    hosts.control.qemu_version, hosts.destination.version = (7, 2, 22), 7_002_022
+    hosts.dom.qemu_version, hosts.destination.version = (7, 2, 22), 7_002_022
     Run(hosts, to_uri(), flags)
     assert len(hosts.migrate_calls) == 1
 
@@ -604,11 +605,26 @@ def test_both_sides_are_listened_to_until_closed(hosts: Hosts) -> None:
 
 
 def test_connections_of_our_own_are_closed_and_others_are_not(hosts: Hosts) -> None:
-    run = Run(hosts, to_uri())
+    Run(hosts, to_uri())
     assert hosts.own.is_closed and hosts.for_readings.is_closed
+    assert hosts.destination.is_closed
     assert not hosts.source.is_closed
-    assert not hosts.destination.is_closed, "the domain that was returned lives on it"
-    assert run.driver.domain is not None
+
+
+def test_connection_of_the_guest_that_has_arrived_is_left_to_the_caller(
+    hosts: Hosts,
+) -> None:
+    driver = made_driver(hosts, to_uri())
+    seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    driver.begin(seen.put)
+    while not isinstance(seen.get(timeout=PATIENCE_S), Ended):
+        pass
+    driver.hand_over()
+    assert driver.domain is not None and hosts.destination.callbacks == {}
+    hosts.destination.error = ZeroDivisionError("used by two threads")  # type: ignore[assignment]
+    assert driver.look(DST) == Looked(DST, Half.UNKNOWN)
+    driver.close()
+    assert not hosts.destination.is_closed
 
 
 def test_callers_connection_serves_where_we_get_none_of_our_own(hosts: Hosts) -> None:
@@ -635,8 +651,7 @@ def test_destination_that_connects_after_the_end_is_not_listened_to(
     for thread in threading.enumerate():
         if thread.name == "postcopy-connect_destination":
             thread.join(PATIENCE_S)
-    assert hosts.destination.callbacks == {}
-    assert len(hosts.destination.deregistered) == 6
+    assert hosts.destination.callbacks == {} and hosts.destination.is_closed
 
 
 def test_uuid_is_the_domains(hosts: Hosts) -> None:

@@ -67,6 +67,9 @@ class FakeDriver:
         self._note("abort")
         return self.on_abort()
 
+    def hand_over(self) -> None:
+        self._note("hand_over")
+
     def close(self) -> None:
         self._note("close")
 

@@ -1,0 +1,235 @@
+"""A host's line: renewed when dead, and never used by two threads at once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from libvirt_postcopy.drivers import host as module
+from libvirt_postcopy.drivers.host import ANSWER_S, Host, Pulse
+from libvirt_postcopy.errors import LibvirtError
+from libvirt_postcopy.events import Half, Looked
+from unit.fakes import (
+    DST,
+    MIGRATED,
+    NO_ANSWER,
+    SPLIT_THERE,
+    SRC,
+    UUID,
+    FakeConnection,
+    FakeDomain,
+)
+
+PATIENCE_S = 10.0
+URI = "fake:///b"
+
+
+class Crowded(FakeConnection):
+    """Notices when a second thread asks before the first has its answer."""
+
+    def __init__(self) -> None:
+        super().__init__(URI, "bbbb")
+        self.was_shared = False
+        self.asked = 0
+        self._busy = threading.Lock()
+        self._second = threading.Event()
+
+    def _answer(self, value: object) -> object:
+        if not self._busy.acquire(blocking=False):
+            self.was_shared = True
+            return super()._answer(value)
+        try:
+            self.asked += 1
+            self._second.wait(0.002)  # never set: time for another to come
+            return super()._answer(value)
+        finally:
+            self._busy.release()
+
+
+def made_host(*connections: FakeConnection, shared: FakeConnection | None = None) -> Host:  # fmt: skip
+    left = list(connections)
+
+    def connect(uri: str, side: str) -> FakeConnection:
+        if not left:
+            raise LibvirtError("nobody there", side=side)
+        return left.pop(0)
+
+    return Host(DST, UUID, URI, connect, shared=shared)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch, monitor: None) -> None:
+    monkeypatch.setattr(module, "_BEAT_S", 0.001)
+
+
+def at_once(*jobs: Callable[[], object]) -> None:
+    """Each job twenty times, all at the same time."""
+    threads = [
+        threading.Thread(target=lambda job=job: [job() for _ in range(20)])
+        for job in jobs
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+        assert not thread.is_alive()
+
+
+def test_two_threads_never_wait_on_one_connection() -> None:
+    crowded = Crowded()
+    FakeDomain(crowded, state=MIGRATED)
+    host = made_host(crowded)
+    pulse = Pulse(host)
+    pulse.start()
+    at_once(host.look, host.half, lambda: host.watch(lambda event: None))
+    pulse.stop()
+    host.close()
+    assert crowded.asked > 60 and not crowded.was_shared
+
+
+def test_call_has_a_connection_that_nobody_looks_over() -> None:
+    line, lent = FakeConnection(), FakeConnection()
+    FakeDomain(line, state=SPLIT_THERE)
+    host = made_host(line, lent)
+    host.renew()
+    assert host.open() is lent
+    lent.error = ZeroDivisionError("busy with the call")  # type: ignore[assignment]
+    assert host.half() is Half.SPLIT
+    lent.error = None
+    host.close()
+    assert line.is_closed and lent.is_closed
+
+
+def test_dead_connection_is_replaced_and_listened_to() -> None:
+    dead, alive = FakeConnection(), FakeConnection()
+    FakeDomain(alive, state=MIGRATED)
+    host = made_host(dead, alive)
+    host.renew()
+    host.watch(lambda event: None)
+    dead.is_dead = True
+    assert host.half() is Half.WHOLE
+    assert alive.listened_to and not dead.is_closed, "closing a dead one may hang"
+    host.close()
+    assert dead.is_closed and alive.is_closed and alive.callbacks == {}
+
+
+def test_host_that_cannot_be_reached_is_unknown_and_its_line_not_trusted_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stuck, fresh = FakeConnection(), FakeConnection()
+    FakeDomain(fresh, state=MIGRATED)
+    host = made_host(stuck, fresh)
+    host.renew()
+    monkeypatch.setattr(module.vir, "listens", lambda uri, timeout: False)
+    assert host.look() == Looked(DST, Half.UNKNOWN)
+    monkeypatch.setattr(module.vir, "listens", lambda uri, timeout: True)
+    stuck.error = ZeroDivisionError("its requests are stuck")  # type: ignore[assignment]
+    assert host.look().half is Half.WHOLE
+
+
+def test_callers_connection_is_used_where_no_other_is_to_be_had_and_never_closed() -> (
+    None
+):
+    theirs = FakeConnection()
+    FakeDomain(theirs, state=MIGRATED)
+    host = made_host(shared=theirs)
+    host.watch(lambda event: None)
+    assert host.look().half is Half.WHOLE
+    host.close()
+    assert theirs.callbacks == {} and not theirs.is_closed
+
+
+def test_after_the_end_nothing_is_opened() -> None:
+    late = FakeConnection()
+    host = made_host(late)
+    host.close()
+    with pytest.raises(LibvirtError, match="no longer"):
+        host.renew()
+    assert host.half() is Half.UNKNOWN
+
+
+def test_line_that_comes_up_after_the_end_is_closed() -> None:
+    late = FakeConnection()
+
+    def connect(uri: str, side: str) -> FakeConnection:
+        host.close()
+        return late
+
+    host = Host(DST, UUID, URI, connect)
+    with pytest.raises(LibvirtError, match="no longer"):
+        host.renew()
+    assert late.is_closed and late.callbacks == {}
+
+
+def test_lookout_of_the_source_says_unknown_where_the_job_cannot_be_told() -> None:
+    source = FakeConnection()
+    dom = FakeDomain(source)
+    dom.errors["jobStats"] = NO_ANSWER
+    host = Host(SRC, UUID, None, lambda uri, side: source, shared=source)
+    assert host.look() == Looked(SRC, Half.UNKNOWN)
+
+
+# The pulse
+
+
+class Beaten(FakeConnection):
+    """Answers when told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_answer = threading.Event()
+        self.is_asked = threading.Event()
+        self.has_answered = threading.Event()
+
+    def getLibVersion(self) -> int:
+        self.is_asked.set()
+        if not self.may_answer.wait(PATIENCE_S):
+            raise NO_ANSWER
+        self.has_answered.set()
+        return super().getLibVersion()
+
+
+class Clock:
+    """Stands in for ``time`` in the module under test."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+def test_pulse_is_silent_once_an_answer_is_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    connection = Beaten()
+    pulse = Pulse(made_host(connection))
+    assert pulse.silence() == "", "never asked"
+    connection.may_answer.set()
+    pulse.start()
+    assert connection.has_answered.wait(PATIENCE_S)
+    connection.may_answer.clear()
+    connection.is_asked.clear()
+    assert connection.is_asked.wait(PATIENCE_S)
+    assert pulse.silence() == ""
+    clock.now += ANSWER_S
+    assert pulse.silence() == "the destination's daemon does not answer"
+    pulse.stop()
+    connection.may_answer.set()
+
+
+def test_pulse_is_silent_where_the_connection_is_dead() -> None:
+    connection = Beaten()
+    connection.may_answer.set()
+    pulse = Pulse(made_host(connection))
+    pulse.start()
+    assert connection.has_answered.wait(PATIENCE_S)
+    connection.is_asked.clear()
+    assert connection.is_asked.wait(PATIENCE_S)  # so the first answer has been taken
+    connection.is_dead = True
+    assert pulse.silence()
+    pulse.stop()
