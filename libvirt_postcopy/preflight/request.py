@@ -61,7 +61,7 @@ def suspend(facts: Facts) -> Iterator[Seen]:
     "request/parallel",
     severity=ERROR,
     side="",
-    cure="leave out --parallel",
+    cure="leave out --parallel, or use QEMU >= 10.1 on both hosts",
     fixed_in="QEMU 10.1",
 )
 def parallel(facts: Facts) -> Iterator[Seen]:

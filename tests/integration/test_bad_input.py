@@ -58,7 +58,9 @@ WRONG = [
         [*POSTCOPY, "--p2p", "--tunnelled"], URI, ["tunnelled", "--tls"], id="tunnelled"
     ),
     pytest.param(["--offline", "--postcopy"], URI, ["offline"], id="offline"),
-    pytest.param([*POSTCOPY, "--suspend"], URI, ["and --suspend do"], id="paused"),
+    pytest.param(
+        [*POSTCOPY, "--suspend"], URI, ["--suspend is asked for", RUNS], id="paused"
+    ),
     pytest.param(
         POSTCOPY, "b/system", ["driver name", "qemu+ssh://b/system"], id="no driver"
     ),
@@ -96,7 +98,7 @@ WRONG = [
     pytest.param(
         [*POSTCOPY, "--parallel"],
         URI,
-        ["QEMU 7.2", "10.1"],
+        ["QEMU is 7.2", RUNS, "10.1"],
         id="parallel on an old QEMU",
     ),
 ]

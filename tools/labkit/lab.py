@@ -163,8 +163,9 @@ class Lab:
             self._remove(node)
 
     def _remove(self, node: Node) -> None:
-        sweep.remove(self.folder, node)
+        # First: the kernel removes the port too, some time after the last process has ended.
         network.unplug(self._switch(), node.name)
+        sweep.remove(self.folder, node)
 
     def is_up(self) -> bool:
         """Tell whether `up` has finished and every part of it still lives."""

@@ -149,3 +149,14 @@ def test_refusal_counts_the_others() -> None:
     worse = replace(GOOD, domain=replace(GOOD.domain, is_paused=True, has_job=True))
     with pytest.raises(NotSupportedError, match="another job .*, and 1 more"):
         refuse_errors(judge(worse))
+
+
+def test_connection_that_the_migration_will_miss_itself_is_not_told_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unreachable = replace(GOOD, connection_refusal="nobody there")
+    monkeypatch.setattr(run, "gather", lambda wanted: unreachable)
+    assert [each.id for each in check(dom(), "x").warnings] == [
+        "destination/connection"
+    ]
+    before_migration("warn", pytest.fail, dom(), "qemu:///system")
