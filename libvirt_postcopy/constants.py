@@ -27,6 +27,7 @@ __all__ = [
     "PausedReason",
     "EventID",
     "LifecycleEvent",
+    "StoppedDetail",
     "SuspendedDetail",
     "ResumedDetail",
     "ErrorNumber",
@@ -184,6 +185,13 @@ class LifecycleEvent(IntEnum):
     VIR_DOMAIN_EVENT_SHUTDOWN = 6
     VIR_DOMAIN_EVENT_PMSUSPENDED = 7
     VIR_DOMAIN_EVENT_CRASHED = 8
+
+
+class StoppedDetail(IntEnum):
+    """``virDomainEventStoppedDetailType``, the ones that nobody asked for."""
+
+    VIR_DOMAIN_EVENT_STOPPED_CRASHED = 2
+    VIR_DOMAIN_EVENT_STOPPED_FAILED = 5
 
 
 class SuspendedDetail(IntEnum):

@@ -12,7 +12,7 @@
         ├── MigrationFailed       before the switch; the guest runs on the source
         ├── PostcopyBroken        after it: the guest is split, neither half may be destroyed
         ├── MigrationUnknown      a host cannot be asked; treat the guest as if it were split
-        └── GuestLost             a half is gone after the switch
+        └── GuestLost             the guest, or a half of it, is gone
 
 Each says in one line what, where and the cure.  An error that stands for a refusal of libvirt can also
 be caught as ``libvirt.libvirtError``: :func:`refusal` builds it from the ``libvirtError`` that was
@@ -124,7 +124,7 @@ class MigrationUnknown(MigrationError):
 
 
 class GuestLost(MigrationError):
-    """A half of the guest is gone after the switch; what is left cannot run."""
+    """The guest's QEMU ended during pre-copy, or a half of it after the switch: what is left cannot run."""
 
     guest = "lost"
 

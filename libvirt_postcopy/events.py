@@ -19,6 +19,7 @@ __all__ = [
     "StatsWanted",
     "Stopped",
     "Resumed",
+    "Died",
     "SplitFailed",
     "SwitchRequested",
     "SwitchAccepted",
@@ -118,6 +119,13 @@ class Stopped(Event):
 @dataclass(frozen=True)
 class Resumed(Event):
     """The vCPUs of a side run (``RESUME``)."""
+
+    side: Side
+
+
+@dataclass(frozen=True)
+class Died(Event):
+    """A side's QEMU ended, and neither the guest nor anybody else had asked for it."""
 
     side: Side
 

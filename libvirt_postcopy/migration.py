@@ -150,6 +150,7 @@ class Migration:
         self._is_switch_out = False  # sent, and not refused: it may come at any moment
         self._abort_wanted = False
         self._abort_at: float | None = None
+        self._has_died = False  # the source's QEMU, unasked
         self._is_attached = False  # somebody else has started it
         self._knows_destination = True
         self._began_at: float | None = None  # where we were not there
@@ -401,13 +402,17 @@ class Migration:
 
     def _take_ended(self, event: ev.Ended, now: float) -> list[Action]:
         self._error = event.error
-        found = conclude(self.place, event)
+        found = conclude(self.place, event, has_died=self._has_died)
         if found in _WHOLE:
             self._end(found, now)
             return []
         self._recovery.begin(now)
         if event.here in _HALVES or event.there in _HALVES:
             self._enter_split(now)
+        return []
+
+    def _take_died(self, event: ev.Died, now: float) -> list[Action]:
+        self._has_died |= event.side is Side.SOURCE
         return []
 
     def _take_looked(self, event: ev.Looked, now: float) -> list[Action]:
@@ -635,5 +640,6 @@ _TAKE: Mapping[type[Event], Callable[[Migration, Any, float], list[Action]]] = {
     ev.PauseRefused: Migration._take_pause_refused,
     ev.SwitchHeld: Migration._take_switch_held,
     ev.Finished: Migration._take_finished,
+    ev.Died: Migration._take_died,
     ev.Ended: Migration._take_ended,
 }

@@ -293,10 +293,11 @@ def whereabouts(here: Half, there: Half) -> Place:
     return Place.UNKNOWN
 
 
-def conclude(before: Place, ended: Ended) -> Place:
+def conclude(before: Place, ended: Ended, *, has_died: bool = False) -> Place:
     """Say where the guest is at the end.
 
     :param before: Where it was by all that was seen until then.
+    :param has_died: Whether the source's QEMU ended without being asked to.
     """
     if not ended.was_sent:
         return Place.SOURCE
@@ -304,6 +305,7 @@ def conclude(before: Place, ended: Ended) -> Place:
     if ended.error is None:
         return Place.LOST if is_nowhere else Place.DESTINATION
     if is_nowhere and before is Place.SOURCE:
-        return Place.SOURCE  # it was shut down there during pre-copy
+        # A guest that was shut down there during pre-copy is where it was.
+        return Place.LOST if has_died else Place.SOURCE
     found = whereabouts(ended.here, ended.there)
     return before if found is Place.UNKNOWN and before is Place.SPLIT else found

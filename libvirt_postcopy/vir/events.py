@@ -20,9 +20,11 @@ from libvirt_postcopy.constants import (
     EventID,
     LifecycleEvent,
     ResumedDetail,
+    StoppedDetail,
     SuspendedDetail,
 )
 from libvirt_postcopy.events import (
+    Died,
     Event,
     Finished,
     PassSeen,
@@ -88,7 +90,12 @@ def from_lifecycle(side: Side, event: int, detail: int) -> list[Event]:
         if detail == ResumedDetail.VIR_DOMAIN_EVENT_RESUMED_POSTCOPY_FAILED:
             return [SplitFailed(side)]
         return [Resumed(side)]
+    if event == LifecycleEvent.VIR_DOMAIN_EVENT_STOPPED and detail in _UNASKED:
+        return [Died(side)]
     return []
+
+
+_UNASKED = frozenset(StoppedDetail)
 
 
 def from_monitor(side: Side, event: str, details: str | None) -> list[Event]:

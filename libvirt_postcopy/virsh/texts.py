@@ -14,7 +14,7 @@ from libvirt_postcopy.errors import (
     PostcopyBroken,
     PostcopyError,
 )
-from libvirt_postcopy.events import Ended, Half
+from libvirt_postcopy.events import Half
 from libvirt_postcopy.features import is_about_certificates, is_about_migration_tls
 from libvirt_postcopy.virsh.grammar import Value
 from libvirt_postcopy.virsh.interrupts import Answer
@@ -91,7 +91,7 @@ class Texts:
             )
         if isinstance(error, GuestLost):
             return GuestLost(
-                f"the guest '{self.plan.domain}' is lost: {self._missing(seen.ended)}: {error.what}",
+                f"the guest '{self.plan.domain}' is lost: {self._missing(seen)}: {error.what}",
                 cure=f"look at both hosts: {self._look_commands()}; then start it anew from its disks",
                 phase=error.phase,
             )
@@ -111,9 +111,11 @@ class Texts:
             return "" if self.plan.is_peer2peer else "destination"
         return error.side
 
-    def _missing(self, ended: Ended | None) -> str:
+    def _missing(self, seen: Seen) -> str:
         """Which half is gone."""
-        here, there = self._source, self.plan.destination
+        here, there, ended = self._source, self.plan.destination, seen.ended
+        if seen.has_died_here:
+            return f"its QEMU on the source, {here}, ended before the guest had moved"
         is_here = ended is not None and ended.here not in _OVER
         is_there = ended is not None and ended.there not in _OVER
         if is_here:

@@ -1220,6 +1220,7 @@ EVENTS = st.one_of(
     st.builds(ev.Stopped, st.sampled_from(Side)),
     st.builds(ev.Resumed, st.sampled_from(Side)),
     st.builds(ev.SplitFailed, st.sampled_from(Side)),
+    st.builds(ev.Died, st.sampled_from(Side)),
     st.just(ev.SwitchRequested("by hand")),
     st.just(ev.SwitchAccepted()),
     st.builds(ev.SwitchRefused, st.just("no"), st.booleans()),
@@ -1376,7 +1377,7 @@ def test_whatever_happens_the_core_keeps_its_promises(
 
 ONE_OF_EACH = [
     *(status(word, side) for side in Side for word in STATUSES),
-    *(kind(side) for side in Side for kind in (ev.SplitSeen, ev.SplitFailed, ev.Stopped, ev.Resumed)),
+    *(kind(side) for side in Side for kind in (ev.SplitSeen, ev.SplitFailed, ev.Stopped, ev.Resumed, ev.Died)),
     ev.PassSeen(2),
     reading(600),
     ev.StatsSeen(None),
@@ -1473,3 +1474,18 @@ def test_reading_is_asked_for_first_of_all() -> None:
     scene = Scene()
     assert scene.migration.deadline() == 0.0
     assert scene.migration.tick(0.0) == [ReadStats()]
+
+
+@pytest.mark.parametrize(
+    "died, found",
+    [(None, Phase.FAILED), (SRC, Phase.LOST), (DST, Phase.FAILED)],
+)
+def test_guest_that_dies_during_precopy_is_lost_and_one_that_shuts_down_is_not(
+    died: Side | None, found: Phase
+) -> None:
+    scene = Scene().precopy().find(looked(SRC, Half.GONE), looked(DST, Half.GONE))
+    if died is not None:
+        scene.at(1, ev.Died(died))
+    scene.at(2, ev.Ended(error="not running", here=Half.GONE, there=Half.GONE))
+    scene.until(2 + 2 * SETTLE_S)
+    assert scene.phase is found and scene.migration.is_over

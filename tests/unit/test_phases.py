@@ -553,6 +553,7 @@ def test_guest_found_nowhere_was_shut_down_if_it_had_not_left(
 ) -> None:
     failed = Ended(error="failed", here=here, there=there)
     assert conclude(Place.SOURCE, failed) is Place.SOURCE
+    assert conclude(Place.SOURCE, failed, has_died=True) is Place.LOST
     assert conclude(Place.SPLIT, failed) is Place.LOST
 
 

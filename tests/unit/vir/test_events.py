@@ -7,6 +7,7 @@ import pytest
 
 from libvirt_postcopy.constants import EventID
 from libvirt_postcopy.events import (
+    Died,
     Finished,
     PassSeen,
     Resumed,
@@ -26,7 +27,7 @@ ITERATION = EventID.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION
 JOB_COMPLETED = EventID.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED
 MONITOR = ["MIGRATION", "STOP", "RESUME"]
 
-SUSPENDED, RESUMED = 3, 4
+SUSPENDED, RESUMED, STOPPED = 3, 4, 5
 
 
 @pytest.mark.parametrize("side", Side)
@@ -40,6 +41,11 @@ def test_lifecycle_events_of_a_migration(side: Side) -> None:
         (RESUMED, 1): [Resumed(side)],
         (RESUMED, 3): [SplitSeen(side), Resumed(side)],
         (RESUMED, 4): [SplitFailed(side)],
+        (STOPPED, 0): [],  # shut down by the guest
+        (STOPPED, 1): [],  # destroyed by somebody
+        (STOPPED, 2): [Died(side)],  # crashed
+        (STOPPED, 3): [],  # migrated
+        (STOPPED, 5): [Died(side)],  # killed
     }
     for (event, detail), events in expected.items():
         assert from_lifecycle(side, event, detail) == events

@@ -24,6 +24,7 @@ from libvirt_postcopy.errors import (
     UsageError,
 )
 from libvirt_postcopy.events import (
+    Died,
     Ended,
     Half,
     Place,
@@ -450,6 +451,22 @@ def test_lost_guest_is_explained_by_the_half_that_is_gone(
     assert text.startswith(f"the guest 'web1' is lost: {gone}")
     assert "the process died" in text
     assert "domstate --reason web1" in text and "domstate --reason web2" in text
+
+
+def test_guest_that_died_before_the_switch_is_explained_by_its_qemu(
+    scene: Scene,
+) -> None:
+    over = Ended(error="failed", here=Half.GONE, there=Half.GONE)
+
+    def see(scene: Scene) -> None:
+        scene.see(Died(Side.SOURCE))
+        scene.see(over)
+
+    with pytest.raises(GuestLost) as caught:
+        scene.run(see, GuestLost("the process died", side="source"))
+    text = str(caught.value)
+    assert "is lost: its QEMU on the source, " in text
+    assert "ended before the guest had moved: the process died" in text
 
 
 def failed(scene: Scene, error: PostcopyError, line: str = LINE, *steps: Step) -> str:
