@@ -228,6 +228,7 @@ def start(
     params: Mapping[str, Any] | None = None,
     peer2peer: bool | None = None,
     recover: float | str = RECOVER,
+    recover_bandwidth: int | None = None,
     connect: vir.Open | None = None,
     observer: Observer | None = None,
 ) -> Job:
@@ -242,6 +243,7 @@ def start(
     :param peer2peer: True or False where the way is not to be chosen.
     :param recover: How long a broken migration is tried to be resumed, counted from the last page that moved:
         seconds, a duration like ``30m``, or ``never``.
+    :param recover_bandwidth: Post-copy's limit in MiB/s for the rest after a recovery, 0 for none; as before if None.
     :param connect: Opens the further connections that a migration needs, instead of ``libvirt.open``: for
         ``libvirt.openAuth``.  Gets a URI.
     :param observer: Is shown each event and action on the migration's own thread; must not block.
@@ -260,6 +262,7 @@ def start(
         params or {},
         without_flags(wanted, MigrateFlags.VIR_MIGRATE_PEER2PEER),
         partial(vir.open_connection, open_=connect),
+        recover_bandwidth=bandwidth_of(recover_bandwidth),
         journal=journal,
     )
     return begin(Runner(driver, chosen, observer, patience_s, journal=journal), driver)
@@ -357,6 +360,7 @@ def migrate(
     params: Mapping[str, Any] | None = None,
     peer2peer: bool | None = None,
     recover: float | str = RECOVER,
+    recover_bandwidth: int | None = None,
     connect: vir.Open | None = None,
     observer: Observer | None = None,
 ) -> MigrationResult:
@@ -373,6 +377,7 @@ def migrate(
         params=params,
         peer2peer=peer2peer,
         recover=recover,
+        recover_bandwidth=recover_bandwidth,
         connect=connect,
         observer=observer,
     )
@@ -403,6 +408,19 @@ def _policy(policy: Policy | str | None, flags: int) -> Policy:
             cure="give one of them",
         )
     return policy
+
+
+def bandwidth_of(recover_bandwidth: int | None) -> int | None:
+    """Check a limit in MiB/s.
+
+    :raises UsageError: If it is none that libvirt takes.
+    """
+    if recover_bandwidth is not None and not 0 <= recover_bandwidth < 1 << 43:
+        raise UsageError(
+            f"a bandwidth cannot be {recover_bandwidth} MiB/s",
+            cure="give MiB/s, or 0 for no limit",
+        )
+    return recover_bandwidth
 
 
 def patience_of(recover: float | str) -> float:

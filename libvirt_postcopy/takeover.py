@@ -16,6 +16,7 @@ from libvirt_postcopy.api import (
     Destination,
     Job,
     MigrationResult,
+    bandwidth_of,
     begin,
     facts_of,
     patience_of,
@@ -46,6 +47,7 @@ def attach(
     flags: int | None = None,
     params: Mapping[str, Any] | None = None,
     recover: float | str = RECOVER,
+    recover_bandwidth: int | None = None,
     peer2peer: bool | None = None,
     shadow: bool = False,
     connect: vir.Open | None = None,
@@ -62,6 +64,7 @@ def attach(
     :param flags: ``VIR_MIGRATE_*`` of the migrate call, for a call that resumes it.
     :param params: Its typed parameters.
     :param recover: How long a broken migration is tried to be resumed; see :func:`libvirt_postcopy.start`.
+    :param recover_bandwidth: Post-copy's limit in MiB/s for the rest after a recovery, 0 for none; as before if None.
     :param shadow: Send nothing: only watch, and say what would have been sent.
     :raises StateError: If no migration of the domain goes on, if another client of ours drives it, or if this is
         the destination's half.
@@ -91,6 +94,7 @@ def attach(
         known_params or {},
         wanted,
         partial(vir.open_connection, open_=connect),
+        recover_bandwidth=bandwidth_of(recover_bandwidth),
         journal=journal,
     )
     runner = Runner(
@@ -109,6 +113,7 @@ def recover(
     flags: int | None = None,
     params: Mapping[str, Any] | None = None,
     recover: float | str = RECOVER,
+    recover_bandwidth: int | None = None,
     peer2peer: bool | None = None,
     connect: vir.Open | None = None,
     observer: Observer | None = None,
@@ -127,6 +132,7 @@ def recover(
         flags=flags,
         params=params,
         recover=recover,
+        recover_bandwidth=recover_bandwidth,
         peer2peer=peer2peer,
         connect=connect,
         observer=observer,

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import libvirt_postcopy.vir.calls as vir
-from libvirt_postcopy.constants import MigrateFlags
+from libvirt_postcopy.constants import MigrateFlags, MigrateParam
 from libvirt_postcopy.drivers.host import Connect, Host, Pulse
 from libvirt_postcopy.drivers.runner import Sink
 from libvirt_postcopy.errors import (
@@ -87,6 +87,7 @@ class NativeDriver:
     :param flags: libvirt's own only.
     :param params: Typed parameters of ``virDomainMigrate3``.
     :param connect: Opens the connections of ours.
+    :param recover_bandwidth: Post-copy's limit in MiB/s from the first recovery on; None keeps that of ``params``.
     :param journal: Is told of each call before it is made.
     """
 
@@ -101,12 +102,14 @@ class NativeDriver:
         flags: MigrateFlags,
         connect: Connect = vir.open_connection,
         *,
+        recover_bandwidth: int | None = None,
         journal: Journal | None = None,
     ) -> None:
         self._dom = dom
         self._journal = journal
         self._target = target
         self._params = dict(params)
+        self._recover_bandwidth = recover_bandwidth
         self._flags = flags
         uuid = dom.UUIDString()
         source = dom.connect()
@@ -398,6 +401,9 @@ class NativeDriver:
         self._journal.start(source_host=host, is_peer2peer=self.is_peer2peer)
 
     def _resume(self) -> None:
+        if self._recover_bandwidth is not None:
+            limit = MigrateParam.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY
+            self._params[limit] = self._recover_bandwidth
         dom = vir.find_domain(self._source.open(), self._uuid)
         if dom is None:
             raise PostcopyError("the guest is gone from the source", side="source")

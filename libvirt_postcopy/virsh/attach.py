@@ -25,7 +25,7 @@ from libvirt_postcopy.virsh.daemon import connect, find_domain, guest_on_source,
 from libvirt_postcopy.virsh.grammar import Globals, Value
 from libvirt_postcopy.virsh.interrupts import Signals, easily_interrupted
 from libvirt_postcopy.virsh.migrate import Watch
-from libvirt_postcopy.virsh.plan import make_plan, patience
+from libvirt_postcopy.virsh.plan import make_plan, patience, recover_bandwidth
 from libvirt_postcopy.virsh.progress import Progress
 from libvirt_postcopy.virsh.split import look_command
 from libvirt_postcopy.virsh.terminal import Terminal
@@ -76,6 +76,7 @@ def follow(
             texts.destination,
             policy=Manual() if only_broken else policy,
             recover=patience_s,
+            recover_bandwidth=recover_bandwidth(given),
             shadow="shadow" in given,
             observer=progress.see,
         )

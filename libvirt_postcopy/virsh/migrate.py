@@ -66,6 +66,7 @@ def run(
         params=plan.params,
         peer2peer=plan.is_peer2peer,
         recover=plan.patience_s,
+        recover_bandwidth=plan.recover_bandwidth,
         observer=progress.see,
     )
     try:

@@ -14,7 +14,14 @@ from dataclasses import replace
 from libvirt_postcopy.constants import MigrateFlags, MigrateParam
 from libvirt_postcopy.virsh.grammar import Kind, Option
 
-__all__ = ["MIGRATE_OPTIONS", "DOMAIN", "ENABLING", "STRICT_EXIT", "option_names"]
+__all__ = [
+    "MIGRATE_OPTIONS",
+    "DOMAIN",
+    "ENABLING",
+    "RECOVER_BANDWIDTH",
+    "STRICT_EXIT",
+    "option_names",
+]
 
 _BOOL, _STRING, _INT, _BIG = Kind.BOOL, Kind.STRING, Kind.INT, Kind.BIG
 
@@ -47,6 +54,12 @@ STRICT_EXIT = _ours(
     "strict-exit",
     _BOOL,
     "exit with virsh's 0 and 1 only, not with 3 for a guest that is split or may be, and 4 for a lost one",
+)
+
+RECOVER_BANDWIDTH = _ours(
+    "postcopy-recover-bandwidth",
+    _BIG,
+    "post-copy migration bandwidth limit in MiB/s from the first recovery on, 0 for none; as before if not given",
 )
 
 MIGRATE_OPTIONS: tuple[Option, ...] = (
@@ -308,6 +321,7 @@ MIGRATE_OPTIONS: tuple[Option, ...] = (
         "how long to try to bring a guest back whose link breaks after the switch, counted from the last page that"
         " moved: 30 or 30s, 5m, or never; default 30m",
     ),
+    RECOVER_BANDWIDTH,
     STRICT_EXIT,
 )
 

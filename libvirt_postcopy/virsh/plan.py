@@ -43,6 +43,7 @@ class Plan:
     params: Mapping[str, Any]
     check: str
     patience_s: float
+    recover_bandwidth: int | None
     is_peer2peer: bool
     is_verbose: bool
 
@@ -63,6 +64,7 @@ def make_plan(given: Mapping[str, Value]) -> Plan:
         params=_params(given),
         check=_check_mode(given, policy),
         patience_s=patience(str(given.get("postcopy-recover", RECOVER))),
+        recover_bandwidth=recover_bandwidth(given),
         is_peer2peer="p2p" in given,
         is_verbose="verbose" in given,
     )
@@ -92,6 +94,12 @@ def patience(text: str) -> float:
             f"invalid postcopy-recover parameter: {error.what}",
             cure="give 30 or 30s, 5m, or never",
         ) from error
+
+
+def recover_bandwidth(given: Mapping[str, Value]) -> int | None:
+    """Read ``--postcopy-recover-bandwidth``; MiB/s."""
+    limit = given.get("postcopy-recover-bandwidth")
+    return None if limit is None else int(limit)  # type: ignore[arg-type]
 
 
 _EXCLUSIVE = (

@@ -19,6 +19,7 @@ from libvirt_postcopy.virsh.options import (
     DOMAIN,
     ENABLING,
     MIGRATE_OPTIONS,
+    RECOVER_BANDWIDTH,
     STRICT_EXIT,
 )
 
@@ -119,6 +120,7 @@ _ATTACH = Verb(
             "switch to post-copy when this says so; see help migrate",
         ),
         _PATIENCE,
+        RECOVER_BANDWIDTH,
         Option(
             "shadow", Kind.BOOL, "send nothing: only watch, and say what would be sent"
         ),
@@ -133,7 +135,7 @@ _RECOVER = Verb(
     summary="Resume broken post-copy migration",
     description="Resume the broken post-copy migration of domain, again and again until it is whole. Ctrl-C leaves it"
     " as it is.",
-    options=(DOMAIN, _DESTINATION, _PATIENCE, _VERBOSE, STRICT_EXIT),
+    options=(DOMAIN, _DESTINATION, _PATIENCE, RECOVER_BANDWIDTH, _VERBOSE, STRICT_EXIT),
     module="libvirt_postcopy.virsh.recover",
 )
 

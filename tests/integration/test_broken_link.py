@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
 from collections.abc import Callable
 
 import libvirt
+import libvirt_qemu
 import pytest
 from commands import URI, Typed
 from observers import Awaited
@@ -143,4 +145,41 @@ def test_command_brings_guest_back_and_ends_well(stage: Stage, moved: Check) -> 
         code, text = typed.end()
     assert code == 0, text
     assert "post-copy failed" in text
+    moved()
+
+
+def _limit(domain: libvirt.virDomain) -> int:
+    """Post-copy's limit, MiB/s, as the source's QEMU has it."""
+    command = '{"execute": "query-migrate-parameters"}'
+    answer = json.loads(libvirt_qemu.qemuMonitorCommand(domain, command, 0))
+    limit: int = answer["return"]["max-postcopy-bandwidth"]
+    return limit >> 20
+
+
+@pytest.mark.parametrize("asked, limit", [(None, 16), (24, 24)])
+def test_limit_of_the_rest_is_raised_when_asked_and_kept_otherwise(
+    stage: Stage, moved: Check, asked: int | None, limit: int
+) -> None:
+    domain = stage.start()
+    split = Awaited(Resumed, lambda seen: seen.side is Side.DESTINATION)
+    again = Awaited(StatusSeen, _Recovered())
+
+    def observe(what: object) -> None:
+        split(what)
+        again(what)
+
+    job = postcopy.start(
+        domain,
+        URI,
+        policy="after:0",
+        params=SLOW,
+        recover_bandwidth=asked,
+        observer=observe,
+    )
+    split.wait()
+    assert _limit(domain) == 16
+    stage.lab.break_migrations()
+    again.wait()
+    assert _limit(domain) == limit
+    job.wait(60)
     moved()

@@ -779,3 +779,10 @@ def test_libvirts_own_driver_that_cannot_migrate(
     ) as caught:
         api.migrate(connection.lookupByName("web1"), "test:///default")
     assert isinstance(caught.value, MigrationFailed)
+
+
+@pytest.mark.parametrize("limit", [-1, 1 << 43])
+def test_limit_for_the_rest_must_be_one(stage: Stage, limit: int) -> None:
+    with pytest.raises(UsageError, match=f"cannot be {limit} MiB/s"):
+        api.start(stage.dom, URI, recover_bandwidth=limit)
+    assert stage.dom.calls == []

@@ -72,6 +72,7 @@ OURS = {
     "postcopy-check",
     "postcopy-policy",
     "postcopy-recover",
+    "postcopy-recover-bandwidth",
     "strict-exit",
 }
 
