@@ -13,7 +13,7 @@ from scenes.stage import own_lab
 
 __all__ = ["main"]
 
-FOLDER = "/run/libvirt-postcopy-bench"
+FOLDER = Path("/run/libvirt-postcopy-bench")
 
 BENCHES = {"faults": bench_faults, "switch": bench_switch}
 
@@ -28,10 +28,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb.add_argument("--json", action="store_true", help="print all figures")
         module.add_arguments(verb)
         verb.add_argument("--write", type=Path, help="also write the table there")
+        verb.add_argument(
+            "--release",
+            action="append",
+            metavar="R",
+            help="for a host; may be repeated",
+        )
+        verb.add_argument(
+            "--lab", type=Path, default=FOLDER, metavar="DIR", help="folder of its lab"
+        )
     args = parser.parse_args(argv)
     silence_libvirt()
     bench = BENCHES[args.verb]
-    with own_lab(Path(FOLDER)) as lab:
+    with own_lab(args.lab, args.release or ()) as lab:
         figures = bench.measure(lab, args)
     text = json.dumps(figures, indent=2) if args.json else bench.table(figures)
     print(text)

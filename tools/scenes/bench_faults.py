@@ -14,6 +14,7 @@ from dataclasses import asdict
 from typing import Any
 
 from faults import TOOLS, Cell, Outcome, cells, run_cell
+from faults.matrix import CELLS
 from labkit import Lab
 from libvirt_postcopy.vir.events import ensure_event_loop
 from scenes.bench_switch import versions
@@ -30,7 +31,10 @@ LONGEST_BACK_S = 2.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this bench alone."""
     parser.add_argument(
-        "--only", default="", metavar="TEXT", help="cells with this in their name"
+        "--only",
+        action="append",
+        metavar="TEXT",
+        help="cells with this in their name; may be repeated",
     )
     parser.add_argument(
         "--tool", choices=sorted(TOOLS), action="append", help="default: both"
@@ -42,7 +46,7 @@ def measure(lab: Lab, args: argparse.Namespace) -> dict[str, Any]:
     ensure_event_loop()
     tools = [TOOLS[name] for name in args.tool or TOOLS]
     rows = []
-    for cell in cells(args.only):
+    for cell in _chosen(args.only or [""]):
         outcomes: dict[str, list[Outcome]] = {tool.name: [] for tool in tools}
         for _ in range(args.runs):
             for tool in tools:
@@ -51,6 +55,11 @@ def measure(lab: Lab, args: argparse.Namespace) -> dict[str, Any]:
                 print(f"{tool.name}: {cell}: {_word(outcome)}", file=sys.stderr)
         rows.append(_row(cell, outcomes))
     return {"versions": versions(lab), "runs": args.runs, "cells": rows}
+
+
+def _chosen(texts: Sequence[str]) -> list[Cell]:
+    wanted = {cell for text in texts for cell in cells(text)}
+    return [cell for cell in CELLS if cell in wanted]
 
 
 def _row(cell: Cell, outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, Any]:

@@ -34,9 +34,10 @@ _BOOT_S = 60.0
 
 
 @contextmanager
-def own_lab(folder: Path) -> Iterator[Lab]:
+def own_lab(folder: Path, releases: Sequence[str] = ()) -> Iterator[Lab]:
     """A lab for one program alone, down at the end; what a killed run has left is cleared away first.
 
+    :param releases: Releases for the hosts in turn; what this machine has installed by default.
     :raises LabError: If another run of the program uses it now, or if we are not root.
     """
     with _lock_file(folder.with_suffix(".lock")) as lock:
@@ -45,8 +46,12 @@ def own_lab(folder: Path) -> Iterator[Lab]:
         except OSError:
             raise LabError(f"{folder}: in use by another run; wait for it") from None
         Lab(folder).down()
-        with Lab(folder) as lab:
+        lab = Lab(folder)
+        try:
+            lab.up(releases=releases)
             yield lab
+        finally:
+            lab.down()
 
 
 def _lock_file(path: Path) -> IO[str]:
