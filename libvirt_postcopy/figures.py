@@ -137,14 +137,17 @@ class Figures:
         final = self._final or self._last or Stats()
         has_switched = switch is not None and switch.took_effect_ms is not None
         ours_ms = None if self._ended is None else self.ms(self._ended)
+        is_final = self._final is not None or self._ended is not None
+        # QEMU's own is an expectation until the end.
+        qemu_downtime_ms = final.downtime_ms if is_final else None
         downtime_ms = self.downtime_ms
         before, after = self._sent(final) if has_switched else (final.memory_sent, None)
         return Summary(
             ended_ms=ours_ms,
             total_ms=ours_ms if final.elapsed_ms is None else final.elapsed_ms,
             setup_ms=final.setup_ms,
-            downtime_ms=final.downtime_ms if downtime_ms is None else downtime_ms,
-            qemu_downtime_ms=final.downtime_ms,
+            downtime_ms=qemu_downtime_ms if downtime_ms is None else downtime_ms,
+            qemu_downtime_ms=qemu_downtime_ms,
             passes=passes,
             precopy_bytes=before,
             postcopy_bytes=after,

@@ -140,7 +140,7 @@ _WHILE_PAUSED = {
 
 _WAITING = {
     Diagnosis.HALF_PAUSED: "the source has noticed that the link is broken, the destination has not yet:"
-    " waiting for it",
+    " waiting for it (if it never does: on the destination, as root, ss -t -K with the port of its migration)",
     Diagnosis.UNREACHABLE: "the {side}'s daemon does not answer: waiting for it",
     Diagnosis.FLOWING: "only a control connection was lost, QEMU goes on by itself: waiting for its end",
 }

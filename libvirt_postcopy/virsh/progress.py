@@ -269,7 +269,6 @@ class Progress:
             phase=job.phase,
             stats=job.stats(),
             passes=summary.passes,
-            # before that it is QEMU's expectation
             downtime_ms=summary.downtime_ms if self.is_resumed else None,
             shown_percent=self._percent,
         )

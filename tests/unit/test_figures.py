@@ -91,3 +91,13 @@ def test_switch_that_never_came_is_none_and_all_bytes_are_of_precopy(switch) -> 
         300,
         None,
     )
+
+
+def test_qemus_downtime_is_an_expectation_until_the_end() -> None:
+    figures = Figures(0.0)
+    figures.read(Stats(downtime_ms=300), 0.0)
+    assert figures.summary(1, None).downtime_ms is None
+    figures.read(Stats(downtime_ms=12), 0.0)
+    figures.end(1.0)
+    assert figures.summary(1, None).downtime_ms == 12
+    assert figures.summary(1, None).qemu_downtime_ms == 12
