@@ -35,6 +35,7 @@ from libvirt_postcopy.errors import (
     UsageError,
 )
 from libvirt_postcopy.events import Place
+from libvirt_postcopy.install import install, uninstall
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.policy import (
     After,
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
         migrate,
         start,
     )
-    from libvirt_postcopy.install import install, uninstall
     from libvirt_postcopy.preflight import check
     from libvirt_postcopy.takeover import attach, recover
     from libvirt_postcopy.vir.calls import (
@@ -112,8 +112,6 @@ _NEED_LIBVIRT = {
     "MigrationResult": ("api", "MigrationResult"),
     "job_stats": ("api", "job_stats"),
     "check": ("preflight", "check"),
-    "install": ("install", "install"),
-    "uninstall": ("install", "uninstall"),
     "virDomainMigrateStartPostCopy": ("vir.calls", "start_postcopy"),
 }
 
@@ -126,7 +124,5 @@ def __getattr__(name: str) -> Any:
     except KeyError:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
     value = getattr(import_module(f"{__name__}.{module}"), attribute)
-    globals()[
-        name
-    ] = value  # also over the submodule 'install', which the import put there
+    globals()[name] = value
     return value

@@ -3,19 +3,19 @@
 After :func:`install`, a program written for the series runs as it is: ``libvirt`` has the series' names, and
 ``virDomain``'s six migrate methods obey ``VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY``.  A call without that flag
 goes to libvirt untouched.
+
+The package imports this module at once, because its function has the same name; so what needs libvirt is imported
+by the functions.
 """
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from functools import wraps
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import libvirt_postcopy.vir.calls as vir
-from libvirt_postcopy.api import Destination, MigrationResult, migrate
 from libvirt_postcopy.constants import (
     CLIENT_SIDE_FLAGS,
     VIR_MIGRATE_ENABLE_POSTCOPY,
@@ -23,6 +23,9 @@ from libvirt_postcopy.constants import (
     MigrateParam,
 )
 from libvirt_postcopy.errors import UsageError
+
+if TYPE_CHECKING:
+    from libvirt_postcopy.api import Destination
 
 __all__ = ["install", "uninstall"]
 
@@ -60,6 +63,8 @@ def uninstall(module: ModuleType) -> None:
 
 
 def _additions(module: ModuleType) -> list[tuple[object, str, Any]]:
+    from libvirt_postcopy.vir.calls import start_postcopy
+
     domain = module.virDomain
     additions: list[tuple[object, str, Any]] = [
         (module, "VIR_MIGRATE_ENABLE_POSTCOPY", int(VIR_MIGRATE_ENABLE_POSTCOPY)),
@@ -68,7 +73,7 @@ def _additions(module: ModuleType) -> list[tuple[object, str, Any]]:
             "VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY",
             int(VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY),
         ),
-        (module, "virDomainMigrateStartPostCopy", vir.start_postcopy),
+        (module, "virDomainMigrateStartPostCopy", start_postcopy),
     ]
     for name, adapter in _ADAPTERS.items():
         original = getattr(domain, name, None)
@@ -111,11 +116,11 @@ class _Call:
         self._returns_domain = returns_domain
 
     def run(self, dom: Any) -> Any:
+        from libvirt_postcopy.api import migrate
+
         if self._dest is None:
             raise UsageError("post-copy needs a destination", side="destination")
-        result: MigrationResult = migrate(
-            dom, self._dest, flags=self.flags, params=self._params
-        )
+        result = migrate(dom, self._dest, flags=self.flags, params=self._params)
         return result.domain if self._returns_domain else 0
 
 
@@ -193,13 +198,3 @@ _ADAPTERS: Mapping[str, Callable[..., _Call]] = {
     "migrateToURI2": _migrate_to_uri2,
     "migrateToURI3": _migrate_to_uri3,
 }
-
-
-class _Callable(ModuleType):
-    """``libvirt_postcopy.install`` is a function and this module; whichever is found there can be called."""
-
-    def __call__(self, module: ModuleType) -> None:
-        install(module)
-
-
-sys.modules[__name__].__class__ = _Callable

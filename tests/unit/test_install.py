@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 import libvirt
 import pytest
 
+from libvirt_postcopy import api
 from libvirt_postcopy.constants import VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY
 from libvirt_postcopy.errors import UsageError
 
@@ -64,7 +65,7 @@ def migrations(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         calls.append((dom, dest, flags, params))
         return SimpleNamespace(domain="the domain there")
 
-    monkeypatch.setattr(patch, "migrate", migrate)
+    monkeypatch.setattr(api, "migrate", migrate)
     return calls
 
 
