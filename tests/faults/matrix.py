@@ -45,7 +45,21 @@ class Cell:
         """The defect of QEMU that makes it fatal, if there is one."""
         return _DEFECTS.get((self.moment, self.fault.name), "")
 
+    @property
+    def needs_resume(self) -> bool:
+        """Whether both QEMUs stand still until somebody resumes the migration."""
+        return not self.is_before_switch and (
+            self.is_broken_first or self.fault.name in _BREAK
+        )
 
+
+_BREAK = (
+    "link cut until noticed",
+    "link cut until TCP gives up, ss -K",
+    "sockets killed",
+    "black hole until noticed",
+    "migrate-pause by somebody",
+)
 _DEFECTS = {
     (
         Moment.SWITCH,

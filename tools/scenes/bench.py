@@ -6,7 +6,9 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from labkit import LabError
 from libvirt_postcopy.vir.calls import silence_libvirt
 from scenes import bench_faults, bench_switch
 from scenes.stage import own_lab
@@ -40,10 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     silence_libvirt()
     bench = BENCHES[args.verb]
-    with own_lab(args.lab, args.release or ()) as lab:
-        figures = bench.measure(lab, args)
-    text = json.dumps(figures, indent=2) if args.json else bench.table(figures)
-    print(text)
+    if getattr(args, "read", None):
+        several = bench_faults.merge(map(_figures, args.read))
+    else:
+        with own_lab(args.lab, args.release or ()) as lab:
+            several = [bench.measure(lab, args)]
+    text = "\n\n".join(bench.table(figures) for figures in several)
+    print(json.dumps(several[0], indent=2) if args.json else text)
     if args.write:
-        args.write.write_text(f"# {bench.TITLE}\n\n{bench.table(figures)}\n")
-    return 0 if bench.is_good(figures) else 1
+        args.write.write_text(f"# {bench.TITLE}\n\n{text}\n", encoding="utf-8")
+    return 0 if all(bench.is_good(figures) for figures in several) else 1
+
+
+def _figures(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LabError(f"{file}: {error}; give what --json has printed") from None
