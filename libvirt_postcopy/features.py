@@ -155,6 +155,12 @@ _KNOWN: tuple[tuple[str, str, str, str], ...] = (
         "--listen-address and --migrateuri must name an address of the destination",
     ),
     (
+        r"(closed the monitor|connecting to monitor)[\s\S]*Cannot allocate memory",
+        "its QEMU cannot get the memory it needs: {message}",
+        "destination",
+        "free memory there, or raise the limits of libvirt's daemon",
+    ),
+    (
         _MIGRATION_TLS,
         "no TLS certificates for migration: {message}",
         "",

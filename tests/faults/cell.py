@@ -11,7 +11,7 @@ from typing import Any
 
 import libvirt
 
-from faults.faults import FAULTS
+from faults.faults import FAULTS, Setting
 from faults.matrix import Cell
 from faults.moments import Moment, Moments
 from guest import GuestParams
@@ -46,7 +46,6 @@ class Tool:
 
 
 _SOURCE = ("-c", "qemu+tcp://a/system")
-_TO = ("busy", "qemu+tcp://b/system")
 _LIVE = ("migrate", "--live", "--postcopy", "--postcopy-bandwidth", "16")
 _OURS = str(VENV / "virsh-postcopy")
 
@@ -139,8 +138,8 @@ def run_cell(lab: Lab, tool: Tool, cell: Cell) -> Outcome:
     """Migrate, inject, and look."""
     lab.limit(LINK)
     try:
-        with Stage(lab, GUEST) as stage:
-            return _run(stage, tool, cell)
+        with cell.fault.setting(lab) as setting, Stage(lab, GUEST) as stage:
+            return _run(stage, tool, cell, setting)
     finally:
         lab.give_up_after(KERNELS_OWN)
         lab.pass_migrations()
@@ -151,13 +150,15 @@ def run_cell(lab: Lab, tool: Tool, cell: Cell) -> Outcome:
             host.wait_ready()
 
 
-def _run(stage: Stage, tool: Tool, cell: Cell) -> Outcome:
+def _run(stage: Stage, tool: Tool, cell: Cell, setting: Setting) -> Outcome:
     domain = stage.start()
     moments = Moments(stage)
     is_late = cell.moment is Moment.LATER_PASS
     when = tool.later if is_late else ("--postcopy-after-precopy",)
     with moments.listening(domain.UUIDString()):
-        client = _Client(stage.lab, [*tool.migrate, *when, *_TO])
+        to = (stage.name, f"qemu+tcp://{setting.destination}/system")
+        argv = [*tool.migrate, *when, *setting.options, *to]
+        client = _Client(stage.lab, argv)
         if cell.is_broken_first:
             moments.wait(Moment.SPLIT, 60)
             FAULTS["sockets killed"].inject(stage, client)
@@ -203,7 +204,10 @@ def _settle(stage: Stage) -> list[str]:
 
 def _state(stage: Stage, host: str) -> Sequence[Any]:
     domain = stage.find(host)
-    return [0, 0] if domain is None else domain.state()
+    try:
+        return [0, 0] if domain is None else domain.state()
+    except libvirt.libvirtError:  # it has ended this moment
+        return [0, 0]
 
 
 _SPLIT_STATES = (

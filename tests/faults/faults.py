@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
 import libvirt
 import libvirt_qemu
 
+from labkit import Lab
 from scenes.stage import Stage
 
-__all__ = ["FAULTS", "Fault", "Victim"]
+__all__ = ["FAULTS", "Fault", "Setting", "Victim"]
 
 _NOTICE_S = 90.0
 _POLL_S = 0.1
@@ -30,17 +33,32 @@ class Victim(Protocol):
 
 
 @dataclass(frozen=True)
+class Setting:
+    """What a migration is asked for where something is wrong from the beginning."""
+
+    options: Sequence[str] = ()
+    destination: str = "b"
+
+
+@contextmanager
+def _as_usual(lab: Lab) -> Iterator[Setting]:
+    yield Setting()
+
+
+@dataclass(frozen=True)
 class Fault:
     """One way to break something.
 
     :ivar inject: Breaks it, and puts it right again where the fault is one that passes; returns when that
         is done.
+    :ivar setting: What is wrong before the migration begins, and put right after it.
     :ivar kills: The host whose QEMU it kills, if any: no guest survives that after the switch.
     """
 
     name: str
     inject: Callable[[Stage, Victim], None]
     kills: str = ""
+    setting: Callable[[Lab], AbstractContextManager[Setting]] = _as_usual
 
 
 def _wait(what: Callable[[], bool], timeout: float) -> bool:
@@ -61,7 +79,10 @@ def _is_noticed(stage: Stage, victim: Victim) -> bool:
     domain = stage.find("a")
     if domain is None:
         return True
-    state, reason = domain.state()
+    try:
+        state, reason = domain.state()
+    except libvirt.libvirtError:  # it has ended this moment
+        return True
     failed = libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
     return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason == failed)
 
@@ -129,6 +150,44 @@ def _kill_qemu(host: str) -> Callable[[Stage, Victim], None]:
     return inject
 
 
+def _nothing(stage: Stage, victim: Victim) -> None:
+    """It is wrong already."""
+
+
+@contextmanager
+def _wrong_port(lab: Lab) -> Iterator[Setting]:
+    """Nobody listens where the source's QEMU is sent."""
+    yield Setting(options=("--migrateuri", "tcp://client:49152"))
+
+
+@contextmanager
+def _no_userfaultfd(lab: Lab) -> Iterator[Setting]:
+    """QEMU runs as an ordinary user there, and the kernel keeps userfaultfd from it."""
+    lab.add_host("weak", unprivileged=True)
+    try:
+        yield Setting(destination="weak")
+    finally:
+        lab.remove_host("weak")
+
+
+@contextmanager
+def _no_memory(lab: Lab) -> Iterator[Setting]:
+    """Its QEMU cannot get the guest's memory; the limit is inherited from the daemon."""
+    host = lab.host("b")
+    daemon = host.run(["pgrep", "-o", "-x", "libvirtd"]).stdout.strip()
+    status = host.run(["cat", f"/proc/{daemon}/status"]).stdout
+    (used_kib,) = re.findall(r"^VmData:\s+(\d+) kB$", status, re.MULTILINE)
+    limit = (int(used_kib) << 10) + _SPARE_BYTES
+    host.run(["prlimit", f"--pid={daemon}", f"--data={limit}"])
+    try:
+        yield Setting()
+    finally:
+        host.kill_daemon()  # the next one has no such limit
+        host.wait_ready()
+
+
+_SPARE_BYTES = 64 << 20
+
 FAULTS = {
     fault.name: fault
     for fault in (
@@ -143,5 +202,8 @@ FAULTS = {
         Fault("migrate-pause by somebody", _pause),
         Fault("destination's QEMU killed", _kill_qemu("b"), kills="b"),
         Fault("source's QEMU killed", _kill_qemu("a"), kills="a"),
+        Fault("wrong migrate port", _nothing, setting=_wrong_port),
+        Fault("userfaultfd forbidden", _nothing, setting=_no_userfaultfd),
+        Fault("destination out of memory", _nothing, setting=_no_memory),
     )
 }

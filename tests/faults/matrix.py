@@ -70,7 +70,7 @@ _DEFECTS = {
         "sockets killed",
     ): "the destination's QEMU 7.2 dies if the link breaks while it recovers",
 }
-_BEFORE = (Moment.PREPARE, Moment.FIRST_PASS, Moment.LATER_PASS)
+_BEFORE = (Moment.BEFORE, Moment.PREPARE, Moment.FIRST_PASS, Moment.LATER_PASS)
 
 _LINK = (
     "link cut for 2 s",
@@ -81,7 +81,14 @@ _LINK = (
 _DAEMONS = ("destination's daemon killed", "source's daemon killed")
 _QEMUS = ("destination's QEMU killed", "source's QEMU killed")
 
+_SETTINGS = (
+    "wrong migrate port",
+    "userfaultfd forbidden",
+    "destination out of memory",
+)
+
 _ROWS = {
+    Moment.BEFORE: _SETTINGS,
     Moment.PREPARE: ("link cut for 2 s", "sockets killed", *_DAEMONS, "client killed"),
     Moment.FIRST_PASS: (*_LINK, *_DAEMONS, "client killed", *_QEMUS),
     Moment.LATER_PASS: ("sockets killed", *_DAEMONS, "client killed"),

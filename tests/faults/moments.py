@@ -18,6 +18,7 @@ __all__ = ["Moment", "Moments"]
 class Moment(str, Enum):
     """Phases of the matrix."""
 
+    BEFORE = "before"  #: nothing has been asked for
     PREPARE = "prepare"  #: QEMU has been told, nothing has been sent
     FIRST_PASS = "first pass"
     LATER_PASS = "later pass"
@@ -62,6 +63,8 @@ class Moments:
 
         :raises TimeoutError: If it does not.
         """
+        if moment is Moment.BEFORE:
+            return
         if moment is Moment.FINISHING:
             self._wait_until_little_is_left(timeout)
             return

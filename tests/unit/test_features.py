@@ -38,6 +38,13 @@ REFUSED = "unable to connect to server at 'b:16509': Connection refused"
             "destination",
             "userfaultfd",
         ),
+        (
+            "internal error: process exited while connecting to monitor: x qemu-system-x86_64:\n"
+            "cannot set up guest memory 'pc.ram': Cannot allocate memory",
+            "its QEMU cannot get the memory it needs: ",
+            "destination",
+            "free memory there",
+        ),
         (  # QEMU 8.1 and later
             f"{UNABLE} 'migrate-set-capabilities': Postcopy is not supported: {UFFD}",
             "the destination's QEMU refused post-copy: ",
