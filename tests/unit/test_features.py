@@ -39,8 +39,7 @@ REFUSED = "unable to connect to server at 'b:16509': Connection refused"
             "userfaultfd",
         ),
         (
-            "internal error: process exited while connecting to monitor: x qemu-system-x86_64:\n"
-            "cannot set up guest memory 'pc.ram': Cannot allocate memory",
+            "internal error: process exited while connecting to monitor: qemu:\nram: Cannot allocate memory",
             "its QEMU cannot get the memory it needs: ",
             "destination",
             "free memory there",
