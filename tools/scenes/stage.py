@@ -155,13 +155,8 @@ class Stage:
         """Remove the guest from all hosts, whatever state it is in."""
         for host in self.lab.hosts():
             domain = self.find(host.name)
-            if domain is None:
-                continue
-            is_active = domain.isActive()
-            if domain.isPersistent():
-                domain.undefine()  # an active one lives on as a transient domain
-            if is_active:
-                domain.destroy()
+            if domain is not None:
+                _remove(domain)
         for connection in self._connections.values():
             connection.close()
         self._connections.clear()
@@ -185,6 +180,18 @@ class Stage:
     def now() -> float:
         """The clock of the heartbeats."""
         return time.monotonic()
+
+
+def _remove(domain: libvirt.virDomain) -> None:
+    try:
+        is_active = domain.isActive()
+        if domain.isPersistent():
+            domain.undefine()  # an active one lives on as a transient domain
+        if is_active:
+            domain.destroy()
+    except libvirt.libvirtError as error:  # it may have ended by itself this moment
+        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+            raise
 
 
 def _names(connection: libvirt.virConnect) -> list[str]:
