@@ -89,6 +89,8 @@ def diagnose(here: Looked, there: Looked) -> Diagnosis:
     """
     if here.half in (Half.WHOLE, Half.MIGRATING) and here.status in _ON_THE_WAY:
         return Diagnosis.FLOWING
+    if here.half in _HALVES and here.status in _STILL_SENT and there.half in _ABSENT:
+        return Diagnosis.FLOWING  # its pages go somewhere: we look at the wrong host
     found = whereabouts(here.half, there.half)
     if found in (Place.SOURCE, Place.DESTINATION):
         return Diagnosis.OVER
@@ -96,7 +98,7 @@ def diagnose(here: Looked, there: Looked) -> Diagnosis:
         return Diagnosis.GONE
     if here.half is Half.UNKNOWN:
         return Diagnosis.UNREACHABLE
-    if here.half not in (Half.SPLIT, Half.SPLIT_FAILED) or here.status is None:
+    if here.half not in _HALVES or here.status is None:
         return Diagnosis.UNCLEAR
     if here.status in _NOT_ON_THE_WAY:
         return Diagnosis.UNCLEAR
@@ -104,6 +106,12 @@ def diagnose(here: Looked, there: Looked) -> Diagnosis:
         return Diagnosis.FLOWING  # also by a status of a later QEMU
     return _WHILE_PAUSED.get(there.half, Diagnosis.UNCLEAR)
 
+
+_HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
+_ABSENT = frozenset((Half.GONE, Half.INACTIVE))
+
+#: A source that says so has somebody who takes its pages, or will be paused before long.
+_STILL_SENT = frozenset((Status.POSTCOPY_ACTIVE, Status.POSTCOPY_RECOVER))
 
 #: Before the switch, where somebody else's migration is watched.
 _ON_THE_WAY = frozenset(
@@ -196,6 +204,7 @@ class Recovery:
         self._patience_s = patience_s
         self._backoff = _Backoff(jitter)
         self._seen: dict[Side, tuple[float, Looked]] = {}
+        self._forgot_at = float("-inf")
         self._look_at = dict.fromkeys(Side, float("-inf"))
         self._looking: set[Side] = set()
         self._is_on = False  # no call of ours is under way, and it is not over
@@ -240,7 +249,7 @@ class Recovery:
         """Take what was found on one host."""
         self._looking.discard(event.side)
         self._seen[event.side] = (now, event)
-        found = self._diagnose()
+        found = self._diagnose(now)
         self._look_at[event.side] = now + (CALM_LOOK_S if self._is_calm else LOOK_S)
         if found is not self._diagnosis:
             self._diagnosis, self._diagnosed_at = found, now
@@ -265,18 +274,23 @@ class Recovery:
             self._backoff.failures = 0
         self._moved, self._moved_at = moved, now
 
-    def _diagnose(self) -> Diagnosis:
-        if self._is_attached and [*self._seen] == [Side.SOURCE]:
-            # The other may never answer, and what goes on must not be taken for unclear.
-            silent = Looked(Side.DESTINATION, Half.UNKNOWN)
-            return diagnose(self._seen[Side.SOURCE][1], silent)
-        if len(self._seen) < len(Side):
+    def _diagnose(self, now: float) -> Diagnosis:
+        """The side that never answers must not make unclear what the other says."""
+        is_late = now >= self._forgot_at + SETTLE_S
+        if len(self._seen) < len(Side) and not (self._is_attached or is_late):
             return Diagnosis.UNCLEAR
-        return diagnose(self._seen[Side.SOURCE][1], self._seen[Side.DESTINATION][1])
+        if self._is_attached and Side.SOURCE not in self._seen and not is_late:
+            return Diagnosis.UNCLEAR
+        return diagnose(self._last(Side.SOURCE), self._last(Side.DESTINATION))
+
+    def _last(self, side: Side) -> Looked:
+        seen = self._seen.get(side)
+        return Looked(side, Half.UNKNOWN) if seen is None else seen[1]
 
     def _forget(self, now: float) -> None:
         """What was seen is of the time before."""
         self._seen.clear()
+        self._forgot_at = now
         self._look_at = dict.fromkeys(Side, now)
         self._diagnosis, self._diagnosed_at = Diagnosis.UNCLEAR, now
 
@@ -341,10 +355,9 @@ class Recovery:
         """What we wait for, to be told once, until something was done; empty where there is nothing to tell."""
         if not self._patience_s or self._diagnosis in self._told:
             return ""
-        if self._diagnosis is Diagnosis.FLOWING and self._is_attached:
-            _, here = self._seen[Side.SOURCE]
-            if here.half is not Half.SPLIT_FAILED:
-                return ""  # nothing was lost
+        is_watched = self._diagnosis is Diagnosis.FLOWING and self._is_attached
+        if is_watched and self._last(Side.SOURCE).half is not Half.SPLIT_FAILED:
+            return ""  # nothing was lost
         return _WAITING.get(self._diagnosis, "")
 
     def _resume(self, now: float) -> list[Action]:
@@ -355,6 +368,7 @@ class Recovery:
             return []
         self.attempts += 1
         self._is_on = False
+        self._paused_at = now  # the outage does not count against what comes now
         self._forget(now)
         self._told.clear()
         return [Resume(self.attempts)]
@@ -366,7 +380,7 @@ class Recovery:
     @property
     def _is_paused_for_good(self) -> bool:
         """The source's QEMU waits for a resume, and something speaks against it that no waiting cures."""
-        _, here = self._seen[Side.SOURCE]
+        here = self._last(Side.SOURCE)
         return here.status == Status.POSTCOPY_PAUSED and bool(self._obstacle())
 
     def _silent_side(self) -> str:
@@ -430,10 +444,11 @@ class Recovery:
         looks = [at for at, _ in self._seen.values() if at >= self._stalls_at]
         if not self._patience_s or len(looks) < len(Side) or self._obstacle():
             return []
-        here = self._seen[Side.SOURCE][1]
-        if self._silent_side() or here.status not in _CAN_PAUSE:
+        if self._silent_side() or self._last(Side.SOURCE).status not in _CAN_PAUSE:
             return []
-        if self._diagnose() is not Diagnosis.FLOWING:
+        if self._last(Side.DESTINATION).half is Half.WHOLE:
+            return []  # it has all pages; what a resume cannot mend must not be broken
+        if self._diagnose(now) is not Diagnosis.FLOWING:
             return []
         self._paused_at = now
         text = f"no page has moved for {STALL_S:.0f} s: making QEMU notice the break"

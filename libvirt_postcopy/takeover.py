@@ -70,7 +70,7 @@ def attach(
         the destination's half.
     :raises LibvirtError: If the source's daemon does not answer.
     """
-    patience_s = patience_of(recover)
+    patience_s, limit = patience_of(recover), bandwidth_of(recover_bandwidth)
     _require_source(dom)
     left = left_behind(dom)
     if left.driver and not shadow:
@@ -94,14 +94,15 @@ def attach(
         known_params or {},
         wanted,
         partial(vir.open_connection, open_=connect),
-        recover_bandwidth=bandwidth_of(recover_bandwidth),
+        recover_bandwidth=limit,
         journal=journal,
     )
     runner = Runner(
         driver, chosen, observer, patience_s, journal=journal, is_shadow=shadow
     )
     if observer is not None:
-        for text in _doubts(driver, entry if params is None else None):
+        is_told = flags is not None or params is not None
+        for text in _doubts(driver, entry if params is None else None, is_told):
             observer(Note(text))
     return begin(runner, driver)
 
@@ -300,13 +301,18 @@ def _resume_flags(flags: int) -> MigrateFlags:
     return without_flags(flags, _NOT_OF_A_RESUME) | needed
 
 
-def _doubts(driver: AttachedDriver, entry: Entry | None) -> list[str]:
+def _doubts(driver: AttachedDriver, entry: Entry | None, is_told: bool) -> list[str]:
     """What the operator should know of what is not known."""
     doubts = []
     if not driver.knows_destination:
         doubts.append(
             "the destination is not known: the migration is watched, and cannot be resumed if it breaks;"
             " name the URI of its destination"
+        )
+    if entry is None and not is_told:
+        doubts.append(
+            "no journal tells how it was started: if it breaks it is resumed without its other options (--tls,"
+            " --migrateuri), and what they ask for at its end (--persistent, --undefinesource) is for you to do"
         )
     if entry is not None and entry.held_back:
         names = ", ".join(entry.held_back)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import libvirt_postcopy.vir.calls as vir
+from libvirt_postcopy.constants import ErrorNumber
 from libvirt_postcopy.errors import LibvirtError, PostcopyError
 from libvirt_postcopy.events import Event, Half, Looked, Side
 from libvirt_postcopy.phases import Status
@@ -115,6 +116,12 @@ class Host:
 
         :raises LibvirtError: If it cannot be opened.
         """
+        if (
+            self._lines
+            and self._uri is not None
+            and not vir.listens(self._uri, _PROBE_S)
+        ):
+            raise LibvirtError("it does not answer", side=self.side.value)
         line = Line(self._made())
         with self._changing:
             is_late = self._is_closed
@@ -138,7 +145,23 @@ class Host:
         if line is None or (self._is_suspect and self._uri is not None):
             line = self.renew()
         with line.turn:
+            if self._is_closed:  # by now it may be somebody else's
+                raise LibvirtError("no longer asked", side=self.side.value)
             yield line.connection
+
+    def give_back(self, connection: Connection) -> None:
+        """Close a connection that :meth:`open` gave; may hang on a dead host."""
+        with self._changing:
+            if connection not in self._lent:
+                return
+            self._lent.remove(connection)
+        vir.close_connections([connection])
+
+    @property
+    def turn(self) -> threading.RLock:
+        """That of the present line; a new one where there is none."""
+        with self._changing:
+            return self._lines[-1].turn if self._lines else threading.RLock()
 
     def half(self) -> Half:
         """Say what the host's daemon says of the domain."""
@@ -247,7 +270,12 @@ def _ask_source(dom: Domain, half: Half) -> tuple[str | None, Stats | None]:
     :raises LibvirtError: If libvirt cannot say whether it migrates.
     """
     if half in (Half.WHOLE, Half.MIGRATING):
-        stats = vir.leaving_stats(dom)
+        try:
+            stats = vir.leaving_stats(dom)
+        except LibvirtError as error:
+            if error.code != ErrorNumber.VIR_ERR_NO_SUPPORT:
+                raise
+            return None, None  # a driver without jobs has no migrations
         return (None, None) if stats is None else (Status.ACTIVE.value, stats)
     if half not in _HALVES:
         return None, None

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,6 +62,9 @@ LOG = logging.getLogger("libvirt_postcopy.drivers")
 
 _CONNECT_FIRST_S = 1.0
 """How long a peer-to-peer migration waits for our own connection to the destination, which only listens."""
+
+LAST_LOOK_S = 5.0
+"""How long both hosts may take to say where the guest is when the call has returned."""
 
 _POSTCOPY_PARALLEL = (
     MigrateFlags.VIR_MIGRATE_POSTCOPY | MigrateFlags.VIR_MIGRATE_PARALLEL
@@ -121,7 +125,8 @@ class NativeDriver:
         self._destination = Host(Side.DESTINATION, uuid, there, connect, shared=given)
         self._uuid = uuid
         self._pulse = Pulse(self._destination)
-        self._control = self._readings = dom
+        self._control = dom
+        self._readings: Domain | None = None
         self._turn = threading.RLock()
         self._sink: Sink = lambda event: None
         self._connected = threading.Event()
@@ -155,8 +160,8 @@ class NativeDriver:
         if silence:
             return SwitchHeld(silence)
         try:
-            with self._turn:
-                vir.start_postcopy(self._control)
+            with self._controlled() as dom:
+                vir.start_postcopy(dom)
         except LibvirtError as error:
             is_final = is_final_refusal(error.code, error.what)
             return SwitchRefused(error.what, is_final=is_final)
@@ -166,16 +171,17 @@ class NativeDriver:
 
     def verify_switch(self) -> Event:
         """Read the source's state."""
-        with self._turn:
-            half = vir.half(self._control)
+        with self._controlled() as dom:
+            half = vir.half(dom)
         return _SEEN.get(half, SwitchNotSeen())
 
     def read_stats(self) -> list[Event]:
         """Read the source's statistics, and its state for what no event has told."""
         if not self._was_sent:  # what there is to be read is not of this migration
             return [StatsSeen(None)]
-        events: list[Event] = [StatsSeen(vir.read_stats(self._readings))]
-        seen = _SEEN.get(vir.half(self._readings))
+        with self._read() as dom:
+            events: list[Event] = [StatsSeen(vir.read_stats(dom))]
+            seen = _SEEN.get(vir.half(dom))
         return events if seen is None else [*events, seen]
 
     def abort(self) -> Event | None:
@@ -185,8 +191,8 @@ class NativeDriver:
                 self._is_abandoned = True
                 return None
         try:
-            with self._turn:
-                vir.abort_job(self._control)
+            with self._controlled() as dom:
+                vir.abort_job(dom)
         except LibvirtError as error:
             return AbortRefused(error.what)
         return None
@@ -220,13 +226,34 @@ class NativeDriver:
         self._source.close()
         self._destination.close()
 
+    # The source's domain
+
+    @contextmanager
+    def _controlled(self) -> Iterator[Domain]:
+        """The domain over the source's line, for one thread at a time; over a new one where it is dead."""
+        if not vir.is_alive(self._control.connect()):
+            self._control, self._turn = self._over_line()
+        with self._turn:
+            yield self._control
+
+    @contextmanager
+    def _read(self) -> Iterator[Domain]:
+        """The domain over a connection for readings alone, or over the line where none can be had."""
+        if self._readings is not None and not vir.is_alive(self._readings.connect()):
+            self._readings = self._over_another()
+        if self._readings is not None:
+            yield self._readings
+            return
+        with self._controlled() as dom:
+            yield dom
+
     # Listening
 
     def _listen(self, sink: Sink) -> None:
         self._sink = sink
         ensure_event_loop()
         self._control, self._turn = self._over_line()
-        self._readings = self._over_another() or self._control
+        self._readings = self._over_another()
         self._source.watch(self._hear_source)
         _in_background(self._connect_destination)
 
@@ -252,8 +279,8 @@ class NativeDriver:
                 "sharing a connection to the source, the switch may come late: %s",
                 error,
             )
-            return self._dom, self._turn
-        return (self._dom, self._turn) if dom is None else (dom, line.turn)
+            return self._dom, self._source.turn
+        return (self._dom, self._source.turn) if dom is None else (dom, line.turn)
 
     def _over_another(self) -> Domain | None:
         """The domain over a connection that nothing else uses; None where none can be had."""
@@ -287,7 +314,10 @@ class NativeDriver:
         self._end(self._failure(call))
 
     def _run_resume(self) -> None:
-        self._end(self._failure(self._resume))
+        lent: list[tuple[Host, Connection]] = []
+        self._end(self._failure(lambda: self._resume(lent)))
+        for host, connection in lent:  # it may hang on a dead host, and nobody waits
+            host.give_back(connection)
 
     def _failure(self, call: Callable[[], None]) -> PostcopyError | None:
         try:
@@ -305,20 +335,36 @@ class NativeDriver:
         if not self._was_sent:
             self._sink(Ended(error=text, was_sent=False))
             return
-        there = Half.UNKNOWN
-        if (
-            self._connected.is_set()
-        ):  # or to connect takes for ever, and a second time too
-            self.domain, there = self._destination.look_up()
-            there = self._doubt(Looked(Side.DESTINATION, there)).half
-        self._sink(Ended(error=text, here=self._source.half(), there=there))
+        here, there = self._last_looks()
+        self._sink(Ended(error=text, here=here, there=there))
+
+    def _last_looks(self) -> tuple[Half, Half]:
+        """Where the guest is now; what takes too long to say is unknown, for others to find out."""
+        found: dict[Side, Half] = {}
+
+        def here() -> None:
+            found[Side.SOURCE] = _as_half(self._source.look())
+
+        def there() -> None:
+            if not self._connected.is_set():
+                return  # to connect takes for ever, and a second time too
+            dom, half = self._destination.look_up()
+            found[Side.DESTINATION] = self._doubt(Looked(Side.DESTINATION, half)).half
+            self.domain = dom
+
+        ends = time.monotonic() + LAST_LOOK_S
+        for thread in [_in_background(look) for look in (there, here)]:
+            thread.join(max(ends - time.monotonic(), 0.0))
+        halves = (found.get(side, Half.UNKNOWN) for side in Side)
+        return next(halves), next(halves)
 
     def _doubt(self, found: Looked) -> Looked:
         """Where the source's daemon resolves the URI, the guest's absence may only mean another host of that name."""
-        if found.half is not Half.GONE:
+        if found.half not in (Half.GONE, Half.INACTIVE):
             self._was_seen_there |= found.half is not Half.UNKNOWN
             return found
-        is_sure = self._was_seen_there or not self._target.is_peer2peer
+        is_ours = not self._target.is_peer2peer and not self.is_attached
+        is_sure = self._was_seen_there or is_ours
         return found if is_sure else replace(found, half=Half.UNKNOWN)
 
     def _check_pair(self) -> None:
@@ -379,9 +425,10 @@ class NativeDriver:
             if self._is_abandoned:
                 raise PostcopyError("aborted before anything was started")
             self._was_sent = True
+        dom = self._over_another() or self._dom
         if destination is None:
             try:
-                self._call(self._dom, None, self._flags)
+                self._call(dom, None, self._flags)
                 return
             except LibvirtError as error:
                 if not self._may_manage_instead(error):
@@ -390,7 +437,7 @@ class NativeDriver:
             self._target.is_peer2peer = False
             destination = self._connection_for_call()
             self._note_start()
-        self._call(self._dom, destination, self._flags)
+        self._call(dom, destination, self._flags)
 
     def _note_start(self) -> None:
         if self._journal is None:
@@ -400,11 +447,21 @@ class NativeDriver:
             host = vir.host_uuid(self._dom.connect())
         self._journal.start(source_host=host, is_peer2peer=self.is_peer2peer)
 
-    def _resume(self) -> None:
+    def _resume(self, lent: list[tuple[Host, Connection]]) -> None:
+        """Make the call again.
+
+        :param lent: Is given the connections to be given back afterwards.
+        """
+
+        def open_to(host: Host) -> Connection:
+            connection = host.open()
+            lent.append((host, connection))
+            return connection
+
         if self._recover_bandwidth is not None:
             limit = MigrateParam.VIR_MIGRATE_PARAM_BANDWIDTH_POSTCOPY
             self._params[limit] = self._recover_bandwidth
-        dom = vir.find_domain(self._source.open(), self._uuid)
+        dom = vir.find_domain(open_to(self._source), self._uuid)
         if dom is None:
             raise PostcopyError("the guest is gone from the source", side="source")
         if self._journal is not None:
@@ -420,7 +477,7 @@ class NativeDriver:
                 LOG.info("the client manages the recovery: %s", error)
             self._target.is_peer2peer = False
         if self._destination.can_be_reached_anew:
-            self._call(dom, self._destination.open(), flags)
+            self._call(dom, open_to(self._destination), flags)
             return
         with self._destination.line() as destination:
             self._call(dom, destination, flags)
@@ -434,15 +491,10 @@ class NativeDriver:
         self, dom: Domain, destination: Connection | None, flags: MigrateFlags
     ) -> None:
         if destination is not None:
-            with vir.refusals():
-                dom.migrate3(destination, self._params, flags)
+            vir.migrate3(dom, destination, self._params, flags)
             return
-        with vir.refusals("source"):
-            dom.migrateToURI3(
-                str(self._target.uri),
-                self._params,
-                flags | MigrateFlags.VIR_MIGRATE_PEER2PEER,
-            )
+        flags |= MigrateFlags.VIR_MIGRATE_PEER2PEER
+        vir.migrate_to_uri3(dom, str(self._target.uri), self._params, flags)
 
     def _may_manage_instead(self, error: LibvirtError) -> bool:
         """Only where the source's daemon never reached the other, so QEMU has been told nothing."""
@@ -456,10 +508,17 @@ class NativeDriver:
         return self._destination.half() in (Half.GONE, Half.INACTIVE)
 
 
-def _in_background(job: Callable[[], None]) -> None:
-    threading.Thread(
-        target=job, name=f"postcopy-{job.__name__.strip('_')}", daemon=True
-    ).start()
+def _as_half(found: Looked) -> Half:
+    """A whole guest may be one that a daemon goes on migrating without us."""
+    is_leaving = found.half is Half.WHOLE and found.status is not None
+    return Half.MIGRATING if is_leaving else found.half
+
+
+def _in_background(job: Callable[[], None]) -> threading.Thread:
+    name = f"postcopy-{job.__name__.strip('_')}"
+    thread = threading.Thread(target=job, name=name, daemon=True)
+    thread.start()
+    return thread
 
 
 _SEEN: Mapping[Half, Event] = {

@@ -212,6 +212,7 @@ class Facts:
     :ivar emulation: What the destination's libvirt says against emulator, machine type or accelerator; empty if nothing.
     :ivar cpu_refusal: What it says against the guest's CPU; empty if nothing.
     :ivar userfaultfd: Whether the destination's kernel lets everybody use it, where this program runs there.
+    :ivar bindings: What libvirt-python and the C library here disagree about; empty if nothing breaks a migration.
     """
 
     request: Request = field(default_factory=Request)
@@ -229,6 +230,7 @@ class Facts:
     probe: Known[Probe] = NOT_ASKED
     link: Known[Link] = NOT_ASKED
     tls_files: Known[TlsFiles] = NOT_ASKED
+    bindings: Known[str] = NOT_ASKED
 
     @property
     def guest(self) -> Guest:

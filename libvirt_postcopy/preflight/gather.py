@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import libvirt_postcopy.vir.calls as vir
 import libvirt_postcopy.vir.probe as ask
+from libvirt_postcopy.bindings.check import disagreement
 from libvirt_postcopy.constants import CLIENT_SIDE_FLAGS, MigrateParam
 from libvirt_postcopy.domxml import Guest, probe_xml, read_guest, read_host_cpu
 from libvirt_postcopy.errors import LibvirtError, NotSupportedError, PostcopyError
@@ -29,6 +30,7 @@ from libvirt_postcopy.preflight.facts import (
     TlsFiles,
     Unknown,
 )
+from libvirt_postcopy.vir.binding import installed
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
 __all__ = ["Gathering", "gather"]
@@ -87,7 +89,12 @@ def gather(wanted: Gathering) -> Facts:
         domain = _with_disk_places(_domain(wanted.dom), source)
         if not isinstance(domain.qemu, Unknown):
             source = replace(source, qemu=domain.qemu)  # older after an upgrade
-    facts = Facts(request=request, source=source, domain=domain)
+    facts = Facts(
+        request=request,
+        source=source,
+        domain=domain,
+        bindings=attempt(lambda: disagreement(installed())),
+    )
     own: list[Connection] = []
     try:
         return _with_destination(facts, wanted, own)

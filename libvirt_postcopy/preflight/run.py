@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union
 
 from libvirt_postcopy.errors import NotSupportedError, UsageError
-from libvirt_postcopy.preflight import guest, hosts, request, versions
+from libvirt_postcopy.preflight import client, guest, hosts, request, versions
 from libvirt_postcopy.preflight.facts import Facts
 from libvirt_postcopy.preflight.finding import CHECKS, Finding, look
 from libvirt_postcopy.preflight.gather import Gathering, gather
@@ -16,7 +16,7 @@ from libvirt_postcopy.vir.protocols import Connection, Domain
 
 __all__ = ["MODES", "before_migration", "check", "examine", "judge", "refuse_errors"]
 
-JUDGES = (request, guest, hosts, versions)
+JUDGES = (request, guest, hosts, versions, client)
 """The modules that fill :data:`CHECKS` when they are imported."""
 
 MODES = ("off", "warn", "strict")

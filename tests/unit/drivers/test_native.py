@@ -74,7 +74,9 @@ class Hosts:
         self.for_readings = FakeConnection("fake:///a", "aaaa")
         self.read = FakeDomain(self.for_readings)
         self.fresh = FakeConnection("fake:///a", "aaaa")  # for a last look
-        self._ours = [self.own, self.for_readings, self.fresh]
+        self.for_call = FakeConnection("fake:///a", "aaaa")
+        self.for_call.domains.append(self.dom)
+        self._ours = [self.own, self.for_readings, self.for_call, self.fresh]
         self.is_sent = threading.Event()
         self.destination = FakeConnection(URI, "bbbb")
         self.unreachable: set[str] = set()

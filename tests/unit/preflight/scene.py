@@ -77,6 +77,7 @@ GOOD = Facts(
     probe=Probe(LATEST_QEMU, CAPABILITIES),
     link=Link("b", True, 49152, ""),
     tls_files=TlsFiles("/etc/pki/qemu", ()),
+    bindings="",
 )
 
 

@@ -64,7 +64,7 @@ def test_each_check_can_be_unknown_and_says_why() -> None:
             GOOD.domain, guest=why, is_running=why, is_paused=why, has_job=why, capabilities=why, blockers=why
         ),  # fmt: skip
         **dict.fromkeys(
-            ("there", "domains", "memory", "free_pages", "emulation", "cpu_refusal", "userfaultfd", "probe", "link"),
+            ("there", "domains", "memory", "free_pages", "emulation", "cpu_refusal", "userfaultfd", "probe", "link", "bindings"),
             why,
         ),  # fmt: skip
     )

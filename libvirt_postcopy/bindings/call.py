@@ -1,0 +1,214 @@
+"""Calls past libvirt-python: into the library that it has loaded, with its own objects.
+
+For functions that the library has and the binding has not, and for typed parameters whose type the binding would
+get wrong.  cffi lets go of the GIL during a call.  libvirt keeps an error for the thread that made the call, so
+the exception is made at once and on that thread, as libvirt-python itself does.
+
+While a call runs, its arguments hold the Python objects, and these hold libvirt's: whoever closes a connection or
+drops a domain in another thread takes only their own reference away.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from libvirt_postcopy.bindings.parameters import ParameterType, typed
+from libvirt_postcopy.bindings.symbols import LIBVIRT, SYMBOLS, TYPES
+
+__all__ = [
+    "CALLABLE",
+    "Failed",
+    "NoSuchCall",
+    "NoSuchFunction",
+    "Pointed",
+    "abort_job_flags",
+    "migrate3",
+    "migrate_to_uri3",
+    "start_postcopy",
+]
+
+CALLABLE = frozenset(
+    (
+        "virDomainMigrateStartPostCopy",
+        "virDomainAbortJobFlags",
+        "virDomainMigrate3",
+        "virDomainMigrateToURI3",
+    )
+)
+"""The functions that can be called here."""
+
+_UUID_LENGTH = 37  # VIR_UUID_STRING_BUFLEN
+
+Failed = Callable[[str], Exception]
+"""Makes libvirt's last error on this thread an exception: ``libvirt.libvirtError``."""
+
+
+class NoSuchCall(Exception):
+    """The function cannot be called; the text says why."""
+
+
+class NoSuchFunction(NoSuchCall):
+    """The library that is loaded lacks it."""
+
+
+class Pointed(Protocol):
+    """An object of libvirt-python's: the C object is at this address as long as this one lives."""
+
+    def c_pointer(self) -> int: ...
+
+
+def start_postcopy(dom: Pointed, flags: int, failed: Failed) -> None:
+    """Call ``virDomainMigrateStartPostCopy``.
+
+    :raises NoSuchFunction: If the library has none.
+    """
+    _simple("virDomainMigrateStartPostCopy", dom, flags, failed)
+
+
+def abort_job_flags(dom: Pointed, flags: int, failed: Failed) -> None:
+    """Call ``virDomainAbortJobFlags``.
+
+    :raises NoSuchFunction: If the library has none.
+    """
+    _simple("virDomainAbortJobFlags", dom, flags, failed)
+
+
+def migrate_to_uri3(
+    dom: Pointed, uri: str, params: Mapping[str, Any], flags: int, failed: Failed
+) -> None:
+    """Call ``virDomainMigrateToURI3`` with each parameter in the type that libvirt expects.
+
+    :raises NoSuchFunction: If the library has none.
+    :raises ValueError: If a parameter cannot be written; nothing was sent.
+    """
+    call, ffi = _function("virDomainMigrateToURI3"), _ffi()
+    array, count, _texts = _array(params)
+    target = _text(ffi, "the destination's URI", uri)
+    if call(_pointer("virDomainPtr", dom), target, array, count, _unsigned(flags)) < 0:
+        raise failed("virDomainMigrateToURI3() failed")
+
+
+def migrate3(
+    dom: Pointed, dconn: Pointed, params: Mapping[str, Any], flags: int, failed: Failed
+) -> str:
+    """Call ``virDomainMigrate3`` with each parameter in the type that libvirt expects.
+
+    :return: The UUID of the domain on the destination.
+    :raises NoSuchFunction: If the library has none.
+    :raises ValueError: If a parameter cannot be written; nothing was sent.
+    """
+    call, ffi = _function("virDomainMigrate3"), _ffi()
+    array, count, _texts = _array(params)
+    there = call(
+        _pointer("virDomainPtr", dom),
+        _pointer("virConnectPtr", dconn),
+        array,
+        count,
+        _unsigned(flags),
+    )
+    if there == ffi.NULL:
+        raise failed("virDomainMigrate3() failed")
+    uuid = ffi.new("char[]", _UUID_LENGTH)
+    try:
+        if _function("virDomainGetUUIDString")(there, uuid) < 0:
+            raise failed("virDomainGetUUIDString() failed")
+        return str(ffi.string(uuid).decode("ascii"))
+    finally:
+        _function("virDomainFree")(there)
+
+
+def _simple(name: str, dom: Pointed, flags: int, failed: Failed) -> None:
+    call = _function(name)
+    if call(_pointer("virDomainPtr", dom), _unsigned(flags)) < 0:
+        raise failed(f"{name}() failed")
+
+
+def _unsigned(flags: int) -> int:
+    """Flags as C takes them.
+
+    :raises ValueError: If they do not fit.
+    """
+    if not 0 <= flags < 1 << 32:
+        raise ValueError(f"flags do not fit an unsigned int: {flags}")
+    return int(flags)
+
+
+def _pointer(kind: str, thing: Pointed) -> Any:
+    address = thing.c_pointer()
+    if not address:
+        raise NoSuchCall(f"it holds no object of libvirt's: {thing!r:.60}")
+    return _ffi().cast(kind, address)
+
+
+def _text(ffi: Any, what: str, text: str) -> Any:
+    if "\0" in text:
+        raise ValueError(f"{what}: there is a NUL in it")
+    return ffi.new("char[]", text.encode())
+
+
+_MEMBERS = {
+    ParameterType.VIR_TYPED_PARAM_INT: "i",
+    ParameterType.VIR_TYPED_PARAM_UINT: "ui",
+    ParameterType.VIR_TYPED_PARAM_LLONG: "l",
+    ParameterType.VIR_TYPED_PARAM_ULLONG: "ul",
+    ParameterType.VIR_TYPED_PARAM_DOUBLE: "d",
+}
+
+
+def _array(params: Mapping[str, Any]) -> tuple[Any, int, list[Any]]:
+    """Typed parameters in C's memory; the third is what must live as long as the first."""
+    ffi, given = _ffi(), typed(params)
+    array = ffi.new("virTypedParameter[]", max(1, len(given)))
+    texts = []
+    for place, (key, kind, value) in zip(array, given):
+        place.field = key.encode()
+        place.type = int(kind)
+        if kind is ParameterType.VIR_TYPED_PARAM_STRING:
+            texts.append(ffi.new("char[]", value.encode()))
+            place.value.s = texts[-1]
+        elif kind is ParameterType.VIR_TYPED_PARAM_BOOLEAN:
+            place.value.b = bytes([bool(value)])
+        else:
+            setattr(place.value, _MEMBERS[kind], value)
+    return array, len(given), texts
+
+
+# The library
+
+_lock = threading.Lock()
+_opened: list[tuple[Any, Any]] = []
+
+_DECLARED = (*sorted(CALLABLE), "virDomainGetUUIDString")
+
+
+def _open() -> tuple[Any, Any]:
+    """cffi, and the library as it sees it; opened once and never closed.
+
+    :raises NoSuchCall: If it cannot be opened.
+    """
+    with _lock:
+        if not _opened:
+            try:
+                from cffi import FFI  # only who calls past the binding needs it
+
+                ffi = FFI()
+                ffi.cdef(TYPES)
+                ffi.cdef("".join(f"{SYMBOLS[n].prototype};\n" for n in _DECLARED))
+                ffi.cdef("int virDomainFree(virDomainPtr domain);")
+                _opened.append((ffi, ffi.dlopen(LIBVIRT)))
+            except (ImportError, OSError) as error:
+                raise NoSuchCall(str(error)) from error
+        return _opened[0]
+
+
+def _ffi() -> Any:
+    return _open()[0]
+
+
+def _function(name: str) -> Callable[..., Any]:
+    try:
+        return getattr(_open()[1], name)  # type: ignore[no-any-return]
+    except AttributeError as error:
+        raise NoSuchFunction(f"{LIBVIRT} has no {name}") from error

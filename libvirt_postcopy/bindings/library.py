@@ -1,0 +1,116 @@
+"""The libraries that are loaded into this process."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from libvirt_postcopy.bindings.elf import ElfError, Shared, read_shared
+from libvirt_postcopy.bindings.symbols import SYMBOLS, newest_release
+
+__all__ = ["Library", "loaded", "loaded_files", "read"]
+
+LOG = logging.getLogger("libvirt_postcopy.bindings")
+
+MAPS = "/proc/self/maps"
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library, and what can be told about it.
+
+    :ivar files: Where it was loaded from; more than one where it is there twice.
+    :ivar shared: Its file's content; None where it cannot be read.
+    :ivar error: Why it is not a library that can be used; empty if it is one.
+    :ivar has: Looks a symbol up as the loader does; None where it is not loaded.
+    """
+
+    soname: str
+    files: tuple[str, ...] = ()
+    shared: Shared | None = None
+    error: str = ""
+    has: Callable[[str], bool] | None = None
+
+    def version(self, symbol: str) -> str | None:
+        """A symbol's version node; None where there is no such symbol, empty where the node is not known."""
+        if self.has is not None and not self.has(symbol):
+            return None
+        if self.shared is None:
+            return None if self.has is None else ""
+        return self.shared.defined.get(symbol, None if self.has is None else "")
+
+    def newest(self) -> str:
+        """The newest release that brought a function; empty where that is not known."""
+        return "" if self.shared is None else newest_release(self.shared.defined.values())  # fmt: skip
+
+
+def read(soname: str, path: str) -> Library:
+    """Read a library from a file, without loading it."""
+    try:
+        shared = read_shared(path)
+    except ElfError as error:
+        return Library(soname, (path,), error=str(error))
+    if shared.soname != soname:
+        return Library(
+            soname, (path,), error=f"it is no {soname}: it calls itself '{shared.soname}'"
+        )  # fmt: skip
+    return Library(soname, (path,), shared)
+
+
+def loaded(soname: str, *, is_looked_up: bool = True) -> Library:
+    """The library that libvirt-python has loaded, or would: the loader has one of a name.
+
+    :param is_looked_up: Ask the loader for each symbol too, not only the file; that takes cffi.
+    """
+    try:
+        has = _lookup(soname) if is_looked_up else None
+    except (ImportError, OSError) as error:
+        return Library(soname, error=str(error))
+    files = loaded_files(soname)
+    shared = None
+    if len(files) == 1:
+        try:
+            shared = read_shared(files[0])
+        except ElfError as error:  # replaced by an upgrade while it is in use
+            LOG.debug("%s: %s", files[0], error)
+    if shared is None and has is None:
+        has = _lookup(soname)
+    return Library(soname, files, shared, has=has)
+
+
+def loaded_files(soname: str) -> tuple[str, ...]:
+    """Where a library was loaded from; empty where this system does not tell."""
+    try:
+        with open(MAPS, encoding="utf-8", errors="surrogateescape") as maps:
+            return _files(soname, maps)
+    except OSError as error:
+        LOG.debug("%s: %s", MAPS, error)
+        return ()
+
+
+def _files(soname: str, maps: Iterable[str]) -> tuple[str, ...]:
+    found: dict[str, None] = {}
+    for line in maps:
+        path = "".join(line.rstrip("\n").split(maxsplit=5)[5:])
+        path = path.removesuffix(" (deleted)")
+        name = os.path.basename(path)
+        if name == soname or name.startswith(f"{soname}."):  # libvirt.so.0.9000.0
+            found[path] = None
+    return tuple(found)
+
+
+def _lookup(soname: str) -> Callable[[str], bool]:
+    """Open a library; one of this name that is loaded already is the one that is found.
+
+    :raises OSError: If there is none.
+    """
+    from cffi import FFI  # whatever needs no call past the binding does without it
+
+    ffi = FFI()
+    # Looked up only, never called: the prototypes are the compiler's to judge.
+    ffi.cdef("".join(f"void {name}(void);" for name in SYMBOLS))
+    library: Any = ffi.dlopen(soname)
+    return lambda symbol: hasattr(library, symbol)
