@@ -1,0 +1,251 @@
+"""A whole run: several QEMUs, all checks, and every ordered pair of versions."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from libvirt_postcopy.conformance import machine, transcript
+from libvirt_postcopy.conformance.evidence import Conversation
+from libvirt_postcopy.conformance.introspection import Facts
+from libvirt_postcopy.conformance.live import (
+    Bench,
+    converse,
+    examine,
+    find_qemu,
+    run_all,
+)
+from libvirt_postcopy.conformance.machine import Target
+from libvirt_postcopy.conformance.registry import CHECKS, Check
+from libvirt_postcopy.conformance.scenarios import SCENARIOS, Scenario
+from libvirt_postcopy.conformance.verdicts import (
+    Finding,
+    Subject,
+    Verdict,
+    gate,
+    judge,
+    judge_all,
+)
+from libvirt_postcopy.errors import UsageError
+
+__all__ = ["Options", "Pairing", "release_path", "run", "run_pairs"]
+
+_CROSS = "cross"
+_TOOL = Path(__file__).parents[2] / "tools" / "qemu-versions"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a run is done."""
+
+    workers: int = 2
+    quick: bool = False
+    record: Path | None = None
+    say: Callable[[str], None] = lambda text: None
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """A migration from one version to another."""
+
+    source: str
+    destination: str
+    machine: str
+    verdict: Verdict
+    reason: str = ""
+
+
+def release_path(release: str) -> str:
+    """Return the QEMU of another release, as ``tools/qemu-versions`` has it.
+
+    :raises UsageError: If it has none.
+    """
+    if not os.access(_TOOL, os.X_OK):
+        raise UsageError(f"--release {release} needs tools/qemu-versions of the project's folder", cure="name a QEMU with --qemu PATH")  # fmt: skip
+    done = subprocess.run([str(_TOOL), "path", release], capture_output=True, text=True, check=False)  # fmt: skip
+    if done.returncode:
+        text = (
+            done.stderr.strip().removeprefix("error: ") or f"status {done.returncode}"
+        )
+        raise UsageError(f"release {release}: {text}")
+    return done.stdout.strip()
+
+
+def scenarios_of(
+    chosen: Sequence[Check], facts: Facts, options: Options, accel: str
+) -> list[Scenario]:
+    """What has to be driven for some checks; in a quick run only what is quick."""
+    wanted = {
+        name
+        for check in chosen
+        if not gate(check, facts, accel) and "*" not in check.scenarios
+        for name in check.scenarios
+    }
+    return [
+        each
+        for each in SCENARIOS.values()
+        if each.name in wanted
+        and (each.is_quick or not options.quick)
+        and all(facts.has(need) for need in each.needs)
+        and each.accel in ("", accel)
+    ]
+
+
+def run(
+    targets: Sequence[Target], chosen: Sequence[Check], options: Options
+) -> list[Subject]:
+    """Run the checks on each QEMU, one after the other, with several pairs side by side."""
+    subjects = []
+    with Bench.open() as bench:
+        for target in targets:
+            subjects.append(_run_one(bench, target, chosen, options))
+    return subjects
+
+
+def _run_one(
+    bench: Bench, target: Target, chosen: Sequence[Check], options: Options
+) -> Subject:
+    begin = time.monotonic()
+    with _memory_watched() as peak:
+        facts, introspection = examine(bench, target)
+        if any("introspection" in check.scenarios for check in chosen):
+            options.say(f"{facts.text}: introspection")
+        todo = [each for each in scenarios_of(chosen, facts, options, target.accel) if each.name != "introspection"]  # fmt: skip
+        # The longest first, so that none is left alone at the end.
+        todo.sort(key=lambda each: each.name not in _LONG)
+        found = {"introspection": replace(introspection, facts=facts, _cache={})}
+        jobs = [_job(bench, each, target, facts) for each in todo]
+
+        def done(seen: Conversation) -> None:
+            found[seen.scenario] = replace(seen, facts=facts, _cache={})
+            options.say(
+                f"{facts.text}: {seen.scenario} ({len(found)} of {len(todo) + 1})"
+            )
+
+        run_all(bench, jobs, options.workers, done)
+    if options.record is not None:
+        save(found, options.record / f"qemu-{facts.text}")
+    ran = [
+        check
+        for check in chosen
+        if not options.quick
+        or "*" in check.scenarios
+        or any(name in found for name in check.scenarios)
+    ]
+    findings = judge_all(ran, found, facts, target.accel)
+    return Subject(
+        str(target) if target.label else f"QEMU {facts.text}",
+        facts,
+        findings,
+        time.monotonic() - begin,
+        peak[0],
+        str(introspection.header.get("package", "")),
+    )
+
+
+#: These take some seconds; all others take less than one.
+_LONG = ("random-cancels", "multifd", "mismatch-preempt-destination", "migrate-on-destination", "paused-long", "abuse-destination")  # fmt: skip
+
+
+def _job(
+    bench: Bench, scenario: Scenario, target: Target, facts: Facts
+) -> Callable[[], Conversation]:
+    return lambda: converse(bench, scenario, (target, target), (facts, facts))
+
+
+def save(found: Mapping[str, Conversation], folder: Path) -> None:
+    """Write conversations down.
+
+    :raises UsageError: If they cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, seen in found.items():
+            (folder / f"{name}.ndjson").write_text(transcript.dumps(seen), encoding="utf-8")  # fmt: skip
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+@contextmanager
+def _memory_watched() -> Iterator[list[float]]:
+    """Keep the most that all QEMUs of this process had resident at a time, in MiB, in a list's only place."""
+    peak = [0.0]
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.2):
+            peak[0] = max(peak[0], sum(map(_resident_mib, machine.running_ids())))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        stop.set()
+        thread.join(2)
+
+
+def _resident_mib(pid: int) -> float:
+    with suppress(OSError, ValueError, IndexError):
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
+    return 0.0
+
+
+_MACHINE = re.compile(r"pc-i440fx-(\d+)\.(\d+)$")
+
+
+def common_machine(one: Facts, two: Facts) -> str:
+    """The newest machine type that both have, or empty."""
+    both = [name for name in one.machines & two.machines if _MACHINE.match(name)]
+    return max(both, key=lambda name: tuple(map(int, _MACHINE.match(name).groups())), default="")  # type: ignore[union-attr]
+
+
+def run_pairs(targets: Sequence[Target], options: Options) -> list[Pairing]:
+    """Migrate from each QEMU to each other."""
+    found: list[Pairing] = []
+    cross = replace(SCENARIOS["post-copy-autostart"], name=_CROSS, is_quick=True)
+    cross = replace(cross, setup=replace(cross.setup, dst_is_stopped=True))
+    check = CHECKS["memory/other-version"]
+    with Bench.open() as bench:
+        facts = [examine(bench, target)[0] for target in targets]
+        kept: dict[str, Conversation] = {}
+        for a, one in enumerate(targets):
+            for b, two in enumerate(targets):
+                if a == b:
+                    continue
+                name = common_machine(facts[a], facts[b])
+                if not name:
+                    found.append(Pairing(facts[a].text, facts[b].text, "", Verdict.SKIP, "no machine type that both have"))  # fmt: skip
+                    continue
+                seen = converse(bench, cross, (one, two), (facts[a], facts[b]), name)
+                kept[f"{facts[a].text}-to-{facts[b].text}"] = seen
+                finding: Finding = judge(check, seen)
+                options.say(
+                    f"{facts[a].text} to {facts[b].text}: {finding.verdict.value}"
+                )
+                found.append(Pairing(facts[a].text, facts[b].text, name, finding.verdict, finding.reason or finding.actual))  # fmt: skip
+        if options.record is not None:
+            save(kept, options.record / "cross")
+    return found
+
+
+def targets_of(
+    paths: Sequence[str], releases: Sequence[str], accel: str
+) -> list[Target]:
+    """Find the QEMUs that were asked for; this machine's own if none was."""
+    words = [*paths, *map(release_path, releases)]
+    if not words:
+        own = f"qemu-system-{os.uname().machine}"
+        words = [next(filter(shutil.which, (own, "qemu-system-x86_64", "/usr/libexec/qemu-kvm")), own)]  # fmt: skip
+    if accel == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        raise UsageError("/dev/kvm cannot be used here", cure="leave --accel kvm out")
+    return [Target(find_qemu(word), accel) for word in words]

@@ -1,0 +1,420 @@
+"""Cancelling, and commands that should never have been sent."""
+
+from __future__ import annotations
+
+from libvirt_postcopy.conformance.checks.reading import (
+    alive,
+    at_most_one_runs,
+    completed,
+    first_of,
+    granted,
+    need,
+    reached,
+    refused,
+    replies,
+    run_state,
+    set_capabilities,
+    switch,
+)
+from libvirt_postcopy.conformance.evidence import Conversation, Exchange
+from libvirt_postcopy.conformance.registry import check, fail, require, unseen
+
+__all__: list[str] = []
+
+_CANCEL = "qapi/migration.json migrate_cancel"
+_ENDS = ("completed", "failed", "cancelled")
+
+
+def _cancels(seen: Conversation, side: str = "src") -> list[Exchange]:
+    return [e for e in seen.asked("migrate_cancel", side) if e.reply is not None]
+
+
+@check(
+    "cancel/nothing-to-cancel",
+    alias="I1",
+    source=_CANCEL,
+    scenario=("refusals", "post-copy", "cut-in-precopy", "cancel-precopy"),
+)
+def nothing_to_cancel(seen: Conversation) -> None:
+    """migrate_cancel before a migration, or after one has completed or failed, succeeds without an event."""
+    migrations = seen.asked("migrate", "src")
+    done = 0
+    for each in _cancels(seen):
+        before = [e for e in migrations if seen.is_before(e.cmd, each.cmd)]
+        if before:
+            end = seen.first(
+                "src", "completed", "failed", "cancelled", after=before[-1].cmd
+            )
+            if end is None or seen.is_before(each.cmd, end):
+                continue
+        granted(each)
+        later = [e for e in migrations if seen.is_before(each.cmd, e.cmd)]
+        stray = [
+            line
+            for line in seen.events("MIGRATION", "src")
+            if seen.is_before(each.cmd, line) and (not later or seen.is_before(line, later[0].cmd))  # fmt: skip
+        ]
+        require(not stray, "no MIGRATION event", f"{[line.status for line in stray]}", each, *stray)  # fmt: skip
+        done += 1
+    if not done:
+        unseen("nobody cancelled when there was nothing to cancel")
+
+
+def _cancelled_in(seen: Conversation, *states: str) -> Exchange:
+    """The first migrate_cancel while the last announced status was one of some."""
+    for each in _cancels(seen):
+        said = [
+            line
+            for line in seen.events("MIGRATION", "src")
+            if seen.is_before(line, each.cmd)
+        ]
+        if said and said[-1].status in states:
+            return each
+    return unseen(f"nobody cancelled in {' or '.join(states)}")
+
+
+def _in_precopy(seen: Conversation, asked: Exchange) -> None:
+    end = reached(seen, "src", "cancelled", asked.cmd)
+    alive(seen, "src")
+    status, look = run_state(seen, "src", end)
+    require(status == "running", "the source's guest is running", status, asked, look)
+
+
+@check("cancel/active", alias="I2", source=_CANCEL, scenario="cancel-precopy")
+def cancel_active(seen: Conversation) -> None:
+    """migrate_cancel in pre-copy ends in cancelled, the guest runs on on the source, and it can be migrated again."""
+    asked = _cancelled_in(seen, "active")
+    if seen.first("src", "postcopy-active") and seen.is_before(switch(seen), asked.cmd):
+        unseen("it was in post-copy")
+    granted(asked)
+    if seen.scenario != "cancel-precopy":
+        reached(seen, "src", "cancelled", asked.cmd)
+        return
+    _in_precopy(seen, asked)
+    reached(seen, "src", "completed", asked.cmd)
+    found = seen.of("memory", "next")
+    require(found and not found[0].msg.get("bad-pages"), "the memory is right after the second migration", str(found[0].msg) if found else "it was not compared", *found)  # fmt: skip
+
+
+def _asked_for_postcopy(seen: Conversation, asked: Exchange) -> bool:
+    return any(
+        e.is_ok and seen.is_before(e.cmd, asked.cmd)
+        for e in seen.asked("migrate-start-postcopy", "src")
+    )
+
+
+@check(
+    "cancel/pre-switchover",
+    alias="I3",
+    source=_CANCEL,
+    since="2.11",
+    scenario="cancel-pre-switchover",
+    needs=("cap:pause-before-switchover",),
+)
+def cancel_pre_switchover(seen: Conversation) -> None:
+    """migrate_cancel of a pre-copy in pre-switchover lets the guest run on on the source."""
+    asked = _cancelled_in(seen, "pre-switchover")
+    if _asked_for_postcopy(seen, asked):
+        unseen("post-copy had been asked for")
+    granted(asked)
+    _in_precopy(seen, asked)
+
+
+@check(
+    "cancel/pre-switchover-postcopy",
+    alias="I4",
+    source=_CANCEL,
+    since="2.11",
+    scenario="cancel-pre-switchover-postcopy",
+    needs=("cap:pause-before-switchover",),
+)
+def cancel_pre_switchover_postcopy(seen: Conversation) -> None:
+    """migrate_cancel of a post-copy in pre-switchover lets the guest run on on the source."""
+    asked = _cancelled_in(seen, "pre-switchover")
+    if not _asked_for_postcopy(seen, asked):
+        unseen("post-copy had not been asked for")
+    granted(asked)
+    _in_precopy(seen, asked)
+
+
+@check("cancel/postcopy", alias="I5", source=_CANCEL, scenario="cancel-postcopy")
+def cancel_postcopy(seen: Conversation) -> None:
+    """migrate_cancel in post-copy is refused: there is no way back for the guest."""
+    asked = _cancelled_in(seen, "postcopy-active")
+    refused(asked, "Postcopy migration in progress, cannot cancel.")
+
+
+@check(
+    "cancel/paused",
+    alias="I5",
+    source=_CANCEL,
+    since="3.0",
+    scenario="cancel-paused",
+    needs=("cmd:migrate-recover",),
+)
+def cancel_paused(seen: Conversation) -> None:
+    """migrate_cancel of a broken post-copy is refused, and recovery still works."""
+    asked = _cancelled_in(seen, "postcopy-paused")
+    refused(asked, "Postcopy migration in progress, cannot cancel.")
+    if [e for e in seen.asked("migrate", "src", after=asked.cmd) if e.arguments.get("resume")]:  # fmt: skip
+        completed(seen, asked.cmd)
+
+
+@check("cancel/on-destination", alias="I6", source=_CANCEL)
+def cancel_on_destination(seen: Conversation) -> None:
+    """migrate_cancel on a destination succeeds and has no effect on what comes in."""
+    begin = first_of(seen.asked("migrate", "src"), "no migrate").cmd
+    tries = [e for e in _cancels(seen, "dst") if seen.is_before(begin, e.cmd)]
+    if seen.of("act"):
+        unseen("the link or a side was taken away")
+    asked = first_of(tries, "nobody cancelled on the destination")
+    granted(asked)
+    end = seen.first("src", *_ENDS)
+    if end is None and seen.scenario != "post-copy":
+        unseen("the migration had no end")
+    completed(seen)
+
+
+@check("cancel/at-random", alias="I7", source=_CANCEL, scenario="random-cancels")
+def cancel_at_random(seen: Conversation) -> None:
+    """A migrate_cancel at any time leaves the guest running on the source, or the migration completed."""
+    asked = [e for e in seen.asked("migrate", "src") if e.reply is not None]
+    if len(asked) < 10 or len(_cancels(seen)) < 10:
+        unseen("there were less than ten")
+    alive(seen, "src")
+    for begin, each in zip(asked, _cancels(seen)):
+        granted(each)
+        end = seen.first("src", *_ENDS, after=begin.cmd)
+        if end is None:
+            fail("an end", "none", begin, each)
+        if end.status != "completed":
+            status, look = run_state(seen, "src", end)
+            require(
+                status == "running",
+                "running on the source",
+                status,
+                begin,
+                each,
+                end,
+                look,
+            )
+
+
+@check(
+    "robust/migrate-on-destination",
+    alias="J1",
+    source="migration/migration.c migrate_prepare",
+    scenario="migrate-on-destination",
+)
+def migrate_on_destination(seen: Conversation) -> None:
+    """migrate on a destination in post-copy is refused, and what comes in goes on under its own status."""
+    begin = switch(seen, "dst")
+    end = seen.first("dst", "completed")
+    tries = [
+        e
+        for e in seen.asked("migrate", "dst", after=begin)
+        if end is None or seen.is_before(e.cmd, end)
+    ]
+    if not tries:
+        unseen("nobody sent it")
+    asked = tries[0]
+    alive(seen, "dst")
+    if asked.reply is None:
+        fail("a refusal", "no answer", asked)
+    refused(asked, weakly=False)
+    for value, look in replies(seen, "dst"):
+        if seen.is_before(asked.cmd, look.cmd):
+            require(value.get("status") in ("postcopy-active", "completed"), "status postcopy-active", str(value.get("status")), asked, look)  # fmt: skip
+            break
+    completed(seen)
+
+
+@check(
+    "robust/stop-cont-with-blocktime",
+    alias="J2",
+    source="migration/postcopy-ram.c mark_postcopy_blocktime_begin",
+    since="3.0",
+    scenario="stop-cont-blocktime",
+    needs=("cap:postcopy-blocktime",),
+    accel="kvm",
+)
+def stop_and_cont(seen: Conversation) -> None:
+    """Under KVM with blocktime a destination in post-copy survives many stop and cont."""
+    begin = switch(seen, "dst")
+    stops = seen.asked("stop", "dst", after=begin)
+    if len(stops) < 20 and not [p for p in seen.of("proc", "dst") if p.msg.get("alive") is False]:  # fmt: skip
+        unseen("it was not stopped often")
+    alive(seen, "dst")
+
+
+@check(
+    "robust/abuse",
+    alias="J3",
+    source="docs/interop/qemu-qmp-ref",
+    scenario="abuse-destination",
+)
+def abuse(seen: Conversation) -> None:
+    """A destination in post-copy answers stop, cont and device_add, lives on, and completes."""
+    begin = switch(seen, "dst")
+    tries = [e for e in seen.exchanges if e.side == "dst" and e.name in ("stop", "cont", "device_add") and seen.is_before(begin, e.cmd)]  # fmt: skip
+    if not any(e.name == "device_add" for e in tries):
+        unseen("nobody abused it")
+    for e in tries:
+        require(e.reply is not None, "an answer", "none", e, *seen.of("timeout", "dst"))
+    completed(seen)
+
+
+@check(
+    "loss/source-quits",
+    alias="J4",
+    source="docs/devel/migration/postcopy.rst, recovery",
+    since="3.0",
+    scenario="quit-source",
+)
+def source_quits(seen: Conversation) -> None:
+    """When the source is told to quit in post-copy the destination pauses and lives, and the source ends without a crash."""
+    begin = switch(seen)
+    first_of(seen.asked("quit", "src", after=begin), "nobody told it to quit")
+    reached(seen, "dst", "postcopy-paused")
+    alive(seen, "dst")
+    for line in seen.of("proc", "src"):
+        rc = line.msg.get("rc")
+        require(rc is None or rc >= 0, "an end without a signal", f"signal {-(rc or 0)}", line, *seen.of("stderr", "src"))  # fmt: skip
+
+
+@check(
+    "robust/multifd",
+    alias="J5",
+    source="migration/options.c migrate_caps_check",
+    since="4.0",
+    scenario="multifd",
+    needs=("cap:multifd",),
+)
+def multifd(seen: Conversation) -> None:
+    """Where multifd is accepted together with postcopy-ram, post-copy completes and nothing dies."""
+    both = [
+        e
+        for e in seen.asked("migrate-set-capabilities", "src")
+        if set_capabilities(e).get("multifd")
+        and set_capabilities(e).get("postcopy-ram")
+    ]
+    asked = first_of(both, "it was not asked for")
+    if not asked.is_ok:
+        return  # refused, as 8.1 to 10.0 do
+    switch(seen)
+    completed(seen)
+
+
+@check(
+    "client/unknown-status",
+    alias="J6",
+    source="a client must tolerate statuses of later releases",
+    scenario="post-copy",
+)
+def unknown_status(seen: Conversation) -> None:
+    """A status that nobody has heard of does not disturb this package's own reading of the conversation."""
+    from libvirt_postcopy.events import Side, StatsSeen
+    from libvirt_postcopy.stats import Stats
+    from libvirt_postcopy.vir.events import from_monitor
+
+    switch(seen)
+    sides = {"src": Side.SOURCE, "dst": Side.DESTINATION}
+    for line in seen.events("MIGRATION"):
+        if line.side not in sides:
+            continue
+        try:
+            from_monitor(
+                sides[line.side], "MIGRATION", '{"status": "postcopy-unheard-of"}'
+            )
+        except Exception as error:
+            fail("the event is kept", f"{type(error).__name__}: {error}", line)
+    for value, asked in replies(seen, "src"):
+        try:
+            StatsSeen(
+                Stats.from_query_migrate({**value, "status": "postcopy-unheard-of"})
+            )
+        except Exception as error:
+            fail("the reply is kept", f"{type(error).__name__}: {error}", asked)
+
+
+@check(
+    "client/same-verdict",
+    alias="J7",
+    source="schemas/transcript.schema.json",
+    scenario="*",
+)
+def same_when_replayed(seen: Conversation) -> None:
+    """What was recorded, written and read again is the same conversation."""
+    from libvirt_postcopy.conformance import transcript
+
+    again = transcript.loads(transcript.dumps(seen), seen.name or "again")
+    for one, two in zip(seen.lines, again.lines):
+        if one.to_json() != two.to_json():
+            fail(str(one), str(two), one, two)
+    require(len(again.lines) == len(seen.lines), f"{len(seen.lines)} lines", f"{len(again.lines)}")  # fmt: skip
+
+
+@check(
+    "blocker/reason",
+    alias="J8",
+    source="qapi/migration.json MigrationInfo blocked-reasons",
+    since="6.0",
+    scenario="blocker",
+)
+def blocker(seen: Conversation) -> None:
+    """A device that cannot be migrated is named in blocked-reasons, and migrate is refused with that text."""
+    reasons = [(v["blocked-reasons"], e) for v, e in replies(seen, "src") if v.get("blocked-reasons")]  # fmt: skip
+    if not reasons:
+        if seen.scenario == "blocker" and replies(seen, "src"):
+            fail("blocked-reasons", "none", replies(seen, "src")[0][1])
+        unseen("nothing was blocked")
+    asked = first_of(seen.asked("migrate", "src"), "no migrate")
+    refused(asked, *reasons[0][0], weakly=True)
+
+
+@check(
+    "guest/one-runs",
+    alias="H13",
+    source="docs/devel/migration/postcopy.rst",
+    scenario=(
+        "post-copy",
+        "post-copy-autostart",
+        "recover",
+        "resume-to-nobody",
+        "pause",
+        "yank",
+        "cancel-precopy",
+        "preempt",
+    ),
+)
+def one_runs(seen: Conversation) -> None:
+    """The guest never runs on two sides."""
+    need(seen.first("src", "active"), "no migration was active")
+    at_most_one_runs(seen)
+
+
+@check(
+    "host/userfaultfd-denied",
+    alias="A8",
+    source="migration/postcopy-ram.c postcopy_ram_supported_by_host",
+    since="2.7",
+    scenario="no-userfaultfd",
+)
+def userfaultfd_denied(seen: Conversation) -> None:
+    """Without userfaultfd a destination refuses postcopy-ram, leaves it off, and from 8.1 on says why."""
+    if seen.scenario != "no-userfaultfd":
+        unseen("userfaultfd was allowed")
+    asked = first_of(
+        seen.asked("migrate-set-capabilities", "dst"), "post-copy was not asked for"
+    )
+    refused(asked, "Postcopy is not supported")
+    if seen.version >= (8, 1):
+        require(
+            "serfaultfd not available" in asked.desc,
+            "the reason in the text",
+            asked.desc,
+            asked,
+        )
+    for e in seen.asked("query-migrate-capabilities", "dst", after=asked.cmd):
+        states = {row["capability"]: row["state"] for row in e.value}
+        require(not states.get("postcopy-ram"), "it stays off", "it is on", asked, e)

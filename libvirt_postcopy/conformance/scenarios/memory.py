@@ -1,0 +1,34 @@
+"""Scenarios for each kind of guest memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from libvirt_postcopy.conformance.guest import Guest
+from libvirt_postcopy.conformance.pair import Pair, Setup
+from libvirt_postcopy.conformance.scenarios.base import scenario
+
+GUEST = Guest(memory_mib=48, fill_mib=24, working_mib=8)
+
+
+def _memory(backend: str) -> Sequence[str]:
+    return ("-m", "48", "-object", f"{backend},id=pc.ram,size=48M")
+
+
+def _register(name: str, src: str, dst: str) -> None:
+    setup = Setup(guest=GUEST, src_memory=_memory(src), dst_memory=_memory(dst))
+
+    def drive(pair: Pair) -> None:
+        pair.prepare()
+        pair.limit()
+        pair.to_postcopy()
+        pair.finish()
+
+    drive.__doc__ = f"Migrate a guest whose memory is {name.split('-', 1)[1]}."
+    scenario(name, setup, needs=("cap:postcopy-ram",))(drive)
+
+
+_register("memory-ram", "memory-backend-ram", "memory-backend-ram")
+_register("memory-memfd", "memory-backend-memfd", "memory-backend-memfd")
+_register("memory-shm", *(f"memory-backend-file,mem-path={{shm}}/{side},share=on" for side in ("src", "dst")))  # fmt: skip
+_register("memory-hugepages", *["memory-backend-memfd,hugetlb=on,hugetlbsize=2M"] * 2)

@@ -1,0 +1,135 @@
+"""What is read from outside: an error with its line or a verdict, never a crash.
+
+``CONFORMANCE_FUZZ=100000`` makes it longer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from libvirt_postcopy.conformance import checks, static, transcript
+from libvirt_postcopy.conformance.introspection import Facts, Schema
+from libvirt_postcopy.conformance.qmpschema import derive
+from libvirt_postcopy.conformance.registry import CHECKS
+from libvirt_postcopy.conformance.verdicts import Verdict, judge
+from libvirt_postcopy.errors import UsageError
+
+FOLDER = Path(__file__).parents[1] / "transcripts"
+TURNS = int(os.environ.get("CONFORMANCE_FUZZ", "600"))
+JUNK = ["", "{", "}", "[]", "null", "1e999", '"', "\\", "\x00", "é", "-1", '{"a": 1}', "[" * 3000]  # fmt: skip
+
+assert checks
+
+
+@cache
+def text(name: str) -> str:
+    return (FOLDER / f"{name}.ndjson").read_text(encoding="utf-8")
+
+
+def mutated(source: str, chance: random.Random) -> str:
+    """Cut, doubled, changed or replaced in one to four places."""
+    value = source
+    for _ in range(chance.randint(1, 4)):
+        a = chance.randrange(len(value) + 1)
+        b = min(len(value), a + chance.randint(0, 40))
+        put = chance.choice([*JUNK, value[a:b] * 2, value[b : b + 20]])
+        value = value[:a] + put + value[b:]
+    return value
+
+
+def mutated_value(value: object, chance: random.Random) -> object:
+    """JSON with one member somewhere of another type."""
+    odd = chance.choice([None, 7, -1.5, "x", [], {}, [[]], {"a": {}}, True])
+    if chance.random() < 0.25:
+        return odd
+    if isinstance(value, dict) and value:
+        key = chance.choice(list(value))
+        return {**value, key: mutated_value(value[key], chance)}
+    if isinstance(value, list) and value:
+        place = chance.randrange(len(value))
+        return [*value[:place], mutated_value(value[place], chance), *value[place + 1 :]]  # fmt: skip
+    return odd
+
+
+@pytest.mark.parametrize("name", ["qemu-10.0/fd-preempt", "qemu-2.5/recorded-no-events", "qemu-10.0/blocker"])  # fmt: skip
+def test_reader_says_where_or_reads(name: str) -> None:
+    chance = random.Random(name)
+    refused = 0
+    for _ in range(TURNS // 3):
+        try:
+            transcript.loads(mutated(text(name), chance), "fuzzed")
+        except UsageError as error:
+            assert "fuzzed: line" in str(error) or "nothing recorded" in str(error)
+            refused += 1
+    assert refused
+
+
+def test_every_check_has_a_verdict_on_messages_of_any_shape() -> None:
+    chance = random.Random(2)
+    names = ["refusals", "recover", "post-copy-autostart", "cancel-precopy"]
+    verdicts = set()
+    for turn in range(max(TURNS // 30, 20)):
+        header, *rows = map(json.loads, text(f"qemu-10.0/{names[turn % 4]}").splitlines())  # fmt: skip
+        for _ in range(6):
+            place = chance.randrange(len(rows))
+            rows[place] = {**rows[place], "msg": mutated_value(rows[place]["msg"], chance)}  # fmt: skip
+        try:
+            seen = transcript.loads(
+                "\n".join(map(json.dumps, [header, *rows])), "fuzzed"
+            )
+        except UsageError:
+            continue
+        for check in CHECKS.values():
+            verdicts.add(judge(check, seen).verdict)
+    assert {Verdict.PASS, Verdict.FAIL} <= verdicts
+
+
+def test_deriver_derives_or_says_what_is_wrong() -> None:
+    chance = random.Random(3)
+    whole = static.read_replies(FOLDER / "qemu-11.1" / "introspection.ndjson").schema
+    assert whole is not None
+    wrong = 0
+    for _ in range(TURNS // 3):
+        entries = mutated_value(list(whole.entries), chance)
+        schema = Schema(entries if isinstance(entries, list) else [])
+        try:
+            derive(schema, "ret", "query-migrate")
+        except UsageError:
+            wrong += 1
+    assert wrong
+
+
+def test_replies_are_read_or_the_line_is_named(tmp_path: Path) -> None:
+    chance = random.Random(4)
+    facts = static.read_replies(FOLDER / "qemu-7.2" / "introspection.ndjson")
+    assert facts.schema is not None
+    whole = "\n\n".join(json.dumps(each, indent=1) for each in ({"execute": "query-qmp-schema"}, {"return": list(facts.schema.entries)[:40], "id": "libvirt-1"}))  # fmt: skip
+    path = tmp_path / "caps_7.2.0_x86_64.replies"
+    refused = 0
+    for _ in range(TURNS // 3):
+        path.write_text(mutated(whole, chance), encoding="utf-8", errors="replace")
+        try:
+            assert isinstance(static.read_replies(path), Facts)
+        except UsageError:
+            refused += 1
+    assert refused
+
+
+@pytest.mark.parametrize("with_commands", [True, False])
+def test_replies_as_libvirt_keeps_them(tmp_path: Path, with_commands: bool) -> None:
+    facts = static.read_replies(FOLDER / "qemu-7.2" / "introspection.ndjson")
+    assert facts.schema is not None
+    rows = [{"execute": "query-qmp-schema", "id": "libvirt-4"}, {"return": list(facts.schema.entries), "id": "libvirt-4"}]  # fmt: skip
+    kept = rows if with_commands else rows[1:]
+    path = tmp_path / "caps_7.2.0_x86_64.replies"
+    path.write_text("\n\n".join(json.dumps(row, indent=2) for row in kept))
+    found = static.read_replies(path)
+    assert found.version == (7, 2, 0)
+    assert found.statuses == facts.statuses and "postcopy-paused" in found.statuses
+    assert found.capabilities == facts.capabilities
