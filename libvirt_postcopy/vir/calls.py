@@ -23,10 +23,11 @@ from libvirt_postcopy.constants import (
     PausedReason,
     RunningReason,
 )
-from libvirt_postcopy.errors import LibvirtError, NotSupportedError, refusal
+from libvirt_postcopy.errors import LibvirtError, refusal
 from libvirt_postcopy.events import Half, Side
 from libvirt_postcopy.features import explain
 from libvirt_postcopy.stats import Stats
+from libvirt_postcopy.vir import fallback
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
 __all__ = [
@@ -37,6 +38,8 @@ __all__ = [
     "open_connection",
     "close_connections",
     "start_postcopy",
+    "migrate3",
+    "migrate_to_uri3",
     "read_stats",
     "half",
     "find_domain",
@@ -133,19 +136,42 @@ def start_postcopy(dom: Domain, flags: int = 0) -> None:
     Success means that QEMU has noted the wish, not that the guest has moved.
 
     :param flags: None are defined; must be 0.
-    :raises NotSupportedError: If this libvirt-python has no ``migrateStartPostCopy``.
+    :raises NotSupportedError: If this libvirt-python has no ``migrateStartPostCopy``, and there is no way past it.
     :raises LibvirtError: If libvirt or QEMU refuses.
     :source: libvirt ``virDomainMigrateStartPostCopy`` (since 1.3.3)
     """
     call = getattr(dom, "migrateStartPostCopy", None)
-    if call is None:
-        raise NotSupportedError(
-            "this libvirt-python has no migrateStartPostCopy",
-            side="client",
-            cure="install libvirt-python >= 1.3.3",
-        )
     with refusals("source"):
-        call(flags)
+        if call is None:
+            fallback.start_postcopy(dom, flags)
+        else:
+            call(flags)
+
+
+def migrate3(
+    dom: Domain, destination: Connection, params: Mapping[str, Any], flags: int
+) -> None:
+    """Migrate, managed by this client; returns at the end of it.
+
+    :raises LibvirtError: If it fails.
+    :raises UsageError: If a parameter cannot be written; nothing was sent.
+    """
+    with refusals():
+        if not hasattr(dom, "migrate3") or fallback.is_misread(params):
+            fallback.migrate3(dom, destination, params, flags)
+        else:
+            dom.migrate3(destination, params, flags)
+
+
+def migrate_to_uri3(
+    dom: Domain, uri: str, params: Mapping[str, Any], flags: int
+) -> None:
+    """As :func:`migrate3`, from daemon to daemon."""
+    with refusals("source"):
+        if not hasattr(dom, "migrateToURI3") or fallback.is_misread(params):
+            fallback.migrate_to_uri3(dom, uri, params, flags)
+        else:
+            dom.migrateToURI3(uri, params, flags)
 
 
 def read_stats(dom: Domain) -> Stats | None:
@@ -309,8 +335,13 @@ def pause_postcopy(dom: Domain) -> None:
     :raises LibvirtError: If libvirt or QEMU refuses.
     :source: libvirt ``virDomainAbortJobFlags`` with ``VIR_DOMAIN_ABORT_JOB_POSTCOPY`` (since 8.5.0)
     """
+    call = getattr(dom, "abortJobFlags", None)
+    flags = int(AbortJobFlags.VIR_DOMAIN_ABORT_JOB_POSTCOPY)
     with refusals("source"):
-        dom.abortJobFlags(AbortJobFlags.VIR_DOMAIN_ABORT_JOB_POSTCOPY)
+        if call is None:
+            fallback.abort_job_flags(dom, flags)
+        else:
+            call(flags)
 
 
 def is_alive(connection: Connection) -> bool:
