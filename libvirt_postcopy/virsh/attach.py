@@ -181,10 +181,6 @@ class _Texts(Texts):
             f" destroy it neither on {self._source} nor on its destination"
         )
 
-    def _resume_command(self) -> str:
-        words = ["virsh-postcopy", "-c", self._source, "postcopy-recover"]
-        return shlex.join([*words, self.plan.domain, self.plan.destination])
-
 
 class _Onlooker(Watch):
     """Ctrl-C leaves: what somebody else has started is never aborted."""

@@ -1,15 +1,14 @@
 """How virsh reads its arguments: ``getopt_long`` before the command, a grammar of its own after it.
 
-Only the form "options, command, arguments" is read here.  A single argument is virsh's *command string*,
-and no argument its interactive shell; both are left to virsh.
+Command strings are taken apart in :mod:`libvirt_postcopy.virsh.strings`.
 
-Source: libvirt ``tools/virsh.c`` ``virshParseArgv``, ``tools/vsh.c`` ``vshCommandParse`` (11.3.0).
+Source: libvirt ``tools/virsh.c`` ``virshParseArgv``, ``tools/vsh.c`` ``vshCommandParse`` (9.0.0, 11.3.0).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -24,11 +23,14 @@ __all__ = [
     "Globals",
     "HelpWanted",
     "Kind",
+    "MissingError",
     "Option",
     "Value",
+    "convert",
     "mentions",
     "parse_command",
     "parse_globals",
+    "read_command",
 ]
 
 # Before the command
@@ -39,6 +41,8 @@ class Globals:
     """virsh's options before the command, as far as a command can tell the difference.
 
     ``-d``, ``-l``, ``-e`` and ``--no-pkttyagent`` are read and checked, and mean nothing to our verbs.
+
+    :ivar complaints: What virsh says of them before anything else.
     """
 
     connect: str | None = None
@@ -47,17 +51,20 @@ class Globals:
     is_readonly: bool = False
     keepalive_interval: int | None = None
     keepalive_count: int | None = None
+    complaints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class CommandLine:
     """A command line of virsh, split before the command.
 
+    :ivar given: The options again, as the real virsh can be given them.
     :ivar asks_for_usage: ``-h`` or ``--help`` came before any command.
     """
 
     options: Globals
     words: tuple[str, ...]
+    given: tuple[str, ...] = ()
     asks_for_usage: bool = False
 
 
@@ -91,6 +98,7 @@ def parse_globals(argv: Sequence[str]) -> CommandLine | None:
     """
     options = Globals()
     words = list(argv)
+    given: list[str] = []
     try:
         while words and words[0].startswith("-") and words[0] != "-":
             word = words.pop(0)
@@ -99,11 +107,14 @@ def parse_globals(argv: Sequence[str]) -> CommandLine | None:
             read = _long(word, words) if word.startswith("--") else _short(word, words)
             for name, value in read:
                 options = _with(options, name, value)
+                given.append(
+                    f"--{name}={value}" if name in _TAKES_VALUE else f"--{name}"
+                )
     except _UsageWanted:
         return CommandLine(options, (), asks_for_usage=True)
     except _LeftToVirsh:
         return None
-    return CommandLine(options, tuple(words))
+    return CommandLine(options, tuple(words), tuple(given))
 
 
 def _long(word: str, rest: list[str]) -> Iterator[tuple[str, str]]:
@@ -161,27 +172,56 @@ def _with(options: Globals, name: str, value: str) -> Globals:
     if name == "readonly":
         return replace(options, is_readonly=True)
     if name == "debug":
-        _number(value, least=-(1 << 31))
+        return _with_complaint(options, _integer(value))
+    if name == "escape" and not (value.isascii() and _ESCAPE.fullmatch(value)):
+        raise _LeftToVirsh
     if name == "keepalive-interval":
-        return replace(options, keepalive_interval=_number(value))
+        return replace(options, keepalive_interval=_number(_any_base(value)))
     if name == "keepalive-count":
-        return replace(options, keepalive_count=_number(value))
+        return replace(options, keepalive_count=_number(_any_base(value)))
     return options
 
 
-def _number(text: str, *, least: int = 0) -> int:
-    number = _integer(text)
-    if number is None or not least <= number < 1 << 31:
+def _number(number: int | None) -> int:
+    if number is None or not 0 <= number < 1 << 31:
         raise _LeftToVirsh
     return number
 
 
-_INTEGER = re.compile(r"\s*[+-]?[0-9]{1,20}", re.ASCII)
+def _with_complaint(options: Globals, level: int | None) -> Globals:
+    """A debug level that is out of range is ignored by virsh, not without a word."""
+    if level is None or not -(1 << 31) <= level < 1 << 31:
+        raise _LeftToVirsh
+    if 0 <= level <= 4:
+        return options
+    complaint = f"ignoring debug level {level} out of range [0-4]"
+    return replace(options, complaints=(*options.complaints, complaint))
+
+
+_ESCAPE = re.compile(r"\^[a-z@A-Z\[\\\]^_]|[^^]", re.ASCII)
+
+# However many zeros a number begins with, it has few other digits, or is out of every range.
+_DECIMAL = re.compile(r"\s*([+-]?)0*([0-9]{1,20})", re.ASCII)
+_OCTAL = re.compile(r"\s*([+-]?)0+([0-7]{0,22})", re.ASCII)
+_HEXADECIMAL = re.compile(r"\s*([+-]?)0[xX]0*([0-9a-fA-F]{1,16})", re.ASCII)
 
 
 def _integer(text: str) -> int | None:
     """Read a decimal as ``strtol`` does, white space before it and a sign allowed."""
-    return int(text) if _INTEGER.fullmatch(text) else None
+    return _read(_DECIMAL, 10, text)
+
+
+def _any_base(text: str) -> int | None:
+    """Read a number as ``strtol`` does when it is not told the base."""
+    if text.lstrip(" \t\n\v\f\r+-").startswith("0"):
+        number = _read(_HEXADECIMAL, 16, text)
+        return _read(_OCTAL, 8, text) if number is None else number
+    return _integer(text)
+
+
+def _read(pattern: re.Pattern[str], base: int, text: str) -> int | None:
+    found = pattern.fullmatch(text)
+    return None if found is None else int(f"{found[1]}{found[2] or 0}", base)
 
 
 # The command's own options
@@ -194,7 +234,7 @@ class Kind(Enum):
     STRING = "string"
     LIST = "comma separated list"
     FILE = "file name"
-    SECONDS = "positive number of seconds"
+    SECONDS = "number of seconds"
     DELAY = "duration, 0 too"
     INT = "number"
     BIG = "number up to 64 bits"
@@ -207,10 +247,10 @@ class Kind(Enum):
         return "number" if self in _RANGES else "string"
 
 
-_LONGEST_S = ((1 << 31) - 1) // 1000  # virsh counts milliseconds in a C int
+_LONGEST_S = ((1 << 31) - 1) // 1000  # the series counts milliseconds in a C int
 
 _RANGES: Mapping[Kind, tuple[int, int]] = {
-    Kind.SECONDS: (1, _LONGEST_S),
+    Kind.SECONDS: (0, (1 << 32) - 1),
     Kind.INT: (-(1 << 31), (1 << 31) - 1),
     Kind.BIG: (0, (1 << 64) - 1),
 }
@@ -245,31 +285,78 @@ class HelpWanted(Exception):  # noqa: N818 - not an error
     """``--help`` was given."""
 
 
+class MissingError(UsageError):
+    """Required options are missing; virsh complains of each on a line of its own.
+
+    :ivar complaints: All of them.
+    """
+
+    def __init__(self, complaints: Sequence[str]) -> None:
+        super().__init__(complaints[0])
+        self.complaints = tuple(complaints)
+
+
 def parse_command(
     name: str, options: Sequence[Option], words: Sequence[str]
 ) -> dict[str, Value]:
-    """Read what follows a command's name.
+    """Read what follows a command's name, and the values too.
 
     :return: The options that were given, by name.
     :raises UsageError: In virsh's words.
     :raises HelpWanted: If ``--help`` was among them, before anything wrong.
     """
-    found: dict[str, Value] = {}
-    rest = list(words)
-    only_data = False
+    return convert(options, read_command(name, options, words))
+
+
+def convert(options: Sequence[Option], found: Mapping[str, str]) -> dict[str, Value]:
+    """Read the values, which virsh does when it runs the command.
+
+    :raises UsageError: In virsh's words.
+    """
+    by_name = {option.name: option for option in options}
+    return {name: _convert(by_name[name], text) for name, text in found.items()}
+
+
+def read_command(
+    name: str,
+    options: Sequence[Option],
+    words: Sequence[str],
+    *,
+    fills_all: Callable[[], bool] = lambda: False,
+) -> dict[str, str]:
+    """Read what follows a command's name, as far as virsh does before it runs anything.
+
+    :param fills_all: Says whether data goes to any option that takes some, as in virsh 9.0, not only to those
+        that are marked, as in 11.3; asked only if it matters.
+    :return: The options that were given, by name; the text of a flag is empty.
+    :raises UsageError: In virsh's words.
+    :raises HelpWanted: If ``--help`` was among them, before anything wrong.
+    """
+    found: dict[str, str] = {}
+    rest = list(reversed(words))
+    only_data = wants_help = False
     while rest:
-        word = rest.pop(0)
+        word = rest.pop()
         if only_data or not _is_option(word):
             if word == "--" and not only_data:
                 only_data = True
                 continue
-            option, value = _positional(options, found, word), word
+            option, value = _positional(options, found, word, fills_all), word
+        elif word == "--help":
+            wants_help = True
+            continue
         else:
             option, value = _named(name, options, found, word, rest)
-        found[option.name] = _convert(option, value)
-    for option in options:
-        if option.is_required and option.name not in found:
-            raise UsageError(f"command '{name}' requires <{option.name}> option")
+        found[option.name] = value
+    if wants_help:
+        raise HelpWanted
+    missing = [
+        f"command '{name}' requires <{option.name}> option"
+        for option in options
+        if option.is_required and option.name not in found
+    ]
+    if missing:
+        raise MissingError(missing)
     return found
 
 
@@ -283,24 +370,34 @@ def _is_option(word: str) -> bool:
 
 
 def _positional(
-    options: Sequence[Option], found: Mapping[str, Value], word: str
+    options: Sequence[Option],
+    found: Mapping[str, str],
+    word: str,
+    fills_all: Callable[[], bool],
 ) -> Option:
-    for option in options:
-        if option.is_positional and option.name not in found:
+    left = [
+        option
+        for option in options
+        if option.kind is not Kind.BOOL and option.name not in found
+    ]
+    for option in left:
+        if option.is_positional:
             return option
+    if left and not left[0].is_ours and fills_all():
+        return left[0]
     raise UsageError(f"unexpected data '{word}'")
 
 
 def _named(
     command: str,
     options: Sequence[Option],
-    found: Mapping[str, Value],
+    found: Mapping[str, str],
     word: str,
     rest: list[str],
 ) -> tuple[Option, str]:
     name, equals, value = word[2:].partition("=")
     if name == "help":
-        raise HelpWanted
+        raise UsageError("invalid '=' after option --help")
     option = next((each for each in options if name in (each.name, each.alias)), None)
     if option is None or not name:
         raise UsageError(f"command '{command}' doesn't support option --{name}")
@@ -314,7 +411,7 @@ def _named(
         return option, value
     if not rest:
         raise UsageError(f"expected syntax: --{name} <{option.kind.value_word}>")
-    return option, rest.pop(0)
+    return option, rest.pop()
 
 
 def _convert(option: Option, text: str) -> Value:
@@ -330,7 +427,8 @@ def _convert(option: Option, text: str) -> Value:
         return _checked(option, text)
     number = _integer(text)
     least, most = _RANGES[option.kind]
-    if number is None or not least <= number <= most:
+    is_signed = least < 0 or "-" not in text  # virsh refuses "-0" too
+    if number is None or not is_signed or not least <= number <= most:
         raise UsageError(
             f"Numeric value '{text}' for <{option.name}> option is malformed or out of range"
         )

@@ -12,9 +12,19 @@ from libvirt_postcopy.virsh.grammar import (
     Option,
     parse_command,
 )
+from libvirt_postcopy.virsh.real import ask_virsh
 from libvirt_postcopy.virsh.verbs import VERBS, Verb
 
-__all__ = ["help_text", "is_for_overview", "overview", "topic"]
+__all__ = [
+    "group",
+    "help_text",
+    "is_for_group",
+    "is_for_overview",
+    "overview",
+    "topic",
+]
+
+KEYWORD = "postcopy"
 
 _COMMAND = Option("command", Kind.STRING, "name of command", is_positional=True)
 
@@ -26,22 +36,36 @@ def is_for_overview(line: CommandLine) -> bool:
 
 def topic(words: Sequence[str]) -> Verb | None:
     """Say which verb of ours ``help`` is asked of; None for one of virsh's."""
-    if words[:1] != ("help",):
-        return None
+    return VERBS.get(_asked(words))
+
+
+def is_for_group(words: Sequence[str]) -> bool:
+    """Whether our verbs are to be listed alone, as virsh lists a group of its commands."""
+    return _asked(words) == KEYWORD
+
+
+def _asked(words: Sequence[str]) -> str:
+    if tuple(words[:1]) != ("help",):
+        return ""
     try:
         given = parse_command("help", (_COMMAND,), words[1:])
     except (HelpWanted, UsageError):
-        return None
-    return VERBS.get(str(given.get("command")))
+        return ""
+    return str(given.get("command", ""))
 
 
 def overview() -> str:
+    """Write our verbs below virsh's groups of commands."""
+    return f"{group()}\n"
+
+
+def group() -> str:
     """Write our verbs, and what we add to virsh's, as virsh writes a group of its commands."""
-    lines = [" Post-copy (virsh-postcopy; see help COMMAND):"]
+    lines = [f" Post-copy (help keyword '{KEYWORD}'):"]
     for verb in VERBS.values():
         lines.append(f"    {verb.name:<30s} {verb.summary}")
-        lines += _added(verb) if verb.name == "migrate" else ()
-    return "\n".join([*lines, "", ""])
+        lines += _added(verb) if verb.is_virshs else ()
+    return "\n".join([*lines, ""])
 
 
 def _added(verb: Verb) -> list[str]:
@@ -50,6 +74,20 @@ def _added(verb: Verb) -> list[str]:
 
 
 def help_text(verb: Verb) -> str:
+    """Write a verb's help: virsh's own, and what we add to it."""
+    if verb.is_virshs:
+        status, text, _ = ask_virsh(["-q", "help", verb.name])
+        if status == 0:
+            return text.decode(errors="surrogateescape") + "\n".join(_ours(verb))
+    return _full_text(verb)
+
+
+def _ours(verb: Verb) -> list[str]:
+    rows = _rows(option for option in verb.options if option.is_ours)
+    return ["  OPTIONS OF virsh-postcopy", *rows, "", ""] if rows else []
+
+
+def _full_text(verb: Verb) -> str:
     """Write a verb's help as virsh does."""
     lines = [
         "  NAME",
@@ -63,11 +101,9 @@ def help_text(verb: Verb) -> str:
         "",
         "  OPTIONS",
         *_rows(option for option in verb.options if not option.is_ours),
+        "",
     ]
-    ours = [option for option in verb.options if option.is_ours]
-    if ours:
-        lines += ["", "  OPTIONS OF virsh-postcopy", *_rows(ours)]
-    return "\n".join(lines) + "\n\n"
+    return "\n".join([*lines, *(_ours(verb) or [""])])
 
 
 def _synopsis(option: Option) -> str:

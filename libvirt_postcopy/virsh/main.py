@@ -1,6 +1,7 @@
 """The program ``virsh-postcopy``: takes what is ours, hands the rest to the real virsh.
 
-Neither libvirt nor anything heavy is imported before a command line is known to be ours.
+Most lines never come here: :mod:`virsh_postcopy` is the program's beginning.  Neither libvirt nor anything heavy
+is imported before a command line is known to be ours.
 
 Exit status: 0 done; 1 failed, and the guest is where it was, which is virsh's own meaning; 3 the guest is split
 and alive, or it cannot be told where it is, which is to be treated the same; 4 the guest is lost.
@@ -15,25 +16,37 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
+from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.programs import (
     FAILED,
     error_handler,
     flush_streams,
     open_streams,
 )
+from libvirt_postcopy.virsh import batch, feed
 from libvirt_postcopy.virsh.ending import Ending
 from libvirt_postcopy.virsh.grammar import (
     CommandLine,
+    Globals,
     HelpWanted,
-    parse_command,
+    MissingError,
+    convert,
     parse_globals,
 )
-from libvirt_postcopy.virsh.help import help_text, is_for_overview, overview, topic
+from libvirt_postcopy.virsh.help import (
+    group,
+    help_text,
+    is_for_group,
+    is_for_overview,
+    overview,
+    topic,
+)
 from libvirt_postcopy.virsh.interrupts import Signals
 from libvirt_postcopy.virsh.options import option_names
 from libvirt_postcopy.virsh.real import exec_virsh, run_virsh
+from libvirt_postcopy.virsh.strings import Command, split
 from libvirt_postcopy.virsh.terminal import Terminal
-from libvirt_postcopy.virsh.verbs import Verb, claims
+from libvirt_postcopy.virsh.verbs import Verb, claims, read
 
 __all__ = ["entry", "main"]
 
@@ -69,19 +82,47 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(words: list[str], signals: Signals) -> int:
     line = parse_globals(words)
-    if line is not None and is_for_overview(line):
-        return _report_errors(lambda: _list_all(words), None)
-    asked = None if line is None else topic(line.words)
-    verb = None if line is None else claims(line.words)
-    if line is None or (verb is None and asked is None):
+    if line is None:
         return _report_errors(lambda: exec_virsh(words), None)
-    open_streams()
-    terminal = Terminal(sys.stdout, sys.stderr)
-    ending = Ending(line.options, terminal.print)
-    if verb is None and asked is not None:
-        return _explain(asked, ending, terminal)
-    assert verb is not None
-    return _report_errors(lambda: _run(verb, line, ending, terminal, signals), terminal)
+    if is_for_overview(line):
+        return _report_errors(lambda: _list_all(words), None)
+    if not line.words:
+        return _report_errors(lambda: _read_commands(words, line, signals), None)
+    commands = _commands(line)
+    if not any(_is_ours(command.words) for command in commands):
+        return _report_errors(lambda: exec_virsh(words), None)
+    ours = _Ours(signals)
+    ours.complain(line.options.complaints)
+    if len(commands) == 1 and commands[0].error is None:
+        return ours.run(commands[0].words, line.options)
+    return _report_errors(lambda: batch.run(commands, line, ours), ours.terminal)
+
+
+def _commands(line: CommandLine) -> list[Command]:
+    """A single word is a command string."""
+    if len(line.words) == 1:
+        return split(line.words[0])
+    return [Command("", line.words)]
+
+
+def _is_ours(words: Sequence[str]) -> bool:
+    return is_for_group(words) or topic(words) is not None or claims(words) is not None
+
+
+def _list_all(words: list[str]) -> int:
+    status = run_virsh(words)
+    if status == 0:
+        open_streams()
+        Terminal(sys.stdout, sys.stderr).print(overview())
+    return status
+
+
+def _read_commands(words: list[str], line: CommandLine, signals: Signals) -> int:
+    """virsh's shell: on a terminal its own, with all that readline does; else we read first what it is fed."""
+    if sys.stdin is None or sys.stdin.isatty():
+        exec_virsh(words)
+    ours = _Ours(signals)
+    return feed.run(line, ours)
 
 
 def _report_errors(run: Callable[[], int], terminal: Terminal | None) -> int:
@@ -95,36 +136,86 @@ def _report_errors(run: Callable[[], int], terminal: Terminal | None) -> int:
     return error_handler(run, report, interrupted=_INTERRUPTED, statuses=_STATUSES)
 
 
-def _list_all(words: list[str]) -> int:
-    status = run_virsh(words)
-    if status == 0:
+class _Ours:
+    """Runs the commands that are ours; one after the other, where there are several.
+
+    :ivar terminal: Where what they say goes.
+    """
+
+    def __init__(self, signals: Signals) -> None:
         open_streams()
-        Terminal(sys.stdout, sys.stderr).print(overview())
-    return status
+        self.terminal = Terminal(sys.stdout, sys.stderr)
+        self._signals = signals
 
+    def claims(self, words: Sequence[str]) -> bool:
+        """Whether a command is ours."""
+        return _is_ours(words)
 
-def _explain(verb: Verb, ending: Ending, terminal: Terminal) -> int:
-    terminal.print(help_text(verb))
-    ending.print()
-    return 0
+    def complain(self, complaints: Sequence[str]) -> None:
+        """Say what virsh says of something that it does not give up for."""
+        for complaint in complaints:
+            self.terminal.say(f"error: {complaint}")
 
+    def mistake(self, words: Sequence[str]) -> UsageError | None:
+        """What is wrong with a command that is ours, as far as can be seen before anything is run."""
+        verb = claims(words)
+        if verb is None:
+            return None
+        try:
+            read(verb, words)
+        except HelpWanted:
+            return None
+        except UsageError as error:
+            return error
+        return None
 
-def _run(
-    verb: Verb,
-    line: CommandLine,
-    ending: Ending,
-    terminal: Terminal,
-    signals: Signals,
-) -> int:
-    try:
-        given = parse_command(verb.name, verb.options, line.words[1:])
-    except HelpWanted:
-        return _explain(verb, ending, terminal)
+    def run(self, words: Sequence[str], options: Globals) -> int:
+        """Run a command that is ours.
 
-    def run() -> int:
-        import_module(verb.module).run(given, line.options, terminal, signals)
+        :return: Its exit status.
+        """
+        ending = Ending(options, self.terminal.print)
+        asked = topic(words)
+        if is_for_group(words):
+            return self._print(group(), ending)
+        if asked is not None:
+            return self._explain(asked, ending)
+        verb = claims(words)
+        assert verb is not None
+        return _report_errors(
+            lambda: self._run(verb, words, options, ending), self.terminal
+        )
+
+    def after(self) -> None:
+        """Give the signals back that a command has caught: another one is to follow."""
+        self._signals.release()
+
+    def _run(
+        self, verb: Verb, words: Sequence[str], options: Globals, ending: Ending
+    ) -> int:
+        try:
+            raw = read(verb, words)
+        except HelpWanted:
+            return self._explain(verb, ending)
+        except MissingError as error:
+            self.complain(error.complaints[:-1])
+            raise UsageError(error.complaints[-1]) from error
+
+        def run() -> int:
+            given = convert(verb.options, raw)
+            status = import_module(verb.module).run(
+                given, options, self.terminal, self._signals
+            )
+            return status or 0
+
+        status = _report_errors(lambda: ending.after(run), self.terminal)
+        ending.print()
+        return min(status, FAILED) if "strict-exit" in raw else status
+
+    def _explain(self, verb: Verb, ending: Ending) -> int:
+        return self._print(help_text(verb), ending)
+
+    def _print(self, text: str, ending: Ending) -> int:
+        self.terminal.print(text)
+        ending.print()
         return 0
-
-    status = _report_errors(lambda: ending.after(run), terminal)
-    ending.print()
-    return min(status, FAILED) if "strict-exit" in given else status

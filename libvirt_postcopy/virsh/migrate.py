@@ -6,18 +6,22 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from libvirt_postcopy import api
+from libvirt_postcopy.constants import MigrateFlags
 from libvirt_postcopy.errors import (
     MigrationError,
     NotSupportedError,
     PostcopyError,
     StateError,
+    UsageError,
 )
 from libvirt_postcopy.events import Half, Place
 from libvirt_postcopy.preflight.run import before_migration
 from libvirt_postcopy.vir import calls
 from libvirt_postcopy.vir.events import ensure_event_loop
+from libvirt_postcopy.vir.metadata import read_policy
 from libvirt_postcopy.vir.protocols import Domain
 from libvirt_postcopy.virsh.daemon import connect, find_domain, guest_on_source, uri_of
 from libvirt_postcopy.virsh.grammar import Globals, Value
@@ -52,6 +56,7 @@ def run(
     plan = make_plan(given)
     with easily_interrupted():
         dom = _open(plan, options)
+        plan = _with_own_policy(plan, given, dom, terminal)
         uri = uri_of(dom.connect())
         _check_half(SplitDomain(dom, plan.domain, uri))
         _look_first(plan, dom, terminal)
@@ -67,14 +72,66 @@ def run(
         peer2peer=plan.is_peer2peer,
         recover=plan.patience_s,
         recover_bandwidth=plan.recover_bandwidth,
+        driver=plan.driver,
+        wishes=plan.wishes,
         observer=progress.see,
     )
+    for line in driver_lines(job, plan):
+        terminal.say(line)
     try:
         Watch(job, progress, signals, texts, terminal).wait()
     except LeftAlone:
         raise
     except PostcopyError as error:
         raise _explained(error, texts, progress, dom) from error
+
+
+_SAYS_WHEN = ("postcopy-policy", "postcopy-after-precopy", "postcopy-after", "timeout")
+
+
+def _with_own_policy(
+    plan: Plan, given: Mapping[str, Value], dom: Domain, terminal: Terminal
+) -> Plan:
+    """Take the policy that the domain carries, where post-copy is asked for and nothing says when.
+
+    :raises UsageError: If that forbids post-copy, or cannot be read.
+    """
+    if not plan.policy.enables_postcopy or not given.keys().isdisjoint(_SAYS_WHEN):
+        return plan
+    own = read_policy(dom)
+    if own is None:
+        return plan
+    if not own.enables_postcopy:
+        raise UsageError(
+            f"the domain's own policy is '{own}'",
+            side="source",
+            cure="name another one for once: --postcopy-policy SPEC",
+        )
+    terminal.say(f"note: the domain's own policy: {own}")
+    return replace(plan, policy=own)
+
+
+def driver_lines(job: api.Job, plan: Plan) -> Iterator[str]:
+    """What the operator should know of how it is carried out."""
+    is_usual = job.driver == "native" and plan.driver == "auto"
+    if plan.is_verbose and not is_usual:
+        yield f"driver {job.driver}: {job.driver_reason}"
+    if job.driver == "qemu":
+        is_plain = not plan.flags & MigrateFlags.VIR_MIGRATE_TLS
+        plain = "the guest's memory is sent unencrypted, " if is_plain else ""
+        yield (
+            f"note: {plain}libvirt shows no migration job, and the domain counts as tainted;"
+            " let this program run until the end"
+        )
+
+
+def result_lines(result: api.MigrationResult) -> Iterator[str]:
+    """What the result tells that the figures of every migration do not."""
+    yield from (f"note: {text}" for text in result.notes)
+    for name in ("postcopy-blocktime", "postcopy-latency"):
+        if name in result.blocktime:
+            unit = "ms" if name == "postcopy-blocktime" else "ns"
+            yield f"{name}: {result.blocktime[name]} {unit}"
 
 
 def _explained(
@@ -175,6 +232,8 @@ class Watch:
             if self._interrupts.is_aborting:
                 self._terminal.say("the abort came too late: the guest has moved")
             self._progress.finish(result)
+            for line in result_lines(result):
+                self._terminal.say(line)
 
     def _result(self) -> api.MigrationResult | None:
         """Wait a little; None if it is not over."""

@@ -322,6 +322,28 @@ MIGRATE_OPTIONS: tuple[Option, ...] = (
         " moved: 30 or 30s, 5m, or never; default 30m",
     ),
     RECOVER_BANDWIDTH,
+    _ours(
+        "postcopy-driver",
+        _STRING,
+        "native: libvirt's own migration; qemu: QEMU's commands through the monitor passthrough, for what libvirt"
+        " cannot do: taints the domain, and needs this program until the end; auto, the default: native where that can"
+        " do what is asked",
+    ),
+    _ours(
+        "postcopy-blocktime",
+        _BOOL,
+        "let the destination's QEMU count how long vCPUs wait for pages, and tell it at the end",
+    ),
+    _ours(
+        "postcopy-preempt",
+        _BOOL,
+        "send the pages that the guest waits for over a channel of their own (QEMU >= 7.1)",
+    ),
+    _ours(
+        "postcopy-release-ram",
+        _BOOL,
+        "let the source give memory back as it is sent; a broken migration cannot be recovered then",
+    ),
     STRICT_EXIT,
 )
 

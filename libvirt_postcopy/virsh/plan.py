@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from libvirt_postcopy.constants import MigrateFlags
+from libvirt_postcopy.drivers.select import DRIVERS
+from libvirt_postcopy.drivers.wishes import Wishes
 from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.features import explain
 from libvirt_postcopy.policy import (
@@ -25,7 +27,7 @@ from libvirt_postcopy.units import parse_duration
 from libvirt_postcopy.virsh.grammar import Kind, Value
 from libvirt_postcopy.virsh.options import ENABLING, MIGRATE_OPTIONS
 
-__all__ = ["Plan", "make_plan", "patience"]
+__all__ = ["Plan", "make_plan", "patience", "read_file"]
 
 RECOVER = "30m"
 
@@ -46,6 +48,8 @@ class Plan:
     recover_bandwidth: int | None
     is_peer2peer: bool
     is_verbose: bool
+    driver: str = "auto"
+    wishes: Wishes = Wishes()
 
 
 def make_plan(given: Mapping[str, Value]) -> Plan:
@@ -53,6 +57,7 @@ def make_plan(given: Mapping[str, Value]) -> Plan:
 
     :raises UsageError: If the options cannot be meant together; in virsh's words where it has some.
     """
+    given = {name: value for name, value in given.items() if not _is_void(name, value)}
     _check_pairs(given)
     _check_uri(str(given["desturi"]))
     policy = _policy(given)
@@ -67,7 +72,33 @@ def make_plan(given: Mapping[str, Value]) -> Plan:
         recover_bandwidth=recover_bandwidth(given),
         is_peer2peer="p2p" in given,
         is_verbose="verbose" in given,
+        driver=_driver(given),
+        wishes=Wishes(
+            preempt="postcopy-preempt" in given,
+            blocktime="postcopy-blocktime" in given,
+            release_ram="postcopy-release-ram" in given,
+        ),
     )
+
+
+def _driver(given: Mapping[str, Value]) -> str:
+    name = str(given.get("postcopy-driver", "auto"))
+    if name not in DRIVERS:
+        raise UsageError(
+            f"invalid postcopy-driver parameter: '{name[:40]}'",
+            cure=f"give one of {', '.join(DRIVERS)}",
+        )
+    if name == "qemu" and "p2p" in given:
+        raise UsageError(
+            "the driver qemu cannot migrate peer to peer: this client drives both QEMUs",
+            cure="leave out --p2p, or leave out --postcopy-driver",
+        )
+    return name
+
+
+def _is_void(name: str, value: Value) -> bool:
+    """What virsh takes for not given."""
+    return name in ("timeout", "disks-port") and value == 0
 
 
 def _check_mode(given: Mapping[str, Value], policy: Policy) -> str:
@@ -99,7 +130,7 @@ def patience(text: str) -> float:
 def recover_bandwidth(given: Mapping[str, Value]) -> int | None:
     """Read ``--postcopy-recover-bandwidth``; MiB/s."""
     limit = given.get("postcopy-recover-bandwidth")
-    return None if limit is None else int(limit)  # type: ignore[arg-type]
+    return None if limit is None else int(limit)
 
 
 _EXCLUSIVE = (
@@ -120,6 +151,12 @@ def _check_pairs(given: Mapping[str, Value]) -> None:
     for option, needed in _REQUIRED:
         if option in given and needed not in given:
             raise UsageError(f"Option --{needed} is required by option --{option}")
+    if "copy-storage-synchronous-writes" in given and not (
+        "copy-storage-all" in given or "copy-storage-inc" in given
+    ):
+        raise UsageError(
+            "'--copy-storage-synchronous-writes' requires one of '--copy-storage-all', 'copy-storage-inc'"
+        )
     if "timeout-postcopy" in given and not _asks_for_postcopy(given):
         raise UsageError("Option --postcopy is required by option --timeout-postcopy")
     if "postcopy-resume" in given:
@@ -255,13 +292,17 @@ def _params(given: Mapping[str, Value]) -> dict[str, Any]:
 
 def _param(kind: Kind, value: Value) -> Any:
     if kind is Kind.FILE:
-        return _read(str(value))
+        return read_file(str(value))
     if kind is Kind.LIST:
         return str(value).split(",")
     return value
 
 
-def _read(name: str) -> str:
+def read_file(name: str) -> str:
+    """Read a file as virsh does.
+
+    :raises UsageError: If it cannot be read, or is too large.
+    """
     try:
         with Path(name).open("rb") as file:
             content = file.read(_LARGEST_XML + 1)

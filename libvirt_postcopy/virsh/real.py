@@ -1,6 +1,7 @@
-"""The real virsh: found, and put in our place.
+"""The real virsh: found, and put in our place or run beside us.
 
-It gets what we got, byte for byte, and the process itself: its terminal, its signals, its exit status.
+It gets what we got, byte for byte; put in our place, also the process itself: its terminal, its signals, its
+exit status.  :mod:`virsh_postcopy` does that without us where it is certain that a line is virsh's.
 """
 
 from __future__ import annotations
@@ -8,23 +9,37 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from contextlib import suppress
-from typing import NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NoReturn
 
 from libvirt_postcopy.errors import UsageError
+from virsh_postcopy import (
+    CHOSEN,
+    DEEPEST,
+    NAME,
+    as_given,
+    become,
+    depth_of,
+    one_deeper,
+    search,
+)
 
-__all__ = ["exec_virsh", "find_virsh", "run_virsh"]
-
-_CHOSEN = "VIRSH_POSTCOPY_VIRSH"
-_DEPTH = "VIRSH_POSTCOPY_DEPTH"
-_DEEPEST = 8
+__all__ = [
+    "ask_virsh",
+    "end_by",
+    "exec_virsh",
+    "find_virsh",
+    "passing_signals_to",
+    "run_virsh",
+    "start_virsh",
+    "wait_for",
+]
 
 _IGNORED = (signal.SIGPIPE, signal.SIGXFSZ)
 """By Python, and a program that it starts would inherit that."""
 
-_HEAD = 4096  # bytes of a script in which it names what it starts
-_OURS = (b"libvirt_postcopy", b"virsh-postcopy")
+_ANSWER_S = 30.0
 
 
 def exec_virsh(argv: Sequence[str]) -> NoReturn:
@@ -34,10 +49,8 @@ def exec_virsh(argv: Sequence[str]) -> NoReturn:
     :raises UsageError: If there is none.
     """
     path, environ = _prepare()
-    for number in _IGNORED:
-        signal.signal(number, signal.SIG_DFL)
     try:
-        os.execve(path, [path, *argv], environ)
+        become(path, argv, environ)
     except OSError as error:
         raise _cannot_run(path, error) from error
 
@@ -46,22 +59,111 @@ def run_virsh(argv: Sequence[str]) -> int:
     """Run the real virsh to its end, and go on.
 
     :param argv: Without the program's name.
-    :return: Its exit status, as a shell counts it.
+    :return: Its exit status.  Who is ended by a signal ends us in the same way.
+    :raises UsageError: If there is none.
+    """
+    return wait_for(start_virsh(argv))
+
+
+def start_virsh(argv: Sequence[str], *, stdin: int | None = None) -> int:
+    """Start the real virsh on our own streams.
+
+    :param stdin: What it reads instead of our standard input.
+    :return: The process's id, to be waited for.
     :raises UsageError: If there is none.
     """
     path, environ = _prepare()
+    actions = [] if stdin is None else [(os.POSIX_SPAWN_DUP2, stdin, 0)]
     try:
-        child = os.posix_spawn(path, [path, *argv], environ, setsigdef=_IGNORED)
+        return os.posix_spawn(
+            path,
+            [NAME, *argv],
+            one_deeper(environ),
+            file_actions=actions,
+            setsigdef=_IGNORED,
+        )
     except OSError as error:
         raise _cannot_run(path, error) from error
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return status if status >= 0 else 128 - status
+
+
+def wait_for(child: int) -> int:
+    """Wait for its end; what ends it by a signal ends us.
+
+    :return: Its exit status.
+    """
+    with passing_signals_to(child):
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if status < 0:
+        end_by(-status)
+    return status
+
+
+@contextmanager
+def passing_signals_to(child: int) -> Iterator[None]:
+    """Be as good as not there: what a terminal sends, it has sent to both; what is sent to us is passed on."""
+
+    def pass_on(number: int, frame: object) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(child, number)
+
+    handlers: dict[int, Any] = {
+        signal.SIGINT: lambda number, frame: None,  # ignored would be inherited
+        signal.SIGQUIT: lambda number, frame: None,
+        signal.SIGTERM: pass_on,
+        signal.SIGHUP: pass_on,
+    }
+    before = {}
+    for number, handler in handlers.items():
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_by(number: int) -> NoReturn:
+    """End as a program does that knows nothing of a signal."""
+    signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [number])
+    os.kill(os.getpid(), number)
+    os._exit(128 + number)
+
+
+def ask_virsh(
+    argv: Sequence[str], *, in_english: bool = False
+) -> tuple[int, bytes, bytes]:
+    """Run the real virsh on nothing, and take what it prints.
+
+    :return: Exit status, standard output, standard error.
+    :raises UsageError: If there is none, or if it does not come to its end.
+    """
+    import subprocess  # most lines need nothing of it
+
+    path, environ = _prepare()
+    if in_english:
+        environ["LC_ALL"] = "C"
+    try:
+        done = subprocess.run(
+            [NAME, *argv],
+            executable=path,
+            env=one_deeper(environ),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            check=False,
+            timeout=_ANSWER_S,
+        )
+    except OSError as error:
+        raise _cannot_run(path, error) from error
+    except subprocess.TimeoutExpired as error:
+        raise UsageError(f"'{path}' does not answer") from error
+    return done.returncode, done.stdout, done.stderr
 
 
 def _prepare() -> tuple[str, dict[str, str]]:
-    environ = _as_given(os.environ)
+    environ = as_given(os.environ)
     path = find_virsh(environ, sys.argv[0])
-    environ[_DEPTH] = str(_depth(environ) + 1)
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, OSError, ValueError):  # None if it is closed
             stream.flush()
@@ -70,74 +172,29 @@ def _prepare() -> tuple[str, dict[str, str]]:
 
 def _cannot_run(path: str, error: OSError) -> UsageError:
     return UsageError(
-        f"cannot run '{path}': {error.strerror}", cure=f"see {_CHOSEN} and PATH"
+        f"cannot run '{path}': {error.strerror}", cure=f"see {CHOSEN} and PATH"
     )
 
 
 def find_virsh(environ: Mapping[str, str], own: str) -> str:
-    """Find the real virsh: the one that the environment names, else the first on PATH that is not ours.
+    """Find the real virsh as :func:`virsh_postcopy.search` does.
 
     :param own: The path by which we were started.
     :raises UsageError: If there is none, or if what was taken for it has started us again.
     """
-    if _depth(environ) >= _DEEPEST:
+    if depth_of(environ) >= DEEPEST:
         raise UsageError(
             "the virsh that was found starts virsh-postcopy again",
-            cure=f"set {_CHOSEN} to the real virsh",
+            cure=f"set {CHOSEN} to the real virsh",
         )
-    chosen = environ.get(_CHOSEN)
-    if chosen:
-        if _is_ours(chosen, own):
-            raise UsageError(
-                f"{_CHOSEN} names virsh-postcopy itself", cure="name the real virsh"
-            )
-        return chosen
-    for path in _candidates(environ.get("PATH", os.defpath)):
-        if not _is_ours(path, own):
-            return path
+    path = search(environ, own)
+    if path is not None:
+        return path
+    if environ.get(CHOSEN):
+        raise UsageError(
+            f"{CHOSEN} names virsh-postcopy itself", cure="name the real virsh"
+        )
     raise UsageError(
         "there is no virsh on PATH",
-        cure=f"install it (package libvirt-clients), or set {_CHOSEN}",
+        cure=f"install it (package libvirt-clients), or set {CHOSEN}",
     )
-
-
-def _depth(environ: Mapping[str, str]) -> int:
-    """How often we have become virsh on the way to here; bounds any loop that is not seen otherwise."""
-    text = environ.get(_DEPTH, "0")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 4 else 0
-
-
-def _candidates(path: str) -> Iterator[str]:
-    for folder in path.split(os.pathsep):
-        candidate = os.path.join(folder or os.curdir, "virsh")
-        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
-            yield candidate
-
-
-def _is_ours(path: str, own: str) -> bool:
-    """The script that runs now, under any name, or another one that starts this package."""
-    if os.path.realpath(path) == os.path.realpath(own):
-        return True
-    try:
-        with open(path, "rb") as file:
-            head = file.read(_HEAD)
-    except OSError:
-        return False
-    return head.startswith(b"#!") and any(name in head for name in _OURS)
-
-
-def _as_given(environ: MutableMapping[str, str]) -> dict[str, str]:
-    """The environment without what Python adds to it in a C locale (PEP 538)."""
-    given = dict(environ)
-    if given.get("LC_CTYPE", "").startswith("C.") and not _was_given("LC_CTYPE"):
-        del given["LC_CTYPE"]
-    return given
-
-
-def _was_given(name: str) -> bool:
-    try:
-        with open("/proc/self/environ", "rb") as file:
-            entries = file.read().split(b"\0")
-    except OSError:
-        return True
-    return any(entry.startswith(os.fsencode(name) + b"=") for entry in entries)

@@ -11,9 +11,8 @@ from libvirt_postcopy.virsh.grammar import (
     HelpWanted,
     Kind,
     Option,
-    Value,
     mentions,
-    parse_command,
+    read_command,
 )
 from libvirt_postcopy.virsh.options import (
     DOMAIN,
@@ -22,14 +21,15 @@ from libvirt_postcopy.virsh.options import (
     RECOVER_BANDWIDTH,
     STRICT_EXIT,
 )
+from libvirt_postcopy.virsh.real import ask_virsh
 
-__all__ = ["VERBS", "Verb", "claims"]
+__all__ = ["VERBS", "Verb", "claims", "read"]
 
 _OURS = frozenset(option.name for option in MIGRATE_OPTIONS if option.is_ours)
 _TOKENS = frozenset(f"--{name}" for name in _OURS.union(ENABLING))
 
 
-def _wants_migrate(given: Mapping[str, Value]) -> bool:
+def _wants_migrate(given: Mapping[str, str]) -> bool:
     """Whether post-copy, or something else of ours, is asked for.
 
     virsh's own recovery (``--postcopy-resume``) and its own way with ``--timeout``, which is to suspend
@@ -49,6 +49,7 @@ class Verb:
 
     :ivar module: Where its ``run`` is, imported only when it is run.
     :ivar tokens: Words that make an invalid line ours to complain about; None for any line.
+    :ivar is_virshs: virsh has it too, with text of its own for ``help``.
     """
 
     name: str
@@ -56,8 +57,9 @@ class Verb:
     description: str
     options: tuple[Option, ...]
     module: str
-    wants: Callable[[Mapping[str, Value]], bool] = lambda given: True
+    wants: Callable[[Mapping[str, str]], bool] = lambda given: True
     tokens: frozenset[str] | None = None
+    is_virshs: bool = False
 
 
 _START = Verb(
@@ -139,6 +141,78 @@ _RECOVER = Verb(
     module="libvirt_postcopy.virsh.recover",
 )
 
+_JOB_INFO = Verb(
+    name="domjobinfo",
+    summary="domain job information",
+    description="Returns information about jobs running on a domain.",
+    options=(
+        DOMAIN,
+        Option(
+            "completed",
+            Kind.BOOL,
+            "return statistics of a recently completed job",
+        ),
+        Option(
+            "keep-completed",
+            Kind.BOOL,
+            "don't destroy statistics of a recently completed job when reading",
+        ),
+        Option("anystats", Kind.BOOL, "print statistics for any kind of job"),
+        Option("rawstats", Kind.BOOL, "print the raw data returned by libvirt"),
+        Option(
+            "postcopy",
+            Kind.BOOL,
+            "say also whether it is in post-copy, where the guest is and how many pages it has asked for; with"
+            " --completed, on the destination, how long it has waited for them",
+            is_ours=True,
+        ),
+    ),
+    module="libvirt_postcopy.virsh.jobinfo",
+    wants=lambda given: "postcopy" in given,
+    tokens=frozenset(["--postcopy"]),
+    is_virshs=True,
+)
+
+_POLICY = Verb(
+    name="postcopy-policy",
+    summary="Show or set the post-copy policy that domain carries",
+    description="Show the policy for post-copy that domain carries in its XML, set it, or take it away. migrate --postcopy"
+    " obeys it where no other policy is given. It migrates with the domain.",
+    options=(
+        DOMAIN,
+        Option("set", Kind.STRING, "the policy; see --postcopy-policy in help migrate"),
+        Option("unset", Kind.BOOL, "take it away"),
+    ),
+    module="libvirt_postcopy.virsh.policy",
+)
+
+_NWFILTER = Verb(
+    name="nwfilter-define",
+    summary="define or update a network filter from an XML file",
+    description="Define a new network filter or update an existing one. With --keep-uuid a filter that exists keeps"
+    " its UUID, whatever the file says.",
+    options=(
+        Option(
+            "file",
+            Kind.STRING,
+            "file containing an XML network filter description",
+            is_positional=True,
+            is_required=True,
+        ),
+        Option("validate", Kind.BOOL, "validate the XML against the schema"),
+        Option(
+            "keep-uuid",
+            Kind.BOOL,
+            "let a filter of this name keep its UUID",
+            is_ours=True,
+        ),
+    ),
+    module="libvirt_postcopy.virsh.nwfilter",
+    wants=lambda given: "keep-uuid" in given,
+    tokens=frozenset(("--keep-uuid",)),
+    is_virshs=True,
+)
+
 VERBS: Mapping[str, Verb] = MappingProxyType(
     {
         verb.name: verb
@@ -151,15 +225,35 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
                 module="libvirt_postcopy.virsh.migrate",
                 wants=_wants_migrate,
                 tokens=_TOKENS,
+                is_virshs=True,
             ),
             _START,
-            replace(_START, name="migrate-postcopy"),
+            replace(_START, name="migrate-postcopy", is_virshs=True),
+            _JOB_INFO,
             _CHECK,
             _ATTACH,
             _RECOVER,
+            _POLICY,
+            _NWFILTER,
         )
     }
 )
+
+
+def read(verb: Verb, words: Sequence[str]) -> dict[str, str]:
+    """Read a command line of a verb as :func:`libvirt_postcopy.virsh.grammar.read_command` does."""
+    fills_all = _fills_all if verb.is_virshs else _only_marked
+    return read_command(verb.name, verb.options, words[1:], fills_all=fills_all)
+
+
+def _only_marked() -> bool:
+    return False
+
+
+def _fills_all() -> bool:
+    """Whether the real virsh lets data fill any option, by how it takes more than the marked ones can hold."""
+    words = ["migrate", *"1234567890", "11", "--no-such-option"]
+    return b"--no-such-option" in ask_virsh(words)[2]
 
 
 def claims(words: Sequence[str]) -> Verb | None:
@@ -172,7 +266,7 @@ def claims(words: Sequence[str]) -> Verb | None:
     if verb is None or verb.tokens is None:
         return verb
     try:
-        given = parse_command(verb.name, verb.options, words[1:])
+        given = read(verb, words)
     except HelpWanted:
         return verb
     except UsageError:

@@ -10,14 +10,14 @@ from typing import Any
 
 from labkit import LabError
 from libvirt_postcopy.vir.calls import silence_libvirt
-from scenes import bench_faults, bench_switch
+from scenes import bench_faults, bench_shim, bench_switch
 from scenes.stage import own_lab
 
 __all__ = ["main"]
 
 FOLDER = Path("/run/libvirt-postcopy-bench")
 
-BENCHES = {"faults": bench_faults, "switch": bench_switch}
+BENCHES = {"faults": bench_faults, "shim": bench_shim, "switch": bench_switch}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     bench = BENCHES[args.verb]
     if getattr(args, "read", None):
         several = bench_faults.merge(map(_figures, args.read))
+    elif bench is bench_shim:
+        several = [bench_shim.measure(None, args)]
     else:
         with own_lab(args.lab, args.release or ()) as lab:
             several = [bench.measure(lab, args)]

@@ -7,10 +7,13 @@ from libvirt_postcopy.virsh.grammar import (
     Globals,
     HelpWanted,
     Kind,
+    MissingError,
     Option,
+    convert,
     mentions,
     parse_command,
     parse_globals,
+    read_command,
 )
 
 OPTIONS = (
@@ -50,7 +53,13 @@ OPTIONS = (
         ("-k 3 -K 4 list", Globals(keepalive_interval=3, keepalive_count=4), "list"),
         ("--keepalive-i=0 list", Globals(keepalive_interval=0), "list"),
         ("-d 4 -l log -e ^] list", Globals(), "list"),
-        ("-d -1 list", Globals(), "list"),
+        ("-d -1 list", Globals(complaints=("ignoring debug level -1 out of range [0-4]",)), "list"),
+        ("-d 5 -d 9 list", Globals(complaints=("ignoring debug level 5 out of range [0-4]",
+                                               "ignoring debug level 9 out of range [0-4]")), "list"),
+        ("-k 0x1F -K 017 list", Globals(keepalive_interval=31, keepalive_count=15), "list"),
+        ("-k +0 -K 00 list", Globals(keepalive_interval=0, keepalive_count=0), "list"),
+        ("-k 0000000000000000000000000000000007 list", Globals(keepalive_interval=7), "list"),
+        ("-e x list", Globals(), "list"),
         ("-- list -q", Globals(), "list -q"),
         ("-q -- -x", Globals(is_quiet=True), "-x"),
         ("- list", Globals(), "- list"),
@@ -67,7 +76,7 @@ def test_globals(line: str, options: Globals, words: str) -> None:
 @pytest.mark.parametrize(
     "line",
     ["-v", "-V", "--version", "--version=long", "-qv", "--help=1", "-z list", "--nope list", "--k 3 list", "--keepalive- 3 list", "-c", "--connect", "-qc",
-     "--quiet=1 list", "-k x list", "-k -1 list", "-K 99999999999 list", "-d x list", "-d"],
+     "--quiet=1 list", "-k x list", "-k -1 list", "-k 09 list", "-k 0x list", "-k 1k list", "-e ^1 list", "-e ^ list", "-e é list", "-e xy list", "-d 4294967296 list", "-K 99999999999 list", "-d x list", "-d"],
 )  # fmt: skip
 def test_what_only_virsh_can_answer_is_left_to_it(line: str) -> None:
     assert parse_globals(line.split()) is None
@@ -130,8 +139,8 @@ def test_command(line: str, found: dict[str, object]) -> None:
         ("a b c 5 d", "unexpected data 'd'"),
         ("a b --uri=", "Failed to get option 'uri': Option argument is empty"),
         ("a b --timeout x", "Numeric value 'x' for <timeout> option is malformed or out of range"),
-        ("a b --timeout 0", "Numeric value '0' for <timeout> option is malformed or out of range"),
-        ("a b --timeout 2147484", "Numeric value '2147484' for <timeout> option is malformed or out of range"),
+        ("a b --timeout -1", "Numeric value '-1' for <timeout> option is malformed or out of range"),
+        ("a b --timeout 4294967296", "Numeric value '4294967296' for <timeout> option is malformed or out of range"),
         ("a b --level 1x", "Numeric value '1x' for <level> option is malformed or out of range"),
         ("a b --level 2147483648", "Numeric value '2147483648' for <level> option is malformed or out of range"),
         ("a b --bandwidth -5", "Numeric value '-5' for <bandwidth> option is malformed or out of range"),
@@ -158,13 +167,48 @@ def test_file_name_may_be_any_bytes() -> None:
     assert parse_command("migrate", OPTIONS, words)["xml"] == "\udcff"
 
 
-def test_help_is_found_anywhere_but_after_a_mistake() -> None:
-    for line in ("--help", "a --help", "a b --live --help --foo"):
+def test_help_is_found_anywhere_unless_there_is_a_mistake() -> None:
+    for line in ("--help", "a --help", "a b --live --help", "--help --help"):
         with pytest.raises(HelpWanted):
             parse_command("migrate", OPTIONS, line.split())
-    with pytest.raises(UsageError):
-        parse_command("migrate", OPTIONS, ["--foo", "--help"])
+    for line in ("--foo --help", "--help --foo", "a b --help=", "--live --help --live"):
+        with pytest.raises(UsageError):
+            parse_command("migrate", OPTIONS, line.split())
     assert parse_command("m", OPTIONS, ["a", "--", "--help"])["desturi"] == "--help"
+
+
+def test_each_option_that_is_missing_is_complained_of() -> None:
+    with pytest.raises(MissingError) as caught:
+        read_command("migrate", OPTIONS, ["--live"])
+    assert caught.value.complaints == (
+        "command 'migrate' requires <domain> option",
+        "command 'migrate' requires <desturi> option",
+    )
+    with pytest.raises(MissingError) as caught:
+        read_command("migrate", OPTIONS, ["--desturi=b"])
+    assert caught.value.complaints == ("command 'migrate' requires <domain> option",)
+
+
+def test_values_are_read_after_all_words() -> None:
+    words = ["a", "b", "--timeout", "x", "--level="]
+    found = read_command("migrate", OPTIONS, words)
+    assert found == {"domain": "a", "desturi": "b", "timeout": "x", "level": ""}
+    with pytest.raises(UsageError, match="Numeric value 'x'"):
+        convert(OPTIONS, found)
+
+
+def test_data_fills_what_this_virsh_lets_it_fill() -> None:
+    words = ["a", "b", "c", "5", "x,y"]
+    with pytest.raises(UsageError, match="unexpected data 'x,y'"):
+        read_command("migrate", OPTIONS, words)
+    found = read_command("migrate", OPTIONS, words, fills_all=lambda: True)
+    assert (found["uri"], found["timeout"], found["disks"]) == ("c", "5", "x,y")
+
+
+def test_options_are_given_on_in_full() -> None:
+    line = parse_globals(["-qcu", "--t", "-k", "3", "list", "-r"])
+    assert line is not None
+    assert line.given == ("--quiet", "--connect=u", "--timing", "--keepalive-interval=3")  # fmt: skip
 
 
 def test_option_is_mentioned_with_and_without_a_value() -> None:

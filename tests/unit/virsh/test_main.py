@@ -208,10 +208,6 @@ def test_traceback_is_shown_only_to_who_debugs(
         (["--foo"], "command 'migrate' doesn't support option --foo"),
         (["--postcopy"], "option --postcopy already seen"),
         (["--bandwidth"], "expected syntax: --bandwidth <number>"),
-        (
-            ["--postcopy-after", "x"],
-            "invalid postcopy-after parameter (write 30, 30s, 5m, 2h or 300ms)",
-        ),
     ],
 )
 def test_bad_options_run_nothing(
@@ -220,6 +216,47 @@ def test_bad_options_run_nothing(
     assert main([*MIGRATE, *words]) == 1
     assert capsys.readouterr() == ("", f"error: {complaint}\n")
     assert runs.calls == []
+
+
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        (
+            ["--postcopy-after", "x"],
+            "invalid postcopy-after parameter (write 30, 30s, 5m, 2h or 300ms)",
+        ),
+        (
+            ["--bandwidth", "x"],
+            "Numeric value 'x' for <bandwidth> option is malformed or out of range",
+        ),
+    ],
+)
+def test_bad_values_are_found_by_the_command(
+    runs: SimpleNamespace, capsys: Capture, words: list[str], complaint: str
+) -> None:
+    """So the blank line comes, as after every command that was come to."""
+    assert main([*MIGRATE, *words]) == 1
+    assert capsys.readouterr() == ("\n", f"error: {complaint}\n")
+    assert runs.calls == []
+
+
+def test_all_that_is_missing_is_complained_of(
+    runs: SimpleNamespace, capsys: Capture
+) -> None:
+    assert main(["migrate", "--enable-postcopy"]) == 1
+    assert capsys.readouterr() == (
+        "",
+        (
+            "error: command 'migrate' requires <domain> option\n"
+            "error: command 'migrate' requires <desturi> option\n"
+        ),
+    )
+
+
+def test_debug_level_that_virsh_ignores(runs: SimpleNamespace, capsys: Capture) -> None:
+    assert main(["-d", "9", *MIGRATE]) == 0
+    said = capsys.readouterr().err
+    assert said == "error: ignoring debug level 9 out of range [0-4]\n"
 
 
 @pytest.mark.parametrize(
@@ -260,7 +297,6 @@ def test_list_of_all_commands_that_virsh_cannot_print(
 @pytest.mark.parametrize(
     "line",
     [
-        "",
         "list",
         "-c test:///default list --all",
         "--version",
@@ -283,10 +319,25 @@ def test_all_else_goes_to_virsh_as_it_is(passed: list[list[str]], line: str) -> 
 
 
 def test_command_string_goes_to_virsh(passed: list[list[str]]) -> None:
-    strings = ["list; list --all", "migrate --live --postcopy a b", "# x", " "]
+    strings = ["list; list --all", "migrate --live a b", "# migrate-postcopy a", " "]
     for string in strings:
         main([string])
     assert passed == [[string] for string in strings]
+
+
+def test_command_string_that_is_ours(runs: SimpleNamespace, capsys: Capture) -> None:
+    assert main(["migrate --live 'web 1' --post\\copy b:/// # why"]) == 0
+    [(given, _)] = runs.calls
+    assert (given["domain"], given["desturi"]) == ("web 1", "b:///")
+
+
+def test_terminal_is_left_to_virshs_shell(
+    passed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr(program.feed, "run", lambda line, ours: 0)
+    main(["-q"])
+    assert passed == [["-q"]]
 
 
 def test_no_virsh_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,6 +80,7 @@ class Scene:
         self.steps: list[Step | BaseException | MigrationResult] = []
         self.phase, self.guest = Phase.PRECOPY, Place.SOURCE
         self.can_be_left, self.is_over = True, False
+        self.driver, self.driver_reason = "native", "libvirt can do it"
         self.signals = FakeSignals()
         self.aborts = 0
         self.abort_error: Exception | None = None
@@ -244,6 +246,32 @@ def test_verbose_shows_the_way_and_the_figures(scene: Scene) -> None:
     assert said[1] == "Migration: [100.00 %] completed"
     assert said[2] == "Migrated in 2.3 s: downtime 4 ms, 1 pass, completed as pre-copy"
     assert len(said) == 3 and scene.out.getvalue() == ""
+
+
+def test_driver_and_its_reason_are_said_where_it_is_not_the_usual_one(
+    scene: Scene,
+) -> None:
+    scene.driver, scene.driver_reason = "qemu", "libvirt does not know it"
+    options = "--postcopy-blocktime --postcopy-release-ram --postcopy-preempt"
+    said = scene.run(DONE, line=f"{options} --postcopy-driver qemu --verbose {LINE}")
+    assert "driver qemu: libvirt does not know it" in said
+    assert "unencrypted" in said and "tainted" in said
+    assert scene.started["driver"] == "qemu"
+    wishes = scene.started["wishes"]
+    assert wishes.blocktime and wishes.release_ram and wishes.preempt
+
+
+def test_encrypted_one_is_not_called_unencrypted(scene: Scene) -> None:
+    scene.driver = "qemu"
+    said = scene.run(DONE, line=f"--postcopy-driver qemu --tls {LINE}")
+    assert "tainted" in said and "unencrypted" not in said
+
+
+def test_what_did_not_work_although_the_guest_has_moved_is_said(scene: Scene) -> None:
+    blocktime = {"postcopy-blocktime": 42, "postcopy-vcpu-blocktime": [42]}
+    done = replace(DONE, notes=("it is not defined",), blocktime=blocktime)
+    said = scene.run(done)
+    assert "note: it is not defined" in said and "postcopy-blocktime: 42 ms" in said
 
 
 def test_verbose_is_shown_also_when_quiet_as_virsh_does(scene: Scene) -> None:

@@ -69,10 +69,14 @@ BY_NAME_ONLY |= {"timeout", "timeout-suspend", "timeout-postcopy"}
 OURS = {
     "enable-postcopy",
     "postcopy-after",
+    "postcopy-blocktime",
     "postcopy-check",
+    "postcopy-driver",
     "postcopy-policy",
+    "postcopy-preempt",
     "postcopy-recover",
     "postcopy-recover-bandwidth",
+    "postcopy-release-ram",
     "strict-exit",
 }
 

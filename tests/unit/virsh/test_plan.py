@@ -138,6 +138,19 @@ def test_every_parameter_reaches_the_call(option) -> None:
     assert plan(line).params == {option.param: value}
 
 
+def test_what_virsh_takes_for_not_given() -> None:
+    made = plan("--live --postcopy a b --timeout 0 --disks-port 0")
+    assert (str(made.policy), made.params) == ("manual", {})
+    with pytest.raises(UsageError, match=r"Unexpected --timeout-\* option without"):
+        plan("--live --postcopy a b --timeout 0 --timeout-postcopy")
+
+
+def test_writes_are_synchronous_only_to_storage_that_is_copied() -> None:
+    with pytest.raises(UsageError, match="requires one of '--copy-storage-all'"):
+        plan("--live --postcopy a b --copy-storage-synchronous-writes")
+    plan("--live --postcopy a b --copy-storage-synchronous-writes --copy-storage-inc")
+
+
 @pytest.mark.parametrize(
     "option",
     [each for each in MIGRATE_OPTIONS if each.flag],
@@ -149,6 +162,8 @@ def test_every_flag_reaches_the_call(option) -> None:
         options.remove("--live")
     if option.name == "postcopy-resume":
         return  # refused, see above
+    if option.name == "copy-storage-synchronous-writes":
+        options.add("--copy-storage-all")  # it means nothing without
     made = plan(" ".join([*sorted(options), "a", "b"]))
     if option.name == "p2p":
         assert made.is_peer2peer

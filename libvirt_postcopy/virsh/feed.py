@@ -1,0 +1,262 @@
+"""virsh's shell where it reads no terminal: a file or a program feeds it commands on standard input.
+
+One real virsh runs them, a line at a time.  A line of ours is kept from it, and run by us when virsh has done all
+that came before and waits for more.
+
+Source: libvirt ``tools/virsh.c`` ``main``, ``tools/vsh.c`` ``vshReadline`` (9.0.0).
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import os
+import select
+import sys
+import termios
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from libvirt_postcopy.errors import UsageError
+from libvirt_postcopy.virsh.batch import (
+    Connection,
+    Runner,
+    cannot_read,
+    stretches,
+)
+from libvirt_postcopy.virsh.grammar import CommandLine
+from libvirt_postcopy.virsh.real import end_by, passing_signals_to, start_virsh
+from libvirt_postcopy.virsh.strings import Command, split
+
+__all__ = ["run"]
+
+
+def run(line: CommandLine, ours: Runner) -> int:
+    """Feed the real virsh, and run what is ours.
+
+    :return: virsh's exit status, which is 0 whatever its commands came to.
+    :raises UsageError: If there is no virsh.
+    """
+    shell = _Shell(line, ours)
+    with passing_signals_to(shell.child):
+        for text in _lines(0, shell.child):
+            if not shell.take(text):
+                break
+        status = shell.end()
+    if status < 0:
+        end_by(-status)
+    return status
+
+
+def _lines(file: int, child: int) -> Iterator[bytes]:
+    """Read lines with what ends them; not a byte more than virsh would, since others may read the rest.
+
+    A carriage return ends a line to readline too.
+
+    :param child: virsh: when it has ended there is nobody to read for.
+    """
+    line = bytearray()
+    for char in _bytes(file, child):
+        line += char
+        if char in b"\r\n":
+            yield bytes(line)
+            line.clear()
+    if line:
+        yield bytes(line)
+
+
+def _bytes(file: int, child: int) -> Iterator[bytes]:
+    wait = select.poll()
+    wait.register(file, select.POLLIN)
+    with suppress(AttributeError, OSError):  # Linux < 5.3
+        wait.register(os.pidfd_open(child), select.POLLIN)
+    while any(ready == file for ready, _ in wait.poll()):
+        for _ in range(max(_waiting_in(file), 1)):
+            char = os.read(file, 1)
+            if not char:
+                return
+            yield char
+
+
+def _waiting_in(file: int) -> int:
+    """How many bytes can be read at once."""
+    count = array.array("i", [0])
+    with suppress(OSError):
+        fcntl.ioctl(file, termios.FIONREAD, count)
+    return count[0]
+
+
+class _Shell:
+    """A real virsh that reads a pipe of ours.
+
+    :ivar child: Its process.
+    """
+
+    def __init__(self, line: CommandLine, ours: Runner) -> None:
+        self._ours = ours
+        self._now = Connection(line.options, line.given)
+        self._ended: int | None = None
+        reader, self._pipe = os.pipe()  # only as its standard input does it get one
+        try:
+            self.child = start_virsh(line.given, stdin=reader)
+        finally:
+            os.close(reader)
+        self._idle = _Idle(self.child, self._pipe)
+
+    def take(self, text: bytes) -> bool:
+        """Have one line run, and wait until it has been.
+
+        :return: False if virsh has ended.
+        """
+        commands = _read(text)
+        if not any(self._ours.claims(command.words) for command in commands):
+            return self._feed(text, commands)
+        if not self._is_waiting():
+            return False
+        if self._idle.has_guest():  # the line is not for virsh
+            return self._feed(text, ())
+        return self._run(text, commands)
+
+    def end(self) -> int:
+        """Let virsh see that there is no more, and wait for its end."""
+        os.close(self._pipe)
+        if self._ended is None:
+            self._ended = os.waitpid(self.child, 0)[1]
+        return os.waitstatus_to_exitcode(self._ended)
+
+    def _feed(self, text: bytes, commands: Sequence[Command]) -> bool:
+        try:
+            while text:
+                text = text[os.write(self._pipe, text[:4096]) :]
+        except BrokenPipeError:
+            return False
+        for command in commands:
+            self._now = self._now.after(command.words)
+        return self._is_waiting()
+
+    def _is_waiting(self) -> bool:
+        """Wait until virsh, or a program that it runs, may wait for a line; false if virsh has ended instead.
+
+        Nothing tells when that is: it is looked for again and again, at first after short times.
+        """
+        pause_s = 0.0002
+        while not (self._idle() or self._idle.has_guest()):
+            ended, status = os.waitpid(self.child, os.WNOHANG)
+            if ended:
+                self._ended = status
+                return False
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, 0.02)
+        return True
+
+    def _run(self, text: bytes, commands: Sequence[Command]) -> bool:
+        """Run a line that has something of ours; each stretch of virsh's is a line to it."""
+        try:
+            unreadable = cannot_read(commands, self._now.given, self._ours)
+        except UsageError as error:
+            self._echo(text)
+            self._ours.complain([str(error)])
+            self._prompt()
+            return True
+        if unreadable:
+            return self._feed(os.fsencode(_one_line(unreadable)), ())
+        for is_ours, stretch in stretches(commands, self._ours):
+            string = "".join(command.text for command in stretch)
+            if not is_ours:
+                if not self._feed(os.fsencode(_one_line(string)), stretch):
+                    return False
+                continue
+            self._echo(os.fsencode(string))
+            for command in stretch:
+                self._run_ours(command)
+            self._prompt()
+        return True
+
+    def _run_ours(self, command: Command) -> None:
+        with suppress(OSError):  # for the files that a command names
+            os.chdir(f"/proc/{self.child}/cwd")
+        self._ours.run(command.words, self._now.options)
+        self._ours.after()
+
+    def _echo(self, text: bytes) -> None:
+        """What readline prints of the line that it reads."""
+        self._print(text.strip() + b"\n")
+
+    def _prompt(self) -> None:
+        """virsh waits below the prompt that it has printed before; it does not know that there was more."""
+        self._print(b"virsh > " if self._now.options.is_readonly else b"virsh # ")
+
+    def _print(self, text: bytes) -> None:
+        with suppress(OSError, ValueError):
+            sys.stdout.buffer.write(text)
+            sys.stdout.buffer.flush()
+
+
+def _one_line(string: str) -> str:
+    return string.strip("\n").replace("\n", ";") + "\n"
+
+
+def _read(text: bytes) -> list[Command]:
+    """What a line asks for; nothing of ours if it has something in it that steers readline."""
+    line = os.fsdecode(text.rstrip(b"\r\n"))
+    if any(char < " " or char == "\x7f" for char in line):
+        return []
+    return split(line)
+
+
+_PAGE = 4096
+"""No pointer is below, and no file's number above."""
+
+
+class _Idle:
+    """Tells if a virsh waits for us, and has nothing of ours left to be read.
+
+    Its main thread is then in readline's ``pselect`` for file 0 alone and without an end, or in a ``read`` of
+    our pipe (a command may be reading it too).  The kernel tells which call a thread is in, and with what.
+    """
+
+    def __init__(self, child: int, pipe: int) -> None:
+        self._child = child
+        self._pipe = pipe
+        self._inode = os.fstat(pipe)
+
+    def __call__(self) -> bool:
+        return self._is_empty() and self._waits() and self._is_empty()
+
+    def has_guest(self) -> bool:
+        """Whether virsh runs a program that may read our pipe, as ``edit`` does."""
+        try:
+            with open(f"/proc/{self._child}/task/{self._child}/children") as file:
+                children = file.read().split()
+        except OSError:
+            return False
+        return any(self._reads(child, 0) for child in children)
+
+    def _is_empty(self) -> bool:
+        return not _waiting_in(self._pipe)
+
+    def _waits(self) -> bool:
+        try:
+            with open(f"/proc/{self._child}/syscall", encoding="ascii") as file:
+                call = file.read().split()
+        except FileNotFoundError:  # it has ended
+            return False
+        except OSError as error:
+            raise UsageError(
+                f"cannot see what virsh is doing: {error.strerror}",
+                cure="give the command as arguments",
+            ) from error
+        if len(call) < 6:  # "running"
+            return False
+        first, second, *others = (int(each, 16) for each in call[1:6])
+        if first == 1 and second > _PAGE and not any(others):
+            return True
+        return second > _PAGE and others[0] > 0 and self._reads(self._child, first)
+
+    def _reads(self, process: int | str, number: int) -> bool:
+        try:
+            there = os.stat(f"/proc/{process}/fd/{number}")
+        except OSError:
+            return False
+        return os.path.samestat(there, self._inode)

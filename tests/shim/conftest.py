@@ -1,0 +1,96 @@
+"""What is compared: the real virsh, and ourselves under its name."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from shutil import which
+from typing import NamedTuple
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("shim", deadline=None, derandomize=True, database=None)
+settings.load_profile("shim")
+
+SHIM = Path(sys.executable).with_name("virsh-postcopy")
+
+PATIENCE_S = 60
+
+
+class Ended(NamedTuple):
+    """How a program ended, and what it has printed."""
+
+    status: int
+    out: bytes
+    err: bytes
+
+
+class Pair:
+    """The real virsh and ours, each found as ``virsh`` on a PATH."""
+
+    def __init__(self, folder: Path) -> None:
+        real = which("virsh")
+        assert real is not None, "there is no virsh"
+        self.virsh = real
+        ours = folder / "bin"
+        ours.mkdir()
+        (ours / "virsh").symlink_to(SHIM)
+        self.files = folder / "files"
+        self.files.mkdir()
+        (self.files / "empty.xml").touch()
+        (self.files / "bad.xml").write_text("<domain><name>x</domain>")
+        editor = folder / "editor"
+        editor.write_text("#!/bin/sh\ncat\n")
+        editor.chmod(0o700)
+        env = {
+            "VISUAL": str(editor),
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(folder),
+            "XDG_CACHE_HOME": str(folder / "cache"),
+            "XDG_STATE_HOME": str(folder / "state"),
+            "LIBVIRT_DEFAULT_URI": "test:///default",
+            "LC_ALL": "C.UTF-8",
+            "D": str(self.files),
+        }
+        theirs = {**env, "PATH": f"{Path(real).parent}:{env['PATH']}"}
+        self.environs = (theirs, {**env, "PATH": f"{ours}:{theirs['PATH']}"})
+
+    def run(self, argv: Sequence[str], stdin: bytes = b"") -> tuple[Ended, Ended]:
+        """Run a program which starts ``virsh``, with each."""
+        with ThreadPoolExecutor() as pool:
+            theirs, ours = pool.map(lambda env: ended(argv, env, stdin), self.environs)
+        return theirs, ours
+
+
+def ended(argv: Sequence[str], env: dict[str, str], stdin: bytes) -> Ended:
+    done = subprocess.run(
+        argv, env=env, input=stdin, capture_output=True, check=False, timeout=PATIENCE_S
+    )
+    return Ended(done.returncode, timeless(done.stdout), timeless(done.stderr))
+
+
+def timeless(text: bytes) -> bytes:
+    """Without what differs from one run to the next."""
+    return re.sub(rb"\(Time: [0-9.]+ ms\)", b"(Time: T ms)", text)
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return Pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture
+def compare(pair: Pair) -> Callable[..., Ended]:
+    """Run both; what they do must be the same."""
+
+    def run(argv: Sequence[str], stdin: bytes = b"") -> Ended:
+        theirs, ours = pair.run(argv, stdin)
+        assert ours == theirs
+        return theirs
+
+    return run

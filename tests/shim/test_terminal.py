@@ -1,0 +1,160 @@
+"""Terminals, signals and streams: a program that is passed through is the real virsh in all of this."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from shim.conftest import PATIENCE_S, Ended, Pair, timeless
+from waiting import wait_until
+
+VIRSH = ["virsh", "-c", "test:///default"]
+
+
+@contextmanager
+def on_terminal(
+    argv: Sequence[str], env: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run with a terminal of its own, and its other end."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *argv],
+        env=env,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.wait(PATIENCE_S)
+        os.close(ours)
+
+
+def read_until(file: int, what: bytes) -> bytes:
+    """Read what a terminal shows, up to something."""
+    os.set_blocking(file, False)
+    shown = bytearray()
+
+    def look() -> bool:
+        with suppress(OSError):  # nothing yet, or the other end is closed
+            shown.extend(os.read(file, 65536))
+        return what in shown
+
+    wait_until(look, f"{what!r} on the terminal", PATIENCE_S)
+    return bytes(shown)
+
+
+def test_interactive_shell_is_virshs_own(pair: Pair) -> None:
+    """The same process, with readline's history and all."""
+    shown = []
+    for env in pair.environs:
+        with on_terminal(VIRSH, {**env, "TERM": "dumb"}) as (process, terminal):
+            read_until(terminal, b"virsh # ")
+            exe = os.readlink(f"/proc/{process.pid}/exe")
+            os.write(terminal, b"domstate test\n")
+            shown.append(read_until(terminal, b"running"))
+            os.write(terminal, b"quit\n")
+            assert process.wait(PATIENCE_S) == 0
+            assert exe == os.path.realpath(pair.virsh)
+    assert shown[0] == shown[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_ends_what_is_passed_through_as_virsh(
+    pair: Pair, number: signal.Signals
+) -> None:
+    statuses = []
+    words = ["event", "--loop", "--event", "lifecycle"]
+    for env in pair.environs:
+        with on_terminal([*VIRSH, *words], env) as (process, _):
+            wait_until(lambda p=process: is_virsh(p, pair), "virsh", PATIENCE_S)
+            wait_until(lambda p=process: is_waiting(p), "its loop", PATIENCE_S)
+            process.send_signal(number)
+            statuses.append(process.wait(PATIENCE_S))
+    assert statuses[0] == statuses[1]
+
+
+def is_virsh(process: subprocess.Popen[bytes], pair: Pair) -> bool:
+    return os.readlink(f"/proc/{process.pid}/exe") == os.path.realpath(pair.virsh)
+
+
+def is_waiting(process: subprocess.Popen[bytes]) -> bool:
+    """virsh waits for events when it has begun to catch SIGINT."""
+    with open(f"/proc/{process.pid}/status", encoding="ascii") as file:
+        [caught] = [line.split()[1] for line in file if line.startswith("SigCgt")]
+    return bool(int(caught, 16) & 1 << (signal.SIGINT - 1))
+
+
+@pytest.mark.parametrize(
+    "redirection", [">&-", "2>&-", "<&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"]
+)
+@pytest.mark.parametrize("words", ["list", "list --foo", "help list", "migrate --postcopy"])  # fmt: skip
+def test_streams(compare: Callable[..., Ended], words: str, redirection: str) -> None:
+    compare(["bash", "-c", f"virsh -c test:///default {words} {redirection}"])
+
+
+def test_reader_that_has_enough(compare: Callable[..., Ended]) -> None:
+    compare(["bash", "-c", "virsh capabilities | true; echo ${PIPESTATUS[0]}"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "-c test:///default migrate-start-postcopy test",
+        "-c test:///default migrate --live --strict-exit test test:///default",
+        "-c test:///default postcopy-check test test:///default",
+        "help postcopy",
+    ],
+)
+def test_ours_on_a_terminal_and_not(pair: Pair, words: str) -> None:
+    """The same words; standard output and error are told apart only where they are apart."""
+    argv = ["virsh", *words.split()]
+    plain = pair.run(argv)[1]
+    with on_terminal(argv, pair.environs[1]) as (process, terminal):
+        status = process.wait(PATIENCE_S)
+        shown = read_until(terminal, b"\n")
+    assert status == plain.status
+    expected = (plain.out + plain.err).split()
+    assert sorted(timeless(shown).split()) == sorted(expected)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_to_who_feeds_virsh_reaches_it(
+    pair: Pair, number: signal.Signals
+) -> None:
+    """What ends virsh ends us in the same way, and nothing is left."""
+    statuses = []
+    for env in pair.environs:
+        process = subprocess.Popen(
+            VIRSH, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert process.stdout is not None and process.stdin is not None
+        read_until(process.stdout.fileno(), b"virsh # ")
+        children = children_of(process.pid)
+        process.send_signal(number)
+        if number is signal.SIGINT:  # as from a terminal: to both
+            for child in children:
+                os.kill(child, number)
+            process.stdin.close()
+        statuses.append(process.wait(PATIENCE_S))
+        for child in children:
+            with pytest.raises(ProcessLookupError):
+                os.kill(child, 0)
+        process.stdout.close()
+        with suppress(OSError):
+            process.stdin.close()
+    assert statuses[0] == statuses[1]
+
+
+def children_of(process: int) -> list[int]:
+    with open(f"/proc/{process}/task/{process}/children", encoding="ascii") as file:
+        return [int(each) for each in file.read().split()]
