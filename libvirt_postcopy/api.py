@@ -6,14 +6,17 @@ import atexit
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Union
 
 import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.constants import CLIENT_SIDE_FLAGS, MigrateFlags
 from libvirt_postcopy.drivers.native import NativeDriver, Target
+from libvirt_postcopy.drivers.passthrough import QemuDriver
 from libvirt_postcopy.drivers.runner import Observer, Runner
+from libvirt_postcopy.drivers.select import choose
+from libvirt_postcopy.drivers.wishes import Wishes
 from libvirt_postcopy.errors import (
     GuestLost,
     LibvirtError,
@@ -41,9 +44,18 @@ from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.policy import AfterPrecopy, Policy, parse
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.units import parse_duration
+from libvirt_postcopy.vir.metadata import read_policy
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
-__all__ = ["Job", "MigrationResult", "RECOVER", "job_stats", "migrate", "start"]
+__all__ = [
+    "Job",
+    "MigrationResult",
+    "RECOVER",
+    "Wishes",
+    "job_stats",
+    "migrate",
+    "start",
+]
 
 RECOVER = "30m"
 """How long a broken migration is tried to be resumed unless told otherwise."""
@@ -65,24 +77,35 @@ class MigrationResult(Summary):
 
     :ivar domain: The domain, looked up on the destination over a connection to the destination; None
         where this client has none (PEER2PEER to a host that only the source can reach).
-    :ivar driver: How it was carried out: ``native``.
+    :ivar driver: How it was carried out: ``native``, by libvirt's own job, or ``qemu``, by QEMU's commands.
+    :ivar driver_reason: Why so.
     :ivar is_peer2peer: The daemons talked to each other; otherwise the client managed it.
+    :ivar blocktime: What the destination's QEMU has counted of its vCPUs' waits for pages, by QEMU's own names and
+        units (``postcopy-blocktime`` in ms, …); empty unless it was asked for.
+    :ivar notes: What did not work although the guest has moved.
     """
 
     domain: Domain | None = None
     driver: str = "native"
+    driver_reason: str = ""
     is_peer2peer: bool = False
+    blocktime: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 _SLICE_S = 0.05
 
 
+AnyDriver = Union[NativeDriver, QemuDriver]
+
+
 class Job:
     """A migration under way.  All methods may be called from any thread."""
 
-    def __init__(self, runner: Runner, driver: NativeDriver) -> None:
+    def __init__(self, runner: Runner, driver: AnyDriver, reason: str = "") -> None:
         self._runner = runner
         self._driver = driver
+        self.driver_reason = reason  #: why it is carried out by this driver
 
     @property
     def phase(self) -> Phase:
@@ -95,11 +118,27 @@ class Job:
         return self._runner.migration.place
 
     @property
+    def driver(self) -> str:
+        """How it is carried out: ``native`` or ``qemu``."""
+        return self._driver.name
+
+    @property
+    def can_go_on_alone(self) -> bool:
+        """Whether the daemons go on with it when this program ends."""
+        if isinstance(self._driver, QemuDriver):
+            return self.is_over
+        is_theirs = self._driver.is_peer2peer or self._driver.is_attached
+        return self.is_over or is_theirs
+
+    @property
     def can_be_left(self) -> bool:
         """Whether the guest survives if this program ends now.
 
-        False only for a moment: while a migration that this client manages carries the guest over.
+        False only for a moment: while a migration that this client manages carries the guest over.  With the driver
+        ``qemu`` False until the end: nobody else would start the guest on the destination.
         """
+        if isinstance(self._driver, QemuDriver):
+            return self.is_over
         if self._driver.is_peer2peer or self._driver.is_attached:
             return True
         return self._runner.migration.can_be_left_by_its_manager
@@ -177,7 +216,10 @@ class Job:
             **figures,
             domain=driver.domain,
             driver=driver.name,
+            driver_reason=self.driver_reason,
             is_peer2peer=driver.is_peer2peer,
+            blocktime=getattr(driver, "blocktime", {}),
+            notes=tuple(getattr(driver, "notes", ())),
         )
 
     def _failure(self) -> PostcopyError:
@@ -229,6 +271,8 @@ def start(
     peer2peer: bool | None = None,
     recover: float | str = RECOVER,
     recover_bandwidth: int | None = None,
+    driver: str = "auto",
+    wishes: Wishes | None = None,
     connect: vir.Open | None = None,
     observer: Observer | None = None,
 ) -> Job:
@@ -237,35 +281,73 @@ def start(
     :param dom: A running domain (``libvirt.virDomain``).
     :param dest: Where to.  A URI means PEER2PEER, and management by this client where the source's
         daemon cannot reach the destination; a connection means management by this client.
-    :param policy: When to switch, as an object or a specification; ``after-precopy`` if None.
+    :param policy: When to switch, as an object or a specification; if None the one that the domain carries in its
+        ``<metadata>``, else ``after-precopy``.
     :param flags: ``VIR_MIGRATE_*``.  LIVE is added, and POSTCOPY unless the policy is ``never``.
     :param params: Typed parameters of ``virDomainMigrate3``, in libvirt's units (MiB/s, ms).
     :param peer2peer: True or False where the way is not to be chosen.
     :param recover: How long a broken migration is tried to be resumed, counted from the last page that moved:
         seconds, a duration like ``30m``, or ``never``.
     :param recover_bandwidth: Post-copy's limit in MiB/s for the rest after a recovery, 0 for none; as before if None.
+    :param driver: ``native``: libvirt's own migration; ``qemu``: QEMU's commands through the monitor passthrough,
+        which taints the domain and needs this client until the end; ``auto``: native where it can do what is asked.
+    :param wishes: What libvirt's flags and parameters have no word for.
     :param connect: Opens the further connections that a migration needs, instead of ``libvirt.open``: for
         ``libvirt.openAuth``.  Gets a URI.
     :param observer: Is shown each event and action on the migration's own thread; must not block.
     :raises UsageError: If the arguments cannot be meant; nothing was started.
     :raises LibvirtError: If the source's daemon does not answer; nothing was started.
     """
+    if policy is None and not flags & CLIENT_SIDE_FLAGS:
+        policy = read_policy(dom)
     chosen = _policy(policy, flags)
     wanted = _flags(chosen, flags)
     target = target_of(dest, wanted, peer2peer)
     patience_s = patience_of(recover)
     _check_domain(dom)
+    choice = choose(driver, dom, wanted, wishes)
+    opener = partial(vir.open_connection, open_=connect)
+    flags_for_libvirt = without_flags(wanted, MigrateFlags.VIR_MIGRATE_PEER2PEER)
+    limit = bandwidth_of(recover_bandwidth)
+    if choice.driver == "qemu":
+        # No journal: nobody could take such a migration over from what libvirt tells of it.
+        carrier = QemuDriver(
+            dom,
+            _managed(target, peer2peer, wanted),
+            params or {},
+            flags_for_libvirt,
+            opener,
+            wishes=wishes,
+            recover_bandwidth=limit,
+        )
+        return begin(
+            Runner(carrier, chosen, observer, patience_s), carrier, choice.reason
+        )
     journal = Journal(facts_of(dom, target, wanted, params or {}, chosen, patience_s))
-    driver = NativeDriver(
+    native = NativeDriver(
         dom,
         target,
         params or {},
-        without_flags(wanted, MigrateFlags.VIR_MIGRATE_PEER2PEER),
-        partial(vir.open_connection, open_=connect),
-        recover_bandwidth=bandwidth_of(recover_bandwidth),
+        flags_for_libvirt,
+        opener,
+        recover_bandwidth=limit,
         journal=journal,
     )
-    return begin(Runner(driver, chosen, observer, patience_s, journal=journal), driver)
+    runner = Runner(native, chosen, observer, patience_s, journal=journal)
+    return begin(runner, native, choice.reason)
+
+
+def _managed(target: Target, peer2peer: bool | None, flags: MigrateFlags) -> Target:
+    """The client carries it out, whatever the way to the destination.
+
+    :raises UsageError: If the daemons were to do it between them.
+    """
+    if peer2peer or flags & MigrateFlags.VIR_MIGRATE_PEER2PEER:
+        raise UsageError(
+            "the driver qemu cannot migrate peer to peer: this client drives both QEMUs",
+            cure="leave out --p2p, or leave out --postcopy-driver",
+        )
+    return replace(target, is_peer2peer=False)
 
 
 def facts_of(
@@ -291,13 +373,13 @@ def facts_of(
     )
 
 
-def begin(runner: Runner, driver: NativeDriver) -> Job:
+def begin(runner: Runner, driver: AnyDriver, reason: str = "") -> Job:
     """Start the loop, and keep the job until it is over.
 
     :raises PostcopyError: If nothing was started.
     """
     runner.start()
-    job = Job(runner, driver)
+    job = Job(runner, driver, reason)
     _keep(job)
     return job
 
@@ -314,12 +396,24 @@ def _keep(job: Job) -> None:
 
 @atexit.register
 def _wait_at_exit() -> None:
-    """A program that ends must not take a guest with it."""
+    """A program that ends must not take a guest with it.
+
+    libvirt cancels a pre-copy whose manager goes; its policy must not switch while another job is waited for.
+    """
+    for job in list(_jobs):
+        if not job.can_go_on_alone:
+            with suppress(StateError):
+                job.abort()
     for job in list(_jobs):
         _wait_until_left(job)
 
 
 def _wait_until_left(job: Job) -> None:
+    if job.driver == QemuDriver.name:
+        with suppress(
+            StateError
+        ):  # before the switch it can be undone; after it, it comes to its end
+            job.abort()
     while not job.can_be_left:
         with suppress(KeyboardInterrupt, TimeoutError, PostcopyError):
             job.wait(_SLICE_S)
@@ -361,6 +455,8 @@ def migrate(
     peer2peer: bool | None = None,
     recover: float | str = RECOVER,
     recover_bandwidth: int | None = None,
+    driver: str = "auto",
+    wishes: Wishes | None = None,
     connect: vir.Open | None = None,
     observer: Observer | None = None,
 ) -> MigrationResult:
@@ -378,6 +474,8 @@ def migrate(
         peer2peer=peer2peer,
         recover=recover,
         recover_bandwidth=recover_bandwidth,
+        driver=driver,
+        wishes=wishes,
         connect=connect,
         observer=observer,
     )

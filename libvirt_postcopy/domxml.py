@@ -242,6 +242,9 @@ def _devices(root: Any) -> Iterator[Device]:
     for each in root.findall("devices/memory"):
         model = each.get("model", "")
         yield Device(f"memory-{model}", each.findtext("source/path", "").strip())
+    for each in root.findall("devices/tpm"):
+        backend = _attribute(each.find("backend"), "type")
+        yield Device(f"tpm-{backend}", each.get("model", "tpm"))
     for each in root.findall("devices/disk[@type='vhostuser']"):
         yield Device("vhost-user", _attribute(each.find("target"), "dev"))
     if root.find("devices/video/driver[@name='vhostuser']") is not None:

@@ -31,7 +31,9 @@ from libvirt_postcopy.programs import (
 __all__ = ["VERBS", "entry", "main"]
 
 VERBS: Mapping[str, str] = {
+    "bindings": "check that libvirt-python and the C library say the same",
     "check": "say beforehand whether post-copy can work between two hosts",
+    "conformance": "check whether a QEMU's post-copy behaves as documented",
     "migrations": "list all migrations of a host, and what to type next",
     "phases": "print the phases of a migration and what leads from one to the next",
     "policy": "check a policy specification and say when it switches to post-copy",

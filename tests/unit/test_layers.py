@@ -26,12 +26,13 @@ FLOORS = (
         "policy",
         "governor",
         "domxml",
+        "incoming",
     },
-    {"vir", "qmp", "trace", "journal"},
+    {"vir", "qmp", "trace", "journal", "bindings"},
     {"drivers"},
     {"api", "takeover", "preflight", "install"},
     {"programs"},
-    {"virsh", "cli", "conformance", "report", "simulate", "bindings"},
+    {"virsh", "cli", "conformance", "report", "simulate"},
 )
 CORE, PROGRAMS = 2, 7
 

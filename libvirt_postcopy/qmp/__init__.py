@@ -1,0 +1,1 @@
+"""QEMU's monitor: typed verbs, and the ways there."""
