@@ -180,6 +180,7 @@ class QemuDriver:
         self._sending = threading.Lock()
         self._is_abandoned = False
         self._was_sent = False
+        self._has_begun = False  # QEMU's answers are about this migration
         self._was_created = False
         self._was_split = False
         self._is_starting = False
@@ -232,7 +233,7 @@ class QemuDriver:
 
     def read_stats(self) -> list[Event]:
         """Read the source's statistics."""
-        if not self._was_sent:  # QEMU still tells those of an earlier migration
+        if not self._has_begun:  # QEMU still tells those of an earlier migration
             return [StatsSeen(None)]
         info = self._source.readings.migration()
         status = str(info.get("status", Status.NONE.value))
@@ -400,6 +401,7 @@ class QemuDriver:
             self._was_sent = True
         self._pulse.start()
         self._source.control.migrate(uri)
+        self._has_begun = True
         self._follow()
 
     def _forget_past(self) -> None:

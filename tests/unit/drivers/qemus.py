@@ -177,8 +177,17 @@ class Recording:
         if name == self.SETTING:
             self.set_at[peer] = asked[0]
         after = [index for index in asked if index > self.set_at.get(peer, -1)]
-        before = [index for index in after if index <= self.at]
-        return self._reply(before[-1] if before else (after or asked)[0])
+        now = [index for index in after if index < self._next_effect()]
+        before = [index for index in now if index <= self.at]
+        return self._reply(before[-1] if before else (now or asked)[0])
+
+    def _next_effect(self) -> int:
+        later = range(self.at + 1, len(self.lines))
+        effects = (at for at in later if self._has_effect(self.lines[at]))
+        return next(effects, len(self.lines))
+
+    def _has_effect(self, line: dict[str, Any]) -> bool:
+        return line["dir"] == "->" and line["msg"]["execute"] in self.EFFECTS
 
     def _reply(self, index: int) -> Reply:
         peer = self.lines[index]["peer"]
@@ -195,7 +204,7 @@ class Recording:
         events = []
         for at in range(index + 1, len(self.lines)):
             line = self.lines[at]
-            if line["dir"] == "->" and line["msg"]["execute"] in self.EFFECTS:
+            if self._has_effect(line):
                 break
             self.at = at
             if "event" in line["msg"]:

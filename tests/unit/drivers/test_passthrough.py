@@ -1,0 +1,561 @@
+"""The driver that speaks to QEMU itself: against a recorded QEMU, and against a pair that goes wrong when told."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libvirt_postcopy.constants import MigrateFlags
+from libvirt_postcopy.drivers import ends, passthrough
+from libvirt_postcopy.drivers.native import Target
+from libvirt_postcopy.drivers.passthrough import QemuDriver
+from libvirt_postcopy.drivers.runner import Runner
+from libvirt_postcopy.drivers.wishes import Wishes
+from libvirt_postcopy.errors import (
+    NotSupportedError,
+    PostcopyError,
+    StateError,
+    UsageError,
+)
+from libvirt_postcopy.events import (
+    AbortRefused,
+    Ended,
+    Event,
+    Half,
+    Place,
+    StatsSeen,
+    StatusSeen,
+    SwitchAccepted,
+    SwitchNotSeen,
+    SwitchRefused,
+)
+from libvirt_postcopy.policy import parse
+from unit.drivers.qemus import (
+    PAUSED_BY_USER,
+    Hosts,
+    Machine,
+    Pair,
+    Recording,
+    ok,
+    refuse,
+)
+from unit.fakes import DST, SRC
+
+pytestmark = pytest.mark.usefixtures("monitor")
+
+PATIENCE_S = 15.0
+RECORDED = Path(__file__).parent / "recorded" / "qemu-2.5.1.jsonl"
+LIVE = MigrateFlags.VIR_MIGRATE_LIVE | MigrateFlags.VIR_MIGRATE_POSTCOPY
+PERSIST = (
+    MigrateFlags.VIR_MIGRATE_PERSIST_DEST | MigrateFlags.VIR_MIGRATE_UNDEFINE_SOURCE
+)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(passthrough, "_POLL_S", 0.05)
+    monkeypatch.setattr(passthrough, "_RETRY_S", 0.05)
+    monkeypatch.setattr(passthrough, "_GO_ON_S", 1.0)
+    monkeypatch.setattr(passthrough, "_RESUME_S", 0.5)
+    monkeypatch.setattr(ends, "_ANSWER_S", 1.0)
+
+
+class Play:
+    """One driver, whose events are kept."""
+
+    def __init__(
+        self, hosts: Hosts, flags: MigrateFlags = LIVE, wishes: Wishes | None = None, **params: Any
+    ) -> None:  # fmt: skip
+        self.hosts = hosts
+        self.driver = QemuDriver(
+            hosts.dom,
+            Target(uri="fake:///b"),
+            {"migrate_uri": "tcp://192.0.2.2", **params},
+            flags,
+            hosts.open,
+            wishes=wishes,
+        )
+        self.seen: list[Event] = []
+        self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    def begin(self) -> Play:
+        self.driver.begin(self._queue.put)
+        return self
+
+    def until(self, test: Callable[[Event], bool]) -> Event:
+        while True:
+            event = self._queue.get(timeout=PATIENCE_S)
+            self.seen.append(event)
+            if test(event):
+                return event
+
+    def until_status(self, status: str) -> None:
+        self.until(lambda event: event == StatusSeen(SRC, status))
+
+    def ended(self) -> Ended:
+        event = self.until(lambda event: isinstance(event, Ended))
+        assert isinstance(event, Ended)
+        return event
+
+
+@pytest.fixture
+def pair() -> Pair:
+    return Pair()
+
+
+@pytest.fixture
+def hosts(pair: Pair) -> Hosts:
+    return Hosts(pair.start("src"), pair.start("dst"))
+
+
+def _begun(hosts: Hosts, *args: Any, **params: Any) -> Play:
+    play = Play(hosts, *args, **params).begin()
+    play.until_status("active")
+    return play
+
+
+def _moved(pair: Pair, hosts: Hosts, *args: Any, **params: Any) -> Play:
+    play = _begun(hosts, *args, **params)
+    pair.switch()
+    play.until_status("postcopy-active")
+    pair.complete()
+    assert play.ended().error is None
+    return play
+
+
+def _set(machine: Machine) -> dict[str, bool]:
+    """The capabilities that were switched, in one mapping."""
+    given: dict[str, bool] = {}
+    for command in machine.sent:
+        if command["execute"] == "migrate-set-capabilities":
+            for each in command["arguments"]["capabilities"]:
+                given.setdefault(each["capability"], each["state"])
+    return given
+
+
+# QEMU 2.5.1
+
+
+def test_recorded_qemu_2_5_is_moved_by_its_old_name() -> None:
+    recording = Recording(RECORDED)
+    hosts = Hosts(recording.player("src"), recording.player("dst"))
+    source, seen = hosts.dom, []
+    driver = QemuDriver(
+        source,
+        Target(uri="fake:///b"),
+        {"migrate_uri": "tcp://192.0.2.2", "bandwidth": 32},
+        LIVE,
+        hosts.open,
+    )
+    runner = Runner(driver, parse("after:0"), seen.append)
+    runner.start()
+    assert runner.wait(PATIENCE_S)
+    there = recording.machines["dst"]
+    assert runner.migration.place is Place.DESTINATION, seen
+    for machine in (source, there):
+        assert _set(machine) == {"events": True, "x-postcopy-ram": True}
+    assert {
+        "execute": "migrate_set_speed",
+        "arguments": {"value": 32 << 20},
+    } in source.sent
+    assert "migrate-set-parameters" not in source.commands
+    assert source.commands.count("migrate-start-postcopy") == 1
+    assert there.calls == [("resume",)]
+    assert source.calls == [("destroy",)]
+    assert runner.migration.summary().switch is not None
+
+
+# The way
+
+
+def test_both_ends_are_set_up_and_the_source_goes_last(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _moved(pair, hosts, wishes=Wishes(preempt=True, blocktime=True))
+    there = pair.models["dst"].machine
+    assert _set(hosts.dom) == {
+        "postcopy-ram": True, "return-path": True, "postcopy-preempt": True,
+    }  # fmt: skip
+    assert _set(there) == {
+        "postcopy-ram": True, "return-path": True, "postcopy-preempt": True,
+        "postcopy-blocktime": True, "late-block-activate": True,
+    }  # fmt: skip
+    assert there.calls == [("resume",)] and hosts.dom.calls == [("destroy",)]
+    play.driver.hand_over()
+    assert play.driver.blocktime == {"postcopy-blocktime": 42}
+    assert not any(pair.models["dst"].capabilities[name] for name in _set(there))
+
+
+def test_destination_is_resumed_once_the_source_is_in_postcopy(
+    pair: Pair, hosts: Hosts
+) -> None:
+    _moved(pair, hosts)
+    assert pair.resumed_at in (["postcopy-active"], ["completed"])
+
+
+def test_destination_that_still_loads_is_not_resumed(pair: Pair, hosts: Hosts) -> None:
+    """``cont`` would undo ``-S`` there."""
+    play = _begun(hosts)
+    pair.say("src", "postcopy-active")
+    play.until_status("postcopy-active")
+    _wait_for(lambda: hosts.there.commands.count("query-status") > 3)
+    assert pair.models["dst"].run_state == "inmigrate"
+    assert hosts.there.calls == []
+    pair.models["dst"].run_state = "paused"
+    _wait_for(lambda: hosts.there.calls == [("resume",)])
+
+
+def _wait_for(test: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(1000):
+        if test():
+            return
+        pause.wait(0.01)
+    raise AssertionError("it did not come to that")
+
+
+def test_guest_that_its_user_has_paused_is_not_resumed(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _begun(hosts)
+    hosts.dom.now = PAUSED_BY_USER
+    pair.say("src", "postcopy-active")
+    pair.models["dst"].run_state = "paused"
+    pair.say("dst", "postcopy-active")
+    play.until_status("postcopy-active")
+    pair.complete()
+    assert play.ended().error is None
+    assert pair.models["dst"].machine.calls == []
+
+
+def test_destination_waits_and_listens_at_one_address(pair: Pair, hosts: Hosts) -> None:
+    _moved(pair, hosts)
+    assert "-incoming" in hosts.destination.created[0]
+    there = pair.models["dst"].machine
+    uri = next(c["arguments"]["uri"] for c in there.sent if c["execute"] == "migrate-incoming")  # fmt: skip
+    assert uri == "tcp:192.0.2.2:49184,to=49215"
+    sent = next(c["arguments"] for c in hosts.dom.sent if c["execute"] == "migrate")
+    assert sent == {"uri": "tcp:192.0.2.2:49184"}
+
+
+def test_definition_goes_along_without_what_is_ours(pair: Pair, hosts: Hosts) -> None:
+    hosts.dom.is_defined = True
+    _moved(pair, hosts, LIVE | PERSIST)
+    [defined] = hosts.destination.defined
+    assert "incoming" not in defined and "web1" in defined
+    assert hosts.dom.calls[:1] == [("destroy",)]
+
+
+def test_what_another_migration_has_left_on_is_switched_off(
+    pair: Pair, hosts: Hosts
+) -> None:
+    pair.models["src"].capabilities["multifd"] = True
+    pair.models["src"].parameters["max-postcopy-bandwidth"] = 5
+    _moved(pair, hosts)
+    assert _set(hosts.dom)["multifd"] is False
+    assert pair.models["src"].parameters["max-postcopy-bandwidth"] == 0
+
+
+# Before the switch
+
+
+def test_end_of_an_earlier_migration_is_not_taken_for_this_ones(
+    pair: Pair, hosts: Hosts
+) -> None:
+    """QEMU tells of the last one until it has begun with the next."""
+    pair.models["src"].status = "failed"
+    play = Play(hosts)
+    seen: list[list[Event]] = []
+    read = pair.models["src"]._migrate
+
+    def migrate(**given: Any) -> Any:
+        seen.append(play.driver.read_stats())
+        return read(**given)
+
+    pair.models["src"]._migrate = migrate  # type: ignore[method-assign]
+    play.begin().until_status("active")
+    assert seen == [[StatsSeen(None)]]
+    pair.switch()
+    play.until_status("postcopy-active")
+    pair.complete()
+    assert play.ended().error is None
+
+
+def _refused(
+    hosts: Hosts, error: type[PostcopyError], match: str, **given: Any
+) -> Play:
+    play = Play(hosts, **given).begin()
+    ended = play.ended()
+    assert not ended.was_sent
+    with pytest.raises(error, match=match):
+        raise play.driver.error or AssertionError("no error")
+    assert hosts.destination.domains == [], "something is left on the destination"
+    assert "migrate" not in hosts.dom.commands
+    assert hosts.dom.calls == []
+    return play
+
+
+def test_capability_that_is_accepted_and_dropped(pair: Pair, hosts: Hosts) -> None:
+    pair.dropped.add("postcopy-ram")
+    _refused(hosts, NotSupportedError, "accepted postcopy-ram and then dropped it")
+
+
+def test_capability_that_is_refused(pair: Pair, hosts: Hosts) -> None:
+    pair.replies["dst", "migrate-set-capabilities"] = refuse(
+        "Postcopy is not supported"
+    )
+    _refused(hosts, NotSupportedError, "Postcopy is not supported.*userfaultfd")
+
+
+def test_capability_that_one_of_them_does_not_have(pair: Pair, hosts: Hosts) -> None:
+    del pair.models["src"].capabilities["postcopy-preempt"]
+    _refused(
+        hosts,
+        NotSupportedError,
+        "no postcopy-preempt.*7.1",
+        wishes=Wishes(preempt=True),
+    )
+
+
+def test_source_is_as_it_was_after_a_refusal(pair: Pair, hosts: Hosts) -> None:
+    before = dict(pair.models["src"].capabilities), dict(pair.models["src"].parameters)
+    pair.replies["src", "object-add"] = refuse("Unable to access credentials")
+    pair.replies["dst", "object-add"] = ok()
+    flags = LIVE | MigrateFlags.VIR_MIGRATE_TLS
+    _refused(hosts, NotSupportedError, "no TLS certificates", flags=flags)
+    assert (pair.models["src"].capabilities, pair.models["src"].parameters) == before
+
+
+def test_address_that_cannot_be_listened_at(pair: Pair, hosts: Hosts) -> None:
+    pair.replies["dst", "migrate-incoming"] = refuse("Failed to bind socket: in use")
+    _refused(hosts, PostcopyError, "cannot listen at 192.0.2.2: Failed to bind")
+
+
+def test_qemu_that_migrates_already(pair: Pair, hosts: Hosts) -> None:
+    pair.models["src"].status = "active"
+    _refused(hosts, StateError, "migrating it already: active")
+    assert hosts.destination.created == []
+
+
+def test_shell_of_a_guest_that_is_elsewhere(pair: Pair, hosts: Hosts) -> None:
+    """What a migration has left behind must not be started by another one."""
+    pair.models["src"].status, pair.models["src"].run_state = "completed", "postmigrate"
+    _refused(hosts, StateError, "does not hold the guest.*postmigrate")
+
+
+def test_same_host(pair: Pair, hosts: Hosts) -> None:
+    hosts.destination.host_uuid = "aaaa"
+    _refused(hosts, UsageError, "are the same host")
+
+
+def test_domain_that_is_there_already_is_left_alone(pair: Pair, hosts: Hosts) -> None:
+    other = Machine(hosts.destination, (1, 1))
+    play = Play(hosts).begin()
+    play.ended()
+    assert "has a domain 'web1' already" in str(play.driver.error)
+    assert other.calls == [] and hosts.destination.created == []
+
+
+def test_failure_in_precopy_goes_back(pair: Pair, hosts: Hosts) -> None:
+    play = _begun(hosts)
+    there = hosts.there
+    pair.models["src"].run_state = "postmigrate"
+    pair.say("src", "failed")
+    ended = play.ended()
+    assert (ended.here, ended.there) == (Half.WHOLE, Half.GONE)
+    assert there.calls == [("destroy",)]
+    assert "cont" in hosts.dom.commands and hosts.dom.calls == []
+    assert pair.models["src"].capabilities["postcopy-ram"] is False
+
+
+def test_guest_that_libvirt_saw_stop_goes_on_through_libvirt(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _begun(hosts)
+    hosts.dom.now = (3, 0)
+    pair.say("src", "failed")
+    play.ended()
+    assert hosts.dom.calls == [("resume",)]
+
+
+def test_paused_guest_is_not_started_by_a_failure(pair: Pair, hosts: Hosts) -> None:
+    hosts.dom.now = PAUSED_BY_USER
+    play = _begun(hosts)
+    pair.say("src", "failed")
+    play.ended()
+    assert hosts.dom.calls == [] and "cont" not in hosts.dom.commands
+
+
+def test_destination_that_ends_in_precopy(pair: Pair, hosts: Hosts) -> None:
+    play = _begun(hosts)
+    hosts.destination.domains.clear()
+    ended = play.ended()
+    assert "its QEMU has ended" in str(ended.error)
+    assert ended.here is Half.WHOLE
+
+
+def test_abort_before_anything_was_sent(pair: Pair, hosts: Hosts) -> None:
+    play = Play(hosts)
+    assert play.driver.abort() is None
+    assert not play.begin().ended().was_sent
+    assert hosts.destination.domains == [] and "migrate" not in hosts.dom.commands
+
+
+def test_abort_in_precopy(pair: Pair, hosts: Hosts) -> None:
+    play = _begun(hosts)
+    assert play.driver.abort() is None
+    play.ended()
+    assert hosts.dom.commands.count("migrate_cancel") == 1
+    assert hosts.destination.domains == []
+
+
+# After the switch
+
+
+@pytest.mark.parametrize(
+    "status",
+    ["postcopy-active", "postcopy-paused", "postcopy-recover", "device", "postcopy-device",
+     "completed", "a-status-of-tomorrow"],
+)  # fmt: skip
+def test_cancel_is_never_sent_after_the_switch(
+    pair: Pair, hosts: Hosts, status: str
+) -> None:
+    """QEMU < 10.0 accepts it, and the guest is lost.  Also where no event has told of the switch yet."""
+    play = _begun(hosts)
+    pair.models["src"].status = status
+    assert isinstance(play.driver.abort(), AbortRefused)
+    assert "migrate_cancel" not in hosts.dom.commands
+
+
+def _split(pair: Pair, hosts: Hosts, *args: Any, **params: Any) -> Play:
+    play = _begun(hosts, *args, **params)
+    pair.switch()
+    _wait_for(lambda: hosts.there.calls == [("resume",)])
+    return play
+
+
+def test_break_leaves_both_halves_alone(pair: Pair, hosts: Hosts) -> None:
+    play = _split(pair, hosts)
+    pair.say("src", "postcopy-paused")
+    pair.say("dst", "postcopy-paused")
+    ended = play.ended()
+    assert (ended.here, ended.there) == (Half.SPLIT_FAILED, Half.UNKNOWN)
+    assert hosts.there.calls == [("resume",)] and hosts.dom.calls == []
+    here, there = play.driver.look(SRC), play.driver.look(DST)
+    assert (here.half, here.status) == (Half.SPLIT_FAILED, "postcopy-paused")
+    assert there.half is Half.SPLIT_FAILED and not here.obstacle
+
+
+def test_failed_after_the_switch_touches_nothing(pair: Pair, hosts: Hosts) -> None:
+    play = _split(pair, hosts)
+    pair.say("src", "failed")
+    play.ended()
+    assert hosts.there.calls == [("resume",)] and hosts.dom.calls == []
+    assert "cont" not in hosts.dom.commands
+
+
+def test_broken_one_gets_a_new_channel(pair: Pair, hosts: Hosts) -> None:
+    play = _split(pair, hosts)
+    pair.say("src", "postcopy-paused")
+    play.ended()
+    pair.on["src", "migrate"] = lambda: pair.say("src", "postcopy-recover")
+    play.driver.resume()
+    play.until_status("postcopy-recover")
+    pair.say("src", "postcopy-active")
+    pair.complete()
+    assert play.ended().error is None
+    resumes = [c["arguments"] for c in hosts.dom.sent if c["execute"] == "migrate"][1:]
+    assert resumes == [{"uri": "tcp:192.0.2.2:49185", "resume": True}]
+    assert hosts.dom.calls == [("destroy",)]
+
+
+def test_resume_that_fails_without_a_word(pair: Pair, hosts: Hosts) -> None:
+    """QEMU up to 9.0 stays postcopy-paused and announces nothing."""
+    play = _split(pair, hosts)
+    pair.say("src", "postcopy-paused")
+    play.ended()
+    play.driver.resume()
+    assert "has not come back" in str(play.ended().error)
+    assert hosts.dom.calls == []
+
+
+def test_destination_that_waits_already_is_used_again(pair: Pair, hosts: Hosts) -> None:
+    """Up to QEMU 7.0 migrate-recover can be sent once."""
+    play = _split(pair, hosts)
+    pair.say("src", "postcopy-paused")
+    play.ended()
+    for _ in range(2):
+        play.driver.resume()
+        play.ended()
+        text = "Migrate recovery is triggered already"
+        pair.replies["dst", "migrate-recover"] = refuse(text)
+    resumes = [
+        c["arguments"]["uri"] for c in hosts.dom.sent if c["execute"] == "migrate"
+    ]
+    assert resumes[1:] == ["tcp:192.0.2.2:49185"] * 2
+
+
+def test_release_ram_stands_against_a_resume(pair: Pair, hosts: Hosts) -> None:
+    play = _split(pair, hosts, wishes=Wishes(release_ram=True))
+    pair.say("src", "postcopy-paused")
+    play.ended()
+    assert "release-ram" in play.driver.look(SRC).obstacle
+
+
+def test_source_stays_until_the_destination_has_confirmed(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _split(pair, hosts)
+    pair.say("src", "completed")
+    play.until_status("completed")
+    asked = hosts.there.commands.count("query-migrate")
+    _wait_for(lambda: hosts.there.commands.count("query-migrate") > asked)
+    assert hosts.dom.calls == []
+    pair.say("dst", "completed")
+    assert play.ended().error is None
+    assert hosts.dom.calls == [("destroy",)]
+
+
+def test_destination_that_does_not_answer_is_known_by_what_it_announced(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _split(pair, hosts)
+    silent = threading.Event()
+    pair.models["dst"]._query_migrate = lambda: silent.wait(PATIENCE_S) and ok()  # type: ignore[method-assign]
+    pair.say("dst", "postcopy-paused")
+    assert play.driver.look(DST).half is Half.SPLIT_FAILED
+    silent.set()
+
+
+# Questions
+
+
+def test_switch_is_asked_for_and_verified(pair: Pair, hosts: Hosts) -> None:
+    play = _begun(hosts)
+    assert play.driver.switch() == SwitchAccepted()
+    assert play.driver.verify_switch() == SwitchNotSeen()
+    pair.replies["src", "migrate-start-postcopy"] = refuse(
+        "Postcopy must be started after"
+    )
+    assert play.driver.switch() == SwitchRefused("Postcopy must be started after", is_final=False)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "params", "match"),
+    [
+        (MigrateFlags.VIR_MIGRATE_NON_SHARED_DISK, {}, "copies no disks"),
+        (MigrateFlags.VIR_MIGRATE_PARALLEL, {}, "VIR_MIGRATE_PARALLEL"),
+        (MigrateFlags(1 << 29), {}, "0x20000000"),
+        (MigrateFlags(0), {"disks_port": 1}, "disks_port"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(
+    hosts: Hosts, flags: MigrateFlags, params: dict[str, Any], match: str
+) -> None:
+    with pytest.raises(UsageError, match=match):
+        Play(hosts, LIVE | flags, **params)
