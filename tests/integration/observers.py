@@ -7,7 +7,9 @@ from collections.abc import Callable
 from threading import Event
 from typing import Any
 
-__all__ = ["Recorder", "Awaited"]
+from waiting import wait_until
+
+__all__ = ["Recorder", "Awaited", "wait_until_pages_flow"]
 
 _LONGEST_S = 30.0
 
@@ -26,6 +28,16 @@ class Recorder:
 
     def times_of(self, kind: type) -> list[float]:
         return [when for when, what in self.seen if isinstance(what, kind)]
+
+
+def wait_until_pages_flow(job: Any) -> None:
+    """The destination has asked for pages, so both ends of the link are in use."""
+
+    def requests() -> int:
+        stats = job.stats()
+        return (stats.postcopy_requests or 0) if stats is not None else 0
+
+    wait_until(requests, "page requests", _LONGEST_S, pause=0.1)
 
 
 class Awaited(Recorder):

@@ -12,7 +12,7 @@ import libvirt
 import libvirt_qemu
 import pytest
 from commands import URI, Typed
-from observers import Awaited
+from observers import Awaited, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
 from libvirt_postcopy.actions import Resume
@@ -56,6 +56,7 @@ def test_broken_link_leaves_guest_split_and_recoverable(
         observer=split,
     )
     split.wait()
+    wait_until_pages_flow(job)
     assert stage.lab.break_migrations() > 0
     with pytest.raises(postcopy.PostcopyBroken) as caught:
         job.wait(60)
@@ -110,6 +111,7 @@ def test_guest_is_brought_back_each_time_its_link_breaks(
         observer=observe,
     )
     split.wait()
+    wait_until_pages_flow(job)
     assert stage.lab.break_migrations() > 0
     again.wait()
     assert job.guest == "split"

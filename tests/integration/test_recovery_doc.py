@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from observers import Awaited
+from observers import Awaited, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
 from labkit.network import KERNELS_OWN
@@ -55,6 +55,7 @@ def split(stage: Stage) -> postcopy.Job:
         observer=seen,
     )
     seen.wait()
+    wait_until_pages_flow(job)
     return job
 
 
