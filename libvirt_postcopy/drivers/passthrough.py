@@ -187,6 +187,7 @@ class QemuDriver:
         self._is_started = threading.Event()  # or is to stay paused
         self._may_run_there = False
         self._stays_paused = False
+        self._is_closed = threading.Event()
         self._is_finished = False
         self._finishing = threading.Lock()
         self._paused_since: float | None = None
@@ -312,6 +313,7 @@ class QemuDriver:
 
     def close(self) -> None:
         """Listen no more."""
+        self._is_closed.set()
         self._pulse.stop()
         self._source.close()
         self._destination.close()
@@ -364,6 +366,8 @@ class QemuDriver:
         return None
 
     def _end_with(self, error: PostcopyError | None) -> None:
+        if self._is_closed.is_set():
+            return  # nobody listens, and nothing may be undone unseen
         self.error = error
         if error is None:
             self._sink(Ended(here=Half.INACTIVE, there=Half.WHOLE))
@@ -656,7 +660,7 @@ class QemuDriver:
         :raises PostcopyError: If it fails or breaks.
         """
         give_up_at = time.monotonic() + _RESUME_S if is_resumed else None
-        while True:
+        while not self._is_closed.is_set():
             status = self._next_status()
             if status == Status.COMPLETED:
                 self._start_there()
@@ -711,38 +715,37 @@ class QemuDriver:
 
     def _start_vcpus(self) -> None:
         """Start the destination's vCPUs, again and again while its daemon does not: the guest runs nowhere else."""
+        while not (self._is_started.is_set() or self._is_closed.is_set()):
+            try:
+                self._try_to_start()
+            except PostcopyError as error:
+                LOG.warning("the destination was not started: %s", error)
+            except Exception:  # a bug of ours must not leave the guest standing
+                LOG.exception("the destination was not started")
+            self._destination.seat.forget()
+            if self._destination.half() in (Half.GONE, Half.INACTIVE):
+                return
+            self._is_started.wait(_RETRY_S)
+
+    def _try_to_start(self) -> None:
         self._await_loaded()
         with suppress(PostcopyError), self._source.seat.domain() as here:
             self._stays_paused |= monitor.is_paused_by_others(here)
-        if self._stays_paused:
-            self._is_started.set()
-            return
-        while not self._is_started.is_set():
-            try:
-                with self._destination.seat.domain() as dom:
-                    self._may_run_there = True
-                    monitor.resume(dom, "destination")
-                self._is_started.set()
-            except LibvirtError as error:
-                LOG.warning("the destination was not started: %s", error)
-                self._destination.seat.forget()
-                if self._destination.half() in (Half.GONE, Half.INACTIVE):
-                    return
-                time.sleep(_RETRY_S)
+        if not self._stays_paused:
+            with self._destination.seat.domain() as dom:
+                self._may_run_there = True
+                monitor.resume(dom, "destination")
+        self._is_started.set()
 
     def _await_loaded(self) -> None:
         """Wait until the destination has the device state; before, ``cont`` would undo ``-S``."""
         with self._news:
             if self._news.wait_for(self._is_loaded, timeout=_RETRY_S):
                 return
-        while not self._is_loaded():  # QEMU 2.5 announces nothing there
-            try:
-                if self._destination.readings.run_state() != "inmigrate":
-                    return
-            except PostcopyError as error:
-                LOG.debug("%s", error)
-                if self._destination.half() in (Half.GONE, Half.INACTIVE):
-                    return
+        while not (self._is_loaded() or self._is_closed.is_set()):
+            # QEMU 2.5 announces nothing there.
+            if self._destination.readings.run_state() != "inmigrate":
+                return
             with self._news:
                 self._news.wait_for(self._is_loaded, timeout=0.02)
 
@@ -755,7 +758,7 @@ class QemuDriver:
         :raises PostcopyError: If it does not say so.
         """
         end_at = time.monotonic() + _CONFIRM_S
-        while time.monotonic() < end_at:
+        while time.monotonic() < end_at and not self._is_closed.is_set():
             if self._is_started.wait(_RETRY_S) and self._is_complete_there():
                 self._sink(
                     Finished(Stats.from_query_migrate(self._source.control.migration()))

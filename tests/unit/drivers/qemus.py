@@ -45,6 +45,7 @@ class Machine(FakeDomain):
         super().__init__(connection, state=state)
         self.sent: list[dict[str, Any]] = []
         self.is_defined = False
+        self.xml = XML
 
     def answer(self, command: dict[str, Any]) -> Reply:
         if "monitor" in self.errors:
@@ -62,7 +63,7 @@ class Machine(FakeDomain):
         return [command["execute"] for command in self.sent]
 
     def XMLDesc(self, flags: int = 0) -> str:
-        return XML
+        return self.xml
 
     def isPersistent(self) -> int:
         return int(self.is_defined)

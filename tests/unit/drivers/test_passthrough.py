@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from libvirt_postcopy.events import (
     SwitchNotSeen,
     SwitchRefused,
 )
+from libvirt_postcopy.incoming import incoming_xml
 from libvirt_postcopy.policy import parse
 from unit.drivers.qemus import (
     PAUSED_BY_USER,
@@ -44,7 +45,7 @@ from unit.drivers.qemus import (
     ok,
     refuse,
 )
-from unit.fakes import DST, SRC
+from unit.fakes import DST, NO_ANSWER, SRC
 
 pytestmark = pytest.mark.usefixtures("monitor")
 
@@ -54,6 +55,22 @@ LIVE = MigrateFlags.VIR_MIGRATE_LIVE | MigrateFlags.VIR_MIGRATE_POSTCOPY
 PERSIST = (
     MigrateFlags.VIR_MIGRATE_PERSIST_DEST | MigrateFlags.VIR_MIGRATE_UNDEFINE_SOURCE
 )
+
+
+_plays: list[Play] = []
+
+
+@pytest.fixture(autouse=True)
+def closed(monitor: None) -> Iterator[None]:
+    """No thread of a driver is left to the next test."""
+    yield
+    while _plays:
+        _plays.pop().driver.close()
+    names = ("postcopy-start_vcpus", "postcopy-run", "postcopy-run_resume")
+    for thread in threading.enumerate():
+        if thread.name in names:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +101,7 @@ class Play:
         self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     def begin(self) -> Play:
+        _plays.append(self)
         self.driver.begin(self._queue.put)
         return self
 
@@ -219,6 +237,19 @@ def _wait_for(test: Callable[[], bool]) -> None:
     raise AssertionError("it did not come to that")
 
 
+def test_start_that_is_refused_is_tried_again(pair: Pair, hosts: Hosts) -> None:
+    """The guest runs nowhere meanwhile."""
+    play = _begun(hosts)
+    there = hosts.there
+    there.errors["resume"] = NO_ANSWER
+    pair.switch()
+    _wait_for(lambda: there.calls.count(("resume",)) > 1)
+    del there.errors["resume"]
+    _wait_for(lambda: pair.models["dst"].run_state == "running")
+    pair.complete()
+    assert play.ended().error is None
+
+
 def test_guest_that_its_user_has_paused_is_not_resumed(
     pair: Pair, hosts: Hosts
 ) -> None:
@@ -245,6 +276,7 @@ def test_destination_waits_and_listens_at_one_address(pair: Pair, hosts: Hosts) 
 
 def test_definition_goes_along_without_what_is_ours(pair: Pair, hosts: Hosts) -> None:
     hosts.dom.is_defined = True
+    hosts.dom.xml = incoming_xml(hosts.dom.xml)  # it came here like this
     _moved(pair, hosts, LIVE | PERSIST)
     [defined] = hosts.destination.defined
     assert "incoming" not in defined and "web1" in defined
@@ -449,6 +481,20 @@ def test_break_leaves_both_halves_alone(pair: Pair, hosts: Hosts) -> None:
     here, there = play.driver.look(SRC), play.driver.look(DST)
     assert (here.half, here.status) == (Half.SPLIT_FAILED, "postcopy-paused")
     assert there.half is Half.SPLIT_FAILED and not here.obstacle
+
+
+@pytest.mark.parametrize("status", ["postcopy-paused", "failed"])
+def test_half_that_does_not_run_yet_is_not_removed(
+    pair: Pair, hosts: Hosts, status: str
+) -> None:
+    """It may have the newest memory, though nobody has started it."""
+    play = _begun(hosts)
+    pair.say("src", "postcopy-active")
+    play.until_status("postcopy-active")
+    pair.say("src", status)
+    play.ended()
+    assert hosts.there.calls == [] and hosts.dom.calls == []
+    assert "cont" not in hosts.dom.commands
 
 
 def test_failed_after_the_switch_touches_nothing(pair: Pair, hosts: Hosts) -> None:
