@@ -12,7 +12,7 @@ complete -c libvirt-postcopy -n '__fish_seen_subcommand_from bindings' -l librar
 complete -c libvirt-postcopy -n '__fish_seen_subcommand_from bindings' -l qemu-library -r -d 'the same for libvirt-qemu.so.0'
 complete -c libvirt-postcopy -n '__fish_seen_subcommand_from bindings' -l api -r -d 'libvirt-api.xml, where it is not in /usr/share/libvirt/api'
 complete -c libvirt-postcopy -n '__fish_seen_subcommand_from check' -l help -d 'show this help message and exit'
-complete -c libvirt-postcopy -n '__fish_seen_subcommand_from check' -l probe -d 'start a paused domain of our own on the destination for a moment, and ask its QEMU'
+complete -c libvirt-postcopy -n '__fish_seen_subcommand_from check' -l probe -d 'start a paused domain of our own on the destination for a moment, and ask its QEMU; run on the source, also try a migration port there'
 complete -c libvirt-postcopy -n '__fish_seen_subcommand_from check' -l json -d 'by schemas/check.schema.json'
 complete -c libvirt-postcopy -n '__fish_seen_subcommand_from check' -l list -d 'print what is looked for, as Markdown'
 complete -c libvirt-postcopy -n '__fish_seen_subcommand_from conformance' -l help -d 'show this help message and exit'

@@ -26,7 +26,7 @@ complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate-postcopy' -l 
 complete -c virsh-postcopy -n '__fish_seen_subcommand_from domjobinfo' -l postcopy -d 'say also whether it is in post-copy, where the guest is and how many pages it has asked for; with --completed, on the destination, how long it has waited for them'
 complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-check' -l domain -r -d 'domain name, id or uuid'
 complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-check' -l desturi -r -d 'connection URI of the destination host as seen from the client'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-check' -l probe -d 'start a paused domain of our own on the destination for a moment, and ask its QEMU'
+complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-check' -l probe -d 'start a paused domain of our own on the destination for a moment, and ask its QEMU; run on the source, also try a migration port there'
 complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-check' -l json -d 'print the report as JSON'
 complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l domain -r -d 'domain name, id or uuid'
 complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l desturi -r -d 'connection URI of its destination, where the journal of the client that started it does not tell'

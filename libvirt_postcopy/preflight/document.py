@@ -22,7 +22,9 @@ Everything is only looked at.  The guest's QEMU is asked through libvirt's monit
 domain's log.  With `--probe` a domain of our own is started on the destination and destroyed again within about a second:
 its vCPUs never run, it touches no memory, it has no disk and no network, and a name that begins with
 `libvirt-postcopy-probe-`.  It is a domain like any other to libvirt's hooks and events.  libvirt destroys it by itself if
-the client or its connection dies.
+the client or its connection dies.  Where the check runs on the source, `--probe` also opens one TCP connection to the
+destination's first migration port and closes it; not while a domain there may be taking in a guest, since a QEMU that
+waits to be recovered dies of that.  Nothing else, and no `migrate`, connects to a migration port.
 """
 
 

@@ -50,6 +50,7 @@ _IN_MIGRATION = Unknown("the domain is not asked while it is part of a migration
 _GIVEN = Unknown("a connection that was given cannot be asked whether it has keepalive")
 _NO_PROBE = Unknown("only QEMU there can tell; --probe asks it")
 _ELSEWHERE = Unknown("only the source itself can tell; run this there")
+_NOT_TRIED = Unknown("a port is tried only with --probe, from the source itself")
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Gathering:
     """What is to be asked.
 
     :ivar owns_source: The source's connection is ours, opened with keepalive.
-    :ivar with_probe: A QEMU is to be started on the destination and asked.
+    :ivar with_probe: A QEMU is to be started on the destination and asked, and a port there be tried.
     """
 
     source: Connection
@@ -271,7 +272,7 @@ def _with_answers(
         cpu_refusal=_of_guest(there, lambda guest: ask.cpu_refusal(connection, guest)),
         userfaultfd=here.userfaultfd() if host.is_here else _NO_PROBE,
         probe=probe,
-        link=_link(facts, host),
+        link=_link(facts, host, _refusal_of_port(connection, wanted)),
         tls_files=_tls_files(facts.source),
     )
 
@@ -329,7 +330,35 @@ def _probe(connection: Connection, there: Known[Guest]) -> Known[Probe]:
     return Probe(found.version, found.capabilities, found.refusal, found.left_behind)
 
 
-def _link(facts: Facts, destination: Host) -> Known[Link]:
+Try = Callable[[str, int], Known[str]]
+"""Says why a port cannot be reached; empty if it can."""
+
+
+def _refusal_of_port(connection: Connection, wanted: Gathering) -> Try:
+    """Try a port only if that is asked for, and nobody can be waiting there for the rest of a guest.
+
+    A QEMU that waits to be recovered dies of a connection that is closed again (seen with 5.2, 7.2 and 11.1), and
+    one that has only begun to wait fails.
+    """
+    if not wanted.with_probe:
+        return lambda name, port: _NOT_TRIED
+    waiting = attempt(lambda: _waiting(connection))
+    if isinstance(waiting, Unknown):
+        return lambda name, port: waiting
+    if waiting:
+        names = ", ".join(waiting)
+        why = f"no port is tried: the destination may be taking in {names}, and a stray connection can kill that"
+        return lambda name, port: Unknown(why)
+    return here.connection_refusal
+
+
+def _waiting(connection: Connection) -> list[str]:
+    with vir.refusals("destination"):
+        domains = connection.listAllDomains(_ACTIVE)
+    return sorted(dom.name() for dom in domains if ask.may_wait_for_a_guest(dom))
+
+
+def _link(facts: Facts, destination: Host, refusal: Try) -> Known[Link]:
     if not facts.source.is_here:
         return _ELSEWHERE
     uri = facts.request.text(MigrateParam.VIR_MIGRATE_PARAM_URI)
@@ -341,15 +370,12 @@ def _link(facts: Facts, destination: Host) -> Known[Link]:
             return destination.hostname
         name = destination.hostname
     is_resolved = here.is_resolved(name)
+    unresolved = Unknown(f"the source cannot resolve '{name}'")
     return Link(
         name=name,
         is_resolved=is_resolved,
         port=port,
-        refusal=(
-            here.connection_refusal(name, port)
-            if is_resolved
-            else Unknown(f"the source cannot resolve '{name}'")
-        ),
+        refusal=refusal(name, port) if is_resolved else unresolved,
     )
 
 

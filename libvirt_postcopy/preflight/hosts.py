@@ -287,7 +287,8 @@ def name(facts: Facts) -> Iterator[Seen]:
 )
 def port(facts: Facts) -> Iterator[Seen]:
     """Memory flows over a TCP connection of its own, not over libvirt's.  One port of the range is tried: that nobody
-    listens yet is well, silence is not."""
+    listens yet is well, silence is not.  Only with --probe, and only while no domain there may be taking in a guest: a
+    QEMU that waits to be recovered dies of a connection that is closed again."""
     link = known(facts.link)
     refusal = known(link.refusal)
     if refusal:

@@ -24,8 +24,9 @@ from libvirt_postcopy.constants import (
 )
 from libvirt_postcopy.domxml import Guest
 from libvirt_postcopy.errors import LibvirtError
+from libvirt_postcopy.events import Half
 from libvirt_postcopy.features import is_unreachable_peer
-from libvirt_postcopy.vir.calls import find_domain, refusals
+from libvirt_postcopy.vir.calls import find_domain, half, refusals
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "hostname",
     "installed_qemu_version",
     "is_paused",
+    "may_wait_for_a_guest",
     "memory",
     "migration_blockers",
     "migration_capabilities",
@@ -253,6 +255,18 @@ def is_paused(dom: Domain) -> bool:
     """Whether the guest's vCPUs are stopped."""
     with refusals("source"):
         return dom.state()[0] == DomainState.VIR_DOMAIN_PAUSED
+
+
+def may_wait_for_a_guest(dom: Domain) -> bool:
+    """Whether a domain may be taking in a guest, by its state, or by what its QEMU was started with.
+
+    A migration that a client carries out with QEMU's own commands is an ordinary domain to libvirt.
+    """
+    found = half(dom)
+    if found is not Half.WHOLE:
+        return found not in (Half.GONE, Half.INACTIVE)
+    with refusals("destination"):
+        return "-incoming" in cast(_Described, dom).XMLDesc()
 
 
 def has_job(dom: Domain) -> bool:

@@ -88,7 +88,8 @@ _CHECK = Verb(
         Option(
             "probe",
             Kind.BOOL,
-            "start a paused domain of our own on the destination for a moment, and ask its QEMU",
+            "start a paused domain of our own on the destination for a moment, and ask its QEMU; run on the"
+            " source, also try a migration port there",
         ),
         Option("json", Kind.BOOL, "print the report as JSON"),
     ),

@@ -101,9 +101,31 @@ def on_hosts(stage: Stage) -> None:
 
 def test_source_itself_can_tell_of_the_way(stage: Stage, on_hosts: None) -> None:
     stage.start()
-    report = _check_on("a", "qemu:///system", URI, "busy")
+    report = _check_on("a", "qemu:///system", URI, "busy", "--probe")
     assert report["ok"] and "link/port" not in _found(report)
     assert report["checks"]["link/name"] == report["checks"]["link/port"] == "clear"
+    report = _check_on("a", "qemu:///system", URI, "busy")
+    assert report["checks"]["link/name"] == "clear"
+    assert report["checks"]["link/port"] == "unknown"
+
+
+def test_port_is_left_alone_while_a_guest_is_taken_in(
+    stage: Stage, on_hosts: None, moved: Check
+) -> None:
+    """A connection that is closed again could kill its QEMU there."""
+    split = Awaited(StatusSeen, lambda seen: seen.status == "postcopy-active")
+    slow = {"bandwidth.postcopy": 8}
+    job = postcopy.start(
+        stage.start(), URI, policy="after:0", params=slow, observer=split
+    )
+    split.wait()
+    report = _check_on("a", "qemu:///system", URI, "--probe")
+    assert report["checks"]["link/port"] == "unknown"
+    (why,) = (e["evidence"] for e in report["findings"] if e["id"] == "link/port")
+    assert "may be taking in busy" in why
+    assert job.guest == "split", "it was over by then"
+    job.wait(60)
+    moved()
 
 
 def test_destination_itself_can_tell_of_its_kernel(
@@ -298,7 +320,7 @@ def _check_unreachable(stage: Stage) -> str:
     program = (
         "import libvirt, libvirt_postcopy as p; c = libvirt.open('qemu:///system');"
         "print(p.check(c.lookupByName('busy'), 'qemu+tcp://b/system',"
-        " params={'migrate_uri': 'tcp://192.0.2.99'}))"
+        " params={'migrate_uri': 'tcp://192.0.2.99'}, probe=True))"
     )
     done = stage.run("a", [str(VENV / "python"), "-c", program])
     assert done.returncode == 0, done.stderr

@@ -29,7 +29,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--probe",
         action="store_true",
-        help="start a paused domain of our own on the destination for a moment, and ask its QEMU",
+        help="start a paused domain of our own on the destination for a moment, and ask its QEMU; run on the"
+        " source, also try a migration port there",
     )
     parser.add_argument(
         "--json", action="store_true", help="by schemas/check.schema.json"

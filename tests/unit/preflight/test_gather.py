@@ -10,6 +10,7 @@ import libvirt
 import pytest
 
 from libvirt_postcopy.events import Half
+from libvirt_postcopy.incoming import incoming_xml
 from libvirt_postcopy.preflight import gather as module
 from libvirt_postcopy.preflight import here
 from libvirt_postcopy.preflight.facts import Facts, Host, Link, Memory, Unknown
@@ -17,6 +18,7 @@ from libvirt_postcopy.preflight.gather import Gathering, gather
 from unit.fakes import (
     NO_ANSWER,
     OTHER_UUID,
+    RUNNING,
     SHUT_OFF,
     SPLIT_HERE,
     SPLIT_THERE,
@@ -341,7 +343,8 @@ def on_the_source(
     ],
 )
 def test_port_that_is_tried(guest: Guest, on_the_source: list[tuple[str, int]], uri: str, expected: tuple[str, int]) -> None:  # fmt: skip
-    facts = facts_of(guest, params={"migrate_uri": uri} if uri else {})
+    params = {"migrate_uri": uri} if uri else {}
+    facts = facts_of(guest, params=params, with_probe=True)
     assert facts.link == Link(expected[0], True, expected[1], "silence")
     assert on_the_source == [expected]
     assert facts.tls_files == "files"
@@ -351,15 +354,74 @@ def test_port_that_is_tried(guest: Guest, on_the_source: list[tuple[str, int]], 
 def test_name_that_cannot_be_resolved_is_not_tried(
     guest: Guest, on_the_source: list[tuple[str, int]]
 ) -> None:
-    facts = facts_of(guest, params={"migrate_uri": "tcp://b.unheard"})
+    facts = facts_of(guest, params={"migrate_uri": "tcp://b.unheard"}, with_probe=True)
     assert isinstance(facts.link, Link) and facts.link.is_resolved is False
     assert on_the_source == []
+
+
+def test_without_a_probe_no_port_is_touched(
+    guest: Guest, on_the_source: list[tuple[str, int]]
+) -> None:
+    """Somebody may wait there for the rest of a guest, and would die of it."""
+    link = facts_of(guest).link
+    assert on_the_source == []
+    assert isinstance(link, Link) and link.is_resolved is True
+    assert isinstance(link.refusal, Unknown) and "--probe" in link.refusal.why
+
+
+@pytest.mark.parametrize(
+    "state", [SPLIT_THERE, (1, 10), (3, 2), (3, 11), None],
+    ids=["post-copy", "failed", "migrating", "starting", "no answer"],
+)  # fmt: skip
+def test_no_port_is_touched_where_a_guest_may_be_taken_in(
+    guest: Guest,
+    hosts: dict[str, Daemon],
+    on_the_source: list[tuple[str, int]],
+    state: tuple[int, int] | None,
+) -> None:
+    other = Guest(hosts[B], OTHER_UUID, state or RUNNING)
+    if state is None:
+        other.errors["state"] = NO_ANSWER
+    link = facts_of(guest, with_probe=True).link
+    assert on_the_source == []
+    assert isinstance(link, Link) and isinstance(link.refusal, Unknown)
+    assert "taking in web1" in link.refusal.why
+
+
+def test_no_port_is_touched_where_a_qemu_was_started_to_take_a_guest_in(
+    guest: Guest, hosts: dict[str, Daemon], on_the_source: list[tuple[str, int]]
+) -> None:
+    """To libvirt it is an ordinary domain."""
+    other = Guest(hosts[B], OTHER_UUID)
+    other.xml = incoming_xml(GUEST_XML)
+    link = facts_of(guest, with_probe=True).link
+    assert on_the_source == []
+    assert isinstance(link, Link) and isinstance(link.refusal, Unknown)
+
+
+def test_no_port_is_touched_where_the_destination_cannot_be_asked(
+    guest: Guest,
+    hosts: dict[str, Daemon],
+    on_the_source: list[tuple[str, int]],
+) -> None:
+    Guest(hosts[B], OTHER_UUID).errors["XMLDesc"] = NO_ANSWER
+    link = facts_of(guest, with_probe=True).link
+    assert on_the_source == []
+    assert isinstance(link, Link) and isinstance(link.refusal, Unknown)
+
+
+def test_port_is_tried_beside_guests_that_just_run(
+    guest: Guest, hosts: dict[str, Daemon], on_the_source: list[tuple[str, int]]
+) -> None:
+    Guest(hosts[B], OTHER_UUID)
+    facts_of(guest, with_probe=True)
+    assert on_the_source == [("b.example", 49152)]
 
 
 def test_no_network_is_no_way(
     guest: Guest, on_the_source: list[tuple[str, int]]
 ) -> None:
-    facts = facts_of(guest, params={"migrate_uri": "unix:/run/m.sock"})
+    facts = facts_of(guest, params={"migrate_uri": "unix:/run/m.sock"}, with_probe=True)
     assert isinstance(facts.link, Unknown) and facts.link.is_moot
     assert on_the_source == []
 
