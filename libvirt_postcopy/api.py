@@ -236,6 +236,7 @@ class Job:
             cure=_CURES.get(place, "") or (cause.cure if cause else ""),
             phase=phase.value,
         )
+        made.halves = self._runner.migration.halves
         if isinstance(cause, LibvirtError) and cause.__cause__ is not None:
             return refusal(made, cause.__cause__)  # type: ignore[arg-type]
         made.__cause__ = cause

@@ -91,9 +91,12 @@ class MigrationError(PostcopyError):
 
     :ivar guest: Where the guest is: ``source``, ``destination``, ``split``, ``lost`` or ``unknown``.
     :ivar phase: The phase in which it ended, a word of :class:`libvirt_postcopy.phases.Phase`.
+    :ivar halves: What the last looks found on the source and on the destination once it was split, words of
+        :class:`libvirt_postcopy.events.Half`.
     """
 
     guest = "source"
+    halves: tuple[str, str] = ("unknown", "unknown")
 
     def __init__(
         self, what: str, *, side: str = "", cure: str = "", phase: str = ""

@@ -206,6 +206,11 @@ class Migration:
         """Why a split guest was left as it is; empty if nothing was tried, or nothing had to be."""
         return self._recovery.reason
 
+    @property
+    def halves(self) -> tuple[Half, Half]:
+        """What was found on the source and on the destination when recovery ended; else unknown."""
+        return self._recovery.halves
+
     def summary(self) -> Summary:
         """The figures so far."""
         passes = self._precopy.observe(0.0).passes_done if self._precopy else 0

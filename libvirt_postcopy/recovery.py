@@ -218,6 +218,7 @@ class Recovery:
         self._told: set[Diagnosis] = set()
         self.attempts = 0  #: resumes that were sent
         self.found: Place | None = None  #: where the guest is; None while it goes on
+        self.halves = (Half.UNKNOWN, Half.UNKNOWN)  #: here and there, at the end
         self.reason = ""  #: why it was given up
 
     @property
@@ -425,11 +426,8 @@ class Recovery:
         return f"given up after {self._patience_s:.0f} s in which no page has moved"
 
     def _end(self, reason: str = "") -> list[Action]:
-        halves = (
-            self._seen[side][1].half if side in self._seen else Half.UNKNOWN
-            for side in Side
-        )
-        self.found, self.reason = whereabouts(*halves), reason
+        self.halves = self._last(Side.SOURCE).half, self._last(Side.DESTINATION).half
+        self.found, self.reason = whereabouts(*self.halves), reason
         self._is_on = False
         return []
 

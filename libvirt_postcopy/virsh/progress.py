@@ -13,7 +13,7 @@ from textwrap import shorten
 from typing import Protocol
 
 from libvirt_postcopy.actions import Abort, Note
-from libvirt_postcopy.events import Died, Ended, Resumed, Side, StatusSeen
+from libvirt_postcopy.events import Died, Resumed, Side, StatusSeen
 from libvirt_postcopy.figures import Summary, SwitchRecord
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.stats import Stats
@@ -185,12 +185,10 @@ def _size(count: float) -> str:
 class Seen:
     """What explains a failure better than libvirt's words.
 
-    :ivar ended: What was found on both hosts at the end.
     :ivar is_prepared: The destination's QEMU has begun to wait for the migration.
     :ivar has_died_here: The source's QEMU ended unasked before the guest ran on the destination.
     """
 
-    ended: Ended | None = None
     is_prepared: bool = False
     has_died_here: bool = False
 
@@ -226,8 +224,6 @@ class Progress:
             self.seen.is_prepared = True
         elif isinstance(what, Died) and what.side is Side.SOURCE:
             self.seen.has_died_here = not self.is_resumed
-        elif isinstance(what, Ended):
-            self.seen.ended = what
         self._is_new = True
 
     def update(self, job: Viewed, now: float) -> None:

@@ -25,7 +25,7 @@ from libvirt_postcopy.virsh.split import look_command, recover_command
 __all__ = ["LeftAlone", "Texts"]
 
 
-_OVER = (Half.GONE, Half.INACTIVE)
+_HALVES = (Half.SPLIT, Half.SPLIT_FAILED)
 
 
 class LeftAlone(MigrationError):
@@ -91,8 +91,9 @@ class Texts:
             )
         if isinstance(error, GuestLost):
             return GuestLost(
-                f"the guest '{self.plan.domain}' is lost: {self._missing(seen)}: {error.what}",
-                cure=f"look at both hosts: {self._look_commands()}; then start it anew from its disks",
+                f"the guest '{self.plan.domain}' is lost: {self._missing(error, seen)}: {error.what}",
+                cure=f"destroy neither half before you have seen both hosts: {self._look_commands()};"
+                " then start it anew from its disks",
                 phase=error.phase,
             )
         return error
@@ -111,13 +112,10 @@ class Texts:
             return "" if self.plan.is_peer2peer else "destination"
         return error.side
 
-    def _missing(self, seen: Seen) -> str:
-        """Which half is gone."""
-        here, there, ended = self._source, self.plan.destination, seen.ended
-        if seen.has_died_here:
-            return f"its QEMU on the source, {here}, ended before the guest had moved"
-        is_here = ended is not None and ended.here not in _OVER
-        is_there = ended is not None and ended.there not in _OVER
+    def _missing(self, error: GuestLost, seen: Seen) -> str:
+        """Which half is gone, by the last looks: the call itself may have ended long before."""
+        here, there = self._source, self.plan.destination
+        is_here, is_there = (half in _HALVES for half in error.halves)
         if is_here:
             return (
                 f"its half on the destination, {there}, is gone with its newest memory,"
@@ -128,6 +126,8 @@ class Texts:
                 f"its half on the source, {here}, is gone with memory that had not been sent,"
                 f" and what is left on the destination, {there}, cannot run without it"
             )
+        if seen.has_died_here:
+            return f"its QEMU on the source, {here}, ended before the guest had moved"
         return f"both halves are gone, on the source, {here}, and on the destination, {there}"
 
     def left_split(self) -> LeftAlone:

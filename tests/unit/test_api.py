@@ -568,6 +568,7 @@ def test_guest_that_is_lost_though_libvirt_said_success(stage: Stage) -> None:
     with pytest.raises(GuestLost, match="neither host") as caught:
         job.wait(PATIENCE_S)
     assert not isinstance(caught.value, libvirt.libvirtError)
+    assert caught.value.halves == ("gone", "gone")
 
 
 def test_failure_of_the_call_that_did_no_harm_is_success(stage: Stage) -> None:

@@ -146,6 +146,18 @@ def test_the_end_is_seen_by_looks(here: Half, there: Half, place: Place) -> None
     assert migration.is_over and migration.place is place
 
 
+@pytest.mark.parametrize("here, there", [(Half.GONE, Half.SPLIT_FAILED), (Half.SPLIT_FAILED, Half.GONE)])  # fmt: skip
+def test_it_is_known_which_half_has_gone(here: Half, there: Half) -> None:
+    """No call of ours has ended that could tell."""
+    migration = attached()
+    see(migration, 1.0, *BROKEN, ev.Ended("refused"))
+    found = looked(SRC, here, "postcopy-paused"), looked(DST, there)
+    see(migration, 2.0, *found)
+    see(migration, 2.1 + SETTLE_S, *found)
+    assert migration.is_over and migration.place is Place.LOST
+    assert migration.halves == (here, there)
+
+
 def test_a_source_that_cannot_say_is_not_taken_for_the_end() -> None:
     migration = attached()
     see(migration, 1.0, flowing(1), WAITS)

@@ -380,6 +380,21 @@ def test_half_that_is_gone_must_stay_gone_to_be_lost() -> None:
     assert lasting.migration.is_over and lasting.phase is Phase.LOST
 
 
+@pytest.mark.parametrize("here, there", [(Half.GONE, Half.SPLIT_FAILED), (Half.SPLIT_FAILED, Half.GONE), (Half.GONE, Half.INACTIVE)])  # fmt: skip
+def test_it_is_known_which_half_has_gone_after_the_break(
+    here: Half, there: Half
+) -> None:
+    """When the call ended both were there."""
+    scene = Split().fails(*PAUSED)
+    assert scene.migration.halves == (Half.UNKNOWN, Half.UNKNOWN)
+    scene.until(12.0)
+    scene.find(looked(SRC, here, "postcopy-paused"), looked(DST, there))
+    scene.at(12.0, REFUSED)
+    scene.until(12.0 + LOOK_S + SETTLE_S)
+    assert scene.migration.place is Place.LOST
+    assert scene.migration.halves == (here, there)
+
+
 def test_what_stays_unclear_ends_split() -> None:
     scene = Split().fails(*UNCLEAR)
     scene.until(10.0 + UNCLEAR_S - 0.1)

@@ -257,7 +257,7 @@ def test_what_explains_a_failure_is_kept(plain: Scene) -> None:
     assert not plain.progress.seen.is_prepared
     plain.progress.see(StatusSeen(Side.DESTINATION, "setup"))
     plain.progress.see(Ended("x"))
-    assert plain.progress.seen == Seen(ended=Ended("x"), is_prepared=True)
+    assert plain.progress.seen == Seen(is_prepared=True)
 
 
 def test_notes_are_said_also_when_not_verbose() -> None:
