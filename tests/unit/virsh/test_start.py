@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,11 @@ from pathlib import Path
 import pytest
 
 from virsh_postcopy import may_be_ours
+
+ROOT = Path(__file__).resolve().parents[3]
+
+Ended = tuple[int, str, str]
+"""Exit status, what was printed, what was complained of."""
 
 
 @pytest.mark.parametrize(
@@ -112,3 +118,43 @@ def test_nothing_heavy_is_imported_for_what_is_read_with_care(tmp_path: Path) ->
     heavy = {"libvirt", "libvirtmod", "lxml", "cffi", "qemu", "asyncio", "subprocess"}
     assert "libvirt_postcopy.virsh.main" in modules
     assert not modules & heavy
+
+
+STRIKE = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def interrupted_at(module: str, folder: Path, *, ignored: bool = False) -> Ended:
+    """Press Ctrl-C in the moment in which a module is imported."""
+    (folder / "sitecustomize.py").write_text(STRIKE.format(module=module))
+    (folder / "virsh").write_text("#!/bin/sh\necho passed through\n")
+    (folder / "virsh").chmod(0o755)
+    environ = {**os.environ, "VIRSH_POSTCOPY_VIRSH": str(folder / "virsh")}
+    environ["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT)])
+    words = ["list"] if module == "virsh_postcopy" else ["-c", "test:///default", "migrate-postcopy", "nosuch"]  # fmt: skip
+    program = [sys.executable, str(ROOT / "bin" / "virsh-postcopy"), *words]
+    if ignored:
+        program = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", *program]
+    done = subprocess.run(
+        program, env=environ, capture_output=True, text=True, check=False, timeout=60
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    "module", ["virsh_postcopy", "libvirt_postcopy.virsh.main", "libvirt"]
+)
+def test_ctrl_c_ends_us_as_it_ends_virsh(module: str, tmp_path: Path) -> None:
+    """However early it comes; there is nothing to explain and nothing to undo."""
+    assert interrupted_at(module, tmp_path) == (-signal.SIGINT, "", "")
+
+
+def test_interrupt_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    ended = interrupted_at("virsh_postcopy", tmp_path, ignored=True)
+    assert ended == (0, "passed through\n", "")
