@@ -14,7 +14,7 @@ from types import MappingProxyType
 from libvirt_postcopy import constants
 from libvirt_postcopy.bindings.parameters import PARAMETERS, ParameterType
 
-__all__ = ["Ours", "ours"]
+__all__ = ["Ours", "is_about_postcopy", "ours"]
 
 _SINCE = re.compile(r"since libvirt (\d+\.\d+\.\d+)")
 
@@ -38,6 +38,11 @@ class Ours:
     def has(self, name: str) -> bool:
         """Whether we have a name."""
         return name in self.numbers or name in self.strings
+
+
+def is_about_postcopy(name: str) -> bool:
+    """Whether a name of libvirt's speaks of post-copy."""
+    return "postcopy" in name.lower().replace("_", "")
 
 
 @lru_cache(maxsize=1)
