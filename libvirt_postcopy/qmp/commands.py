@@ -12,8 +12,10 @@ Errors, by what the caller can do::
 
     MonitorError
     ├── CommandError      QEMU was asked and refuses: .error_class .desc
+    ├── ConnectError      QEMU was not asked, its monitor cannot be reached
     ├── MonitorBusy       QEMU was not asked, somebody else has the domain: later
-    └── MonitorLost       it is not known whether QEMU was asked
+    ├── MonitorLost       it is not known whether QEMU was asked
+    └── ProtocolError     what answers is no monitor
 """
 
 from __future__ import annotations
@@ -25,11 +27,13 @@ from libvirt_postcopy.errors import NotSupportedError, PostcopyError
 
 __all__ = [
     "CommandError",
+    "ConnectError",
     "Monitor",
     "MonitorBusy",
     "MonitorError",
     "MonitorLost",
     "POSTCOPY_NAMES",
+    "ProtocolError",
     "Qemu",
     "value_of",
 ]
@@ -68,12 +72,20 @@ class CommandError(MonitorError):
         return self.error_class == "CommandNotFound"
 
 
+class ConnectError(MonitorError):
+    """The monitor cannot be reached; nothing was sent."""
+
+
 class MonitorBusy(MonitorError):
     """QEMU was not asked: another job holds the domain."""
 
 
 class MonitorLost(MonitorError):
     """The way to the monitor is gone; the command may have been carried out."""
+
+
+class ProtocolError(MonitorError):
+    """What has answered does not speak as a monitor does."""
 
 
 class Monitor(Protocol):
@@ -93,13 +105,13 @@ def value_of(command: str, reply: Any, side: str) -> Any:
     """The ``return`` member of a reply.
 
     :raises CommandError: If it is an error of QEMU's.
-    :raises MonitorError: If it is no reply.
+    :raises ProtocolError: If it is no reply.
     """
     if isinstance(reply, Mapping) and "return" in reply:
         return reply["return"]
     error = reply.get("error") if isinstance(reply, Mapping) else None
     if not isinstance(error, Mapping):
-        raise MonitorError(f"no reply to {command}: {reply!r:.80}", side=side)
+        raise ProtocolError(f"no reply to {command}: {reply!r:.80}", side=side)
     kind, desc = (str(error.get(key, "")) for key in ("class", "desc"))
     raise CommandError(command, kind, desc or "no reason given", side=side)
 

@@ -16,6 +16,7 @@ from libvirt_postcopy.qmp.commands import (
     MonitorBusy,
     MonitorError,
     MonitorLost,
+    ProtocolError,
     value_of,
 )
 from libvirt_postcopy.vir import monitor as vir
@@ -50,7 +51,7 @@ class Passthrough:
         try:
             reply = json.loads(text)
         except ValueError as error:
-            raise MonitorError(
+            raise ProtocolError(
                 f"no reply to {command}: {text!r:.80}", side=self.side
             ) from error
         return value_of(command, reply, self.side)

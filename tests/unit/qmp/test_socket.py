@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libvirt_postcopy.qmp.commands import (
+    CommandError,
+    ConnectError,
+    MonitorLost,
+    ProtocolError,
+    Qemu,
+)
+from libvirt_postcopy.qmp.socket import SocketMonitor
+from unit.qmp.monitors import MonitorServer, refuse
+from waiting import wait_until
+
+Make = Callable[..., SocketMonitor]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[SocketMonitor] = []
+
+    def make(path: str, **options: Any) -> SocketMonitor:
+        made.append(SocketMonitor(path, "destination", **options))
+        return made[-1]
+
+    yield make
+    for monitor in made:
+        monitor.close()
+    names = [thread.name for thread in threading.enumerate()]
+    assert "postcopy-qmp-destination" not in names
+
+
+def _never(server: MonitorServer) -> None:
+    """No answer."""
+
+
+def test_verbs_work_over_it(tmp_path: Path, make: Make) -> None:
+    states = {"return": [{"capability": "postcopy-blocktime", "state": True}]}
+    answers = {"query-migrate-capabilities": states}
+    with MonitorServer(tmp_path / "qmp", answers) as server:
+        monitor = make(server.path)
+        monitor.connect()
+        assert monitor.is_connected
+        Qemu(monitor).set_capabilities({"postcopy-blocktime": True})
+    assert server.commands()[1:] == [
+        "migrate-set-capabilities",
+        "query-migrate-capabilities",
+    ]
+    wanted = [{"capability": "postcopy-blocktime", "state": True}]
+    assert server.asked[1]["arguments"] == {"capabilities": wanted}
+    assert "arguments" not in server.asked[2]
+
+
+def test_refusal(tmp_path: Path, make: Make) -> None:
+    refused = refuse("nothing to recover", "DeviceNotFound")
+    with MonitorServer(tmp_path / "qmp", {"migrate-recover": refused}) as server:
+        monitor = make(server.path)
+        monitor.connect()
+        with pytest.raises(CommandError) as caught:
+            monitor.execute("migrate-recover", {"uri": "tcp:192.0.2.1:1"})
+        assert caught.value.desc == "nothing to recover"
+        assert caught.value.error_class == "DeviceNotFound"
+        assert caught.value.side == "destination"
+        assert monitor.execute("stop") == {}  # it can still be asked
+
+
+def test_nobody_listens(tmp_path: Path, make: Make) -> None:
+    with pytest.raises(ConnectError, match=r"qmp cannot be reached: FileNotFound"):
+        make(str(tmp_path / "qmp")).connect()
+
+
+def test_not_a_monitor(tmp_path: Path, make: Make) -> None:
+    greeting = b'{"SSH": 2}\r\n'
+    words = "is no monitor of QEMU's"
+    server = MonitorServer(tmp_path / "qmp", greeting=greeting)
+    with server, pytest.raises(ProtocolError, match=words):
+        make(server.path).connect()
+
+
+def test_monitor_that_another_client_has(tmp_path: Path, make: Make) -> None:
+    """QEMU accepts a second one and does not greet it."""
+    words = "does not greet within 0.1 s"
+    server = MonitorServer(tmp_path / "qmp", greeting=b"")
+    with server, pytest.raises(ConnectError, match=words):
+        make(server.path).connect(0.1)
+
+
+def test_late_reply_is_not_taken_for_the_next(tmp_path: Path, make: Make) -> None:
+    waiting: list[Any] = []
+
+    def late(server: MonitorServer) -> None:
+        waiting.append(server.asked[-1]["id"])
+
+    with MonitorServer(tmp_path / "qmp", {"query-migrate": late}) as server:
+        monitor = make(server.path, answer_s=0.1)
+        monitor.connect()
+        with pytest.raises(MonitorLost, match="not answered query-migrate within"):
+            monitor.execute("query-migrate")
+        server.say({"return": {"status": "completed"}, "id": waiting[0]})
+        assert monitor.execute("query-status") == {}
+
+
+def test_qemu_that_dies(tmp_path: Path, make: Make) -> None:
+    with MonitorServer(tmp_path / "qmp", {"cont": MonitorServer.hang_up}) as server:
+        monitor = make(server.path)
+        monitor.connect()
+        with pytest.raises(MonitorLost, match="not reached with cont"):
+            monitor.execute("cont")
+        wait_until(lambda: not monitor.is_connected, "end of the connection", 5)
+        with pytest.raises(MonitorLost):
+            monitor.execute("cont")
+
+
+def test_connects_anew(tmp_path: Path, make: Make) -> None:
+    with MonitorServer(tmp_path / "qmp") as server:
+        monitor = make(server.path)
+        monitor.connect()
+        server.hang_up()
+        monitor.connect()
+        assert monitor.execute("query-status") == {}
+
+
+def test_nothing_is_sent_without_a_connection(tmp_path: Path, make: Make) -> None:
+    monitor = make(str(tmp_path / "qmp"))
+    with pytest.raises(MonitorLost, match="not asked cont"):
+        monitor.execute("cont")
+
+
+def test_events(tmp_path: Path, make: Make) -> None:
+    heard: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    with MonitorServer(tmp_path / "qmp", {"cont": _never}) as server:
+        monitor = make(server.path, hear=lambda *event: heard.put(event))
+        monitor.connect()
+        stamp = {"seconds": 1, "microseconds": 2}
+        data = {"status": "completed"}
+        server.say({"event": "MIGRATION", "data": data, "timestamp": stamp})
+        server.say({"event": "STOP", "timestamp": stamp})
+        assert heard.get(timeout=5) == ("MIGRATION", data)
+        assert heard.get(timeout=5) == ("STOP", {})

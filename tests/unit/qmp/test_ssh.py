@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from libvirt_postcopy.qmp.commands import ConnectError
+from libvirt_postcopy.qmp.socket import SocketMonitor
+from libvirt_postcopy.qmp.ssh import SshForward
+from unit.qmp.monitors import MonitorServer
+from waiting import wait_until
+
+#: As ssh does: makes the socket when it is let in, and ends when its command does.
+_SSH = f"""#!{sys.executable}
+import os, sys
+args = sys.argv[1:]
+with open(os.path.join({{folder!r}}, "argv"), "w") as out:
+    out.write("\\n".join([str(os.getpid()), *args]))
+local, remote = args[args.index("-L") + 1].split(":")
+os.symlink(remote, local)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "ssh"
+    path.write_text(_SSH.format(folder=str(tmp_path)))
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return path
+
+
+def _argv(ssh: Path) -> list[str]:
+    return ssh.with_name("argv").read_text().splitlines()
+
+
+def test_monitor_of_another_host(ssh: Path, tmp_path: Path) -> None:
+    with MonitorServer(tmp_path / "qmp") as server:
+        forward = SshForward("b.example", server.path, user="root", port=2222)
+        local = forward.open(10)
+        try:
+            assert stat.S_IMODE(os.stat(os.path.dirname(local)).st_mode) == 0o700
+            monitor = SocketMonitor(local, "destination")
+            monitor.connect()
+            assert monitor.execute("query-status") == {}
+            monitor.close()
+        finally:
+            forward.close()
+    pid, *argv = _argv(ssh)
+    assert argv[-3:] == ["--", "b.example", "cat"]
+    assert argv[argv.index("-l") :][:4] == ["-l", "root", "-p", "2222"]
+    assert argv[argv.index("-L") + 1] == f"{local}:{server.path}"
+    assert {"BatchMode=yes", "ExitOnForwardFailure=yes"} <= set(argv)
+    assert not os.path.exists(os.path.dirname(local))
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_host_that_does_not_let_us_in(ssh: Path, tmp_path: Path) -> None:
+    ssh.write_text("#!/bin/sh\necho banner >&2\necho 'b: Permission denied' >&2\nexit 255\n")  # fmt: skip
+    with pytest.raises(ConnectError, match="ssh b: b: Permission denied"):
+        SshForward("b", "/qmp").open(10)
+
+
+def test_host_that_does_not_answer(ssh: Path) -> None:
+    ssh.write_text("#!/bin/sh\necho $$ >$0.pid\nread line\n")
+    forward = SshForward("b", "/qmp")
+    with pytest.raises(ConnectError, match="no connection in time"):
+        forward.open(0.3)
+    pid = wait_until(
+        lambda: ssh.with_name("ssh.pid").read_text().strip(), "its number", 5
+    )
+    assert not os.path.exists(f"/proc/{pid}")
+
+
+def test_no_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConnectError, match="cannot be started"):
+        SshForward("b", "/qmp").open(1)
+
+
+@pytest.mark.parametrize(
+    ("host", "path"),
+    [("b", "/a:/etc"), ("b", "/%h"), ("b", "/${HOME}"), ("b", "qmp"), ("b c", "/qmp")],
+)
+def test_names_that_ssh_reads_as_something_else(host: str, path: str) -> None:
+    with pytest.raises(ConnectError, match="cannot be given"):
+        SshForward(host, path)
+
+
+def test_ends_when_this_program_does(ssh: Path, tmp_path: Path) -> None:
+    """However it ends: what runs there reads from us."""
+    forward = SshForward("b", str(tmp_path))
+    ssh.write_text(ssh.read_text().replace("os.symlink(remote, local)", "import socket; socket.socket(socket.AF_UNIX).bind(local)"))  # fmt: skip
+    forward.open(10)
+    process = forward._process
+    assert process is not None and process.stdin is not None
+    process.stdin.close()
+    assert process.wait(10) == 0
+    forward.close()
