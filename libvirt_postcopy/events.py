@@ -210,6 +210,8 @@ class Looked(Event):
     :ivar stats: The source's.
     :ivar obstacle: Why a broken migration must not be resumed through this host's daemon, or cannot be;
         empty where nothing speaks against it.
+    :ivar run_state: What the QEMU of a split source says of its vCPUs (QAPI ``RunState``); empty where it was not asked.
+    :ivar qemu: The version of the QEMU that holds the half, as ``virConnectGetVersion`` writes it; 0 where unknown.
     """
 
     side: Side
@@ -217,6 +219,8 @@ class Looked(Event):
     status: str | None = None
     stats: Stats | None = None
     obstacle: str = ""
+    run_state: str = ""
+    qemu: int = 0
 
 
 @dataclass(frozen=True)

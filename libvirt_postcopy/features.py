@@ -1,4 +1,4 @@
-"""What a refusal of libvirt or QEMU means: which side it speaks of, and the cure.
+"""What a refusal of libvirt or QEMU means: which side it speaks of, and the cure; and which way a call takes.
 
 Texts are those of libvirt 7.0 to 12.8 and QEMU 5.2 to 11.1; a text that nobody knows is shown as it is.
 """
@@ -7,16 +7,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from enum import Enum
 
 from libvirt_postcopy.constants import ErrorDomain, ErrorNumber
 
 __all__ = [
     "Explanation",
+    "Path",
+    "call_path",
     "explain",
     "is_about_certificates",
     "is_about_migration_tls",
     "is_final_refusal",
     "is_unreachable_peer",
+    "Rejected",
+    "after_rejection",
     "version_text",
 ]
 
@@ -244,6 +249,73 @@ def is_unreachable_peer(domain: int | None, message: str) -> bool:
     return is_about_connecting or "connect to remote libvirt URI" in message
 
 
+@dataclass(frozen=True)
+class Rejected:
+    """What becomes of a source whose destination has rejected the state of the devices.
+
+    :ivar can_go_on: None where it is not known.
+    """
+
+    can_go_on: bool | None
+    text: str
+
+
+_STARTS_AGAIN_BY_HAND = 3_001_000  # seen up to 3.0.1: cont works
+_NOT_FINALIZED = (
+    4_002_000  # seen from 4.2.1: cont says "Migration is not finalized yet"
+)
+_GOES_ON_BY_ITSELF = 10_002_000  # migration.c: postcopy-device; seen with 11.1
+
+
+def after_rejection(qemu: int) -> Rejected:
+    """Say what the source can do: nothing of the guest has run on the destination, and its vCPUs are stopped here.
+
+    :param qemu: The version of the QEMU that runs, as ``virConnectGetVersion`` writes it; 0 where unknown.
+    """
+    known = "up to 3.0 and from 10.2 it can, 4.2 to 10.1 cannot"
+    if not qemu:
+        return Rejected(
+            None, f"whether the source can go on depends on its QEMU: {known}"
+        )
+    name = f"QEMU {version_text(qemu)} on the source"
+    if qemu < _STARTS_AGAIN_BY_HAND:
+        return Rejected(True, f"{name} can go on where it stopped: virsh resume, there")
+    if qemu < _NOT_FINALIZED:
+        return Rejected(None, f"whether {name} can go on is not known: {known}")
+    if qemu < _GOES_ON_BY_ITSELF:
+        return Rejected(False, f"{name} cannot go on from there ({known})")
+    return Rejected(None, f"{name} goes on by itself from there, and has not yet")
+
+
 def version_text(number: int) -> str:
     """Write ``virConnectGetVersion``'s number (major * 1,000,000 + minor * 1,000 + release)."""
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+# The way of a call
+
+
+class Path(Enum):
+    """The way that a call of one of libvirt's functions takes."""
+
+    BINDING = "binding"  #: libvirt-python
+    CFFI = "cffi"  #: the library itself, past libvirt-python
+    PASSTHROUGH = "passthrough"  #: QEMU's own command, through libvirt's monitor passthrough  # fmt: skip
+    NONE = "none"  #: it cannot be made
+
+
+def call_path(
+    *, in_library: bool, in_binding: bool, past_binding: bool, by_monitor: bool
+) -> Path:
+    """Choose the way.
+
+    :param in_library: The C library has the function.
+    :param in_binding: libvirt-python has it, and passes its parameters right.
+    :param past_binding: It could be called past libvirt-python.
+    :param by_monitor: QEMU has a command for the same, and can be sent it.
+    """
+    if in_library and in_binding:
+        return Path.BINDING
+    if in_library and past_binding:
+        return Path.CFFI
+    return Path.PASSTHROUGH if by_monitor else Path.NONE

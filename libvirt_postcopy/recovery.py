@@ -18,6 +18,10 @@ both hosts are looked at, and what they say together is the :class:`Diagnosis`:
 - *unreachable*: a daemon does not answer.  It is looked at again.
 - *gone*: one half is gone.  That is also the last moment of every completion, so it must last.
 
+A destination that ends before it has asked for a page may have rejected the state of the devices.  The guest has
+then never left the source, and what that can do depends on its QEMU: one goes on by itself, whatever libvirt calls its
+half; another can be told to; the others never will (:func:`libvirt_postcopy.features.after_rejection`).
+
 Where nothing notices (a link that swallows packets), no byte and no page request for :data:`STALL_S` is a break
 too: QEMU is told to pause, if the destination's daemon answers, so that the link is there again, and if nothing
 speaks against resuming.
@@ -26,17 +30,19 @@ speaks against resuming.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 
 from libvirt_postcopy.actions import Action, Look, Note, Pause, Resume
 from libvirt_postcopy.events import Half, Looked, Place, Side
-from libvirt_postcopy.features import version_text
+from libvirt_postcopy.features import after_rejection, version_text
 from libvirt_postcopy.phases import Status, whereabouts
 
 __all__ = [
     "Diagnosis",
     "Recovery",
     "diagnose",
+    "as_qemu_says",
     "resume_obstacle",
     "CALM_LOOK_S",
     "LOOK_S",
@@ -107,6 +113,15 @@ def diagnose(here: Looked, there: Looked) -> Diagnosis:
     return _WHILE_PAUSED.get(there.half, Diagnosis.UNCLEAR)
 
 
+def as_qemu_says(look: Looked) -> Looked:
+    """Take a source whose QEMU has given up and runs the guest again for whole, whatever libvirt calls it."""
+    has_gone_on = look.run_state == _RUNS and look.status in _GIVEN_UP
+    if look.half in _HALVES and has_gone_on:
+        return replace(look, half=Half.WHOLE, status=None)
+    return look
+
+
+_RUNS = "running"  # QAPI RunState
 _HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
 _ABSENT = frozenset((Half.GONE, Half.INACTIVE))
 
@@ -135,6 +150,9 @@ _NOT_ON_THE_WAY = frozenset(
         Status.FAILED,
     )
 )
+
+#: In which a source may run the guest again.
+_GIVEN_UP = frozenset((Status.CANCELLED, Status.FAILED, Status.POSTCOPY_PAUSED))
 
 #: In which QEMU can be told to break the migration.
 _CAN_PAUSE = frozenset((Status.POSTCOPY_ACTIVE, Status.POSTCOPY_RECOVER))
@@ -216,6 +234,8 @@ class Recovery:
         self._diagnosis = Diagnosis.UNCLEAR
         self._diagnosed_at = 0.0
         self._told: set[Diagnosis] = set()
+        self._was_asked_for_pages = False
+        self.has_run_there = False  #: the destination's vCPUs were seen to run
         self.attempts = 0  #: resumes that were sent
         self.found: Place | None = None  #: where the guest is; None while it goes on
         self.halves = (Half.UNKNOWN, Half.UNKNOWN)  #: here and there, at the end
@@ -249,7 +269,7 @@ class Recovery:
     def look(self, event: Looked, now: float) -> None:
         """Take what was found on one host."""
         self._looking.discard(event.side)
-        self._seen[event.side] = (now, event)
+        self._seen[event.side] = (now, as_qemu_says(event))
         found = self._diagnose(now)
         self._look_at[event.side] = now + (CALM_LOOK_S if self._is_calm else LOOK_S)
         if found is not self._diagnosis:
@@ -269,6 +289,7 @@ class Recovery:
     def flow(self, sent: int | None, requests: int | None, now: float) -> None:
         """Take the figures that tell whether the guest's pages move, once it is split."""
         moved = (sent or 0, requests or 0)
+        self._was_asked_for_pages |= bool(requests)
         if self._moved_at is not None and moved == self._moved:
             return
         if self._moved is not None:
@@ -421,7 +442,9 @@ class Recovery:
         return max(since + self._patience_s, self._diagnosed_at + SETTLE_S)
 
     def _impatience(self) -> str:
-        if not self._patience_s or self._diagnosis is Diagnosis.UNCLEAR:
+        if self._diagnosis is Diagnosis.UNCLEAR:
+            return self._why_unclear()
+        if not self._patience_s:
             return ""
         return f"given up after {self._patience_s:.0f} s in which no page has moved"
 
@@ -429,7 +452,53 @@ class Recovery:
         self.halves = self._last(Side.SOURCE).half, self._last(Side.DESTINATION).half
         self.found, self.reason = whereabouts(*self.halves), reason
         self._is_on = False
+        if self.found is Place.SOURCE and self._runs_here_again:
+            self.reason = (
+                "the source's QEMU has given the migration up and runs the guest again"
+            )
+        if self.found is Place.LOST and self._may_have_been_rejected:
+            self._judge_rejection()
         return []
+
+    # A destination that has not taken the guest over
+
+    @property
+    def _runs_here_again(self) -> bool:
+        return self._last(Side.SOURCE).run_state == _RUNS
+
+    @property
+    def _may_have_been_rejected(self) -> bool:
+        """By all that was seen, nothing of the guest has ever run on the destination."""
+        here = self._last(Side.SOURCE)
+        stands_here = here.half in _HALVES and here.run_state not in ("", _RUNS)
+        return stands_here and not (self.has_run_there or self._was_asked_for_pages)
+
+    def _judge_rejection(self) -> None:
+        """Say what the source can do, and call the guest lost only where that is known."""
+        rejected = after_rejection(self._last(Side.SOURCE).qemu)
+        if rejected.can_go_on is not False:
+            self.found = Place.UNKNOWN
+        self.reason = (
+            "the destination's QEMU has ended before one page was asked for, as it does when it rejects the state of the"
+            f" devices (its log there says then 'load of migration failed'); if so, {rejected.text}"
+        )
+
+    def _why_unclear(self) -> str:
+        here, there = self._last(Side.SOURCE), self._last(Side.DESTINATION)
+        if self._runs_here_again and there.half in _HALVES:
+            return (
+                "the source's QEMU has given the migration up and runs the guest again, while the destination"
+                " holds a half too: see that it does not run there as well"
+            )
+        if here.half not in _HALVES:
+            return ""
+        if here.status in _NOT_ON_THE_WAY:
+            text = f"the source's QEMU has given the migration up ({here.status}): it cannot be resumed"
+            can = after_rejection(here.qemu).text
+            return f"{text}; {can}" if self._may_have_been_rejected else text
+        if here.status == Status.POSTCOPY_PAUSED and there.half is Half.MIGRATING:
+            return "the destination has not taken the guest over, and cannot be resumed"
+        return ""
 
     # The flow of pages
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from libvirt_postcopy.features import (
     MULTIFD_AND_POSTCOPY,
+    after_rejection,
     explain,
     is_about_certificates,
     is_about_migration_tls,
@@ -260,3 +261,24 @@ def test_version_is_written_as_people_know_it(number: int, text: str) -> None:
 
 def test_multifd_and_postcopy_go_together_from_qemu_10_1_on() -> None:
     assert version_text(MULTIFD_AND_POSTCOPY) == "10.1.0"
+
+
+@pytest.mark.parametrize(
+    "qemu, can_go_on",
+    [
+        (0, None),
+        (2_005_000, True),
+        (3_000_001, True),
+        (3_001_000, None),  # nobody has tried
+        (4_002_001, False),
+        (7_002_022, False),
+        (10_001_000, False),
+        (10_002_000, None),  # it does so by itself, or something keeps it from that
+    ],
+)
+def test_source_whose_destination_rejects_the_devices(
+    qemu: int, can_go_on: bool | None
+) -> None:
+    found = after_rejection(qemu)
+    assert found.can_go_on is can_go_on
+    assert (version_text(qemu) in found.text) is bool(qemu)

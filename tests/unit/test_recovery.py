@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -23,6 +25,7 @@ from libvirt_postcopy.recovery import (
     diagnose,
     resume_obstacle,
 )
+from libvirt_postcopy.stats import Stats
 from unit.fakes import DST, SRC, Scene, ended, looked, walk
 from unit.transcripts import FILES, FOLDER, read
 
@@ -413,6 +416,109 @@ def test_source_that_has_given_up_is_not_waited_for_as_if_pages_moved(
     scene.until(10.0 + UNCLEAR_S)
     assert scene.migration.is_over and scene.migration.place is not Place.SOURCE
     assert scene.pauses == scene.resumes == []
+
+
+# A destination that rejects the state of the devices
+
+
+def rejected(recording: str) -> dict[str, str | int]:
+    """What the source's QEMU said of its migration and of its vCPUs, first, once the destination had failed."""
+    text = (FOLDER / f"{recording}.ndjson").read_text(encoding="utf-8")
+    header, *lines = map(json.loads, text.splitlines())
+    ours = [line for line in lines if line.get("side") == "src"]
+    given_up = next(
+        at for at, line in enumerate(ours)
+        if line["dir"] == "event" and line["msg"].get("data", {}).get("status") in ("postcopy-paused", "failed")
+    )  # fmt: skip
+    replies = [each["msg"]["return"] for each in ours[given_up:] if each["dir"] == "reply" and each["msg"].get("return")]  # fmt: skip
+    migration = next(reply for reply in replies if "running" not in reply)
+    vcpus = next(reply for reply in replies if "running" in reply)
+    major, minor, micro = map(int, header["qemu"].split("."))
+    return {
+        "status": migration["status"],
+        "run_state": vcpus["status"],
+        "qemu": major * 1_000_000 + minor * 1000 + micro,
+        "requests": migration.get("ram", {}).get("postcopy-requests", 0),
+    }
+
+
+def given_up(recording: str) -> ev.Looked:
+    said = rejected(recording)
+    stats = Stats(postcopy_requests=int(said["requests"]))
+    return ev.Looked(
+        SRC,
+        Half.SPLIT_FAILED,
+        str(said["status"]),
+        stats,
+        run_state=str(said["run_state"]),
+        qemu=int(said["qemu"]),
+    )
+
+
+@pytest.mark.parametrize(
+    "recording, found, words",
+    [
+        ("qemu-3.0/recorded-dst-load-fails", Place.UNKNOWN, "QEMU 3.0.1 on the source can go on where it stopped"),
+        ("qemu-5.2/device-state-rejected", Place.LOST, "QEMU 5.2.0 on the source cannot go on from there"),
+        ("qemu-6.2/recorded-dst-load-fails", Place.LOST, "QEMU 6.2.0 on the source cannot go on from there"),
+        ("qemu-7.2/device-state-rejected", Place.LOST, "QEMU 7.2.22 on the source cannot go on from there"),
+        ("qemu-10.0/device-state-rejected", Place.LOST, "QEMU 10.0.13 on the source cannot go on from there"),
+        ("qemu-11.1/device-state-rejected", Place.SOURCE, "runs the guest again"),
+    ],
+)  # fmt: skip
+def test_whether_the_source_goes_on_is_said(
+    recording: str, found: Place, words: str
+) -> None:
+    scene = Split().fails(given_up(recording), looked(DST, Half.GONE))
+    scene.until(10.0 + SETTLE_S + LOOK_S)
+    assert scene.migration.place is found
+    assert words in scene.migration.given_up
+    assert scene.resumes == scene.pauses == []
+
+
+def test_source_that_goes_on_is_found_even_while_the_destination_is_silent() -> None:
+    here = given_up("qemu-11.1/device-state-rejected")
+    scene = Split().fails(here, looked(DST, Half.UNKNOWN))
+    assert scene.migration.place is Place.SOURCE and scene.phase is Phase.FAILED
+
+
+def test_two_that_may_run_are_left_alone_and_told() -> None:
+    here = given_up("qemu-11.1/device-state-rejected")
+    scene = Split().fails(here, looked(DST, Half.SPLIT_FAILED))
+    scene.until(10.0 + UNCLEAR_S)
+    assert scene.migration.place is Place.SPLIT
+    assert "see that it does not run there as well" in scene.migration.given_up
+    assert scene.resumes == scene.pauses == []
+
+
+def test_destination_that_was_killed_later_has_rejected_nothing() -> None:
+    here = replace(
+        given_up("qemu-7.2/device-state-rejected"), stats=Stats(postcopy_requests=3)
+    )
+    scene = Split().fails(here, looked(DST, Half.GONE))
+    scene.until(10.0 + SETTLE_S)
+    assert (scene.migration.place, scene.migration.given_up) == (Place.LOST, "")
+    here = given_up("qemu-3.0/recorded-dst-load-fails")
+    scene = Split()
+    scene.at(1.0, ev.Resumed(DST))
+    scene.fails(here, looked(DST, Half.GONE)).until(10.0 + SETTLE_S)
+    assert (scene.migration.place, scene.migration.given_up) == (Place.LOST, "")
+
+
+@pytest.mark.parametrize(
+    "status, there, words",
+    [
+        ("failed", Half.SPLIT, "given the migration up (failed): it cannot be resumed; QEMU 7.2.0 on the source cannot go on"),
+        ("cancelled", Half.SPLIT_FAILED, "given the migration up (cancelled): it cannot be resumed"),
+        ("postcopy-paused", Half.MIGRATING, "the destination has not taken the guest over"),
+    ],
+)  # fmt: skip
+def test_why_it_stays_unclear_is_said(status: str, there: Half, words: str) -> None:
+    here = ev.Looked(SRC, Half.SPLIT_FAILED, status, run_state="finish-migrate", qemu=7_002_000)  # fmt: skip
+    scene = Split().fails(here, looked(DST, there))
+    scene.until(10.0 + UNCLEAR_S)
+    assert scene.migration.place is Place.SPLIT
+    assert words in scene.migration.given_up
 
 
 # Obstacles
