@@ -197,7 +197,8 @@ class Host:
         if dom is None or self.side is Side.DESTINATION:
             return Looked(self.side, half, obstacle=obstacle)
         # A whole guest may be one that migrates, so a daemon that cannot tell leaves the half unknown.
-        return Looked(self.side, half, *_ask_source(dom, half), obstacle)
+        told = *_ask_source(dom, half), obstacle, *_ask_vcpus(dom, half)
+        return Looked(self.side, half, *told)
 
     def pause(self) -> None:
         """Make the source's QEMU break the migration, so that it can be resumed.
@@ -286,6 +287,17 @@ def _ask_source(dom: Domain, half: Half) -> tuple[str | None, Stats | None]:
         return None, None
     status = info.get("status")
     return None if status is None else str(status), Stats.from_query_migrate(info)
+
+
+def _ask_vcpus(dom: Domain, half: Half) -> tuple[str, int]:
+    """What the QEMU of a split source says of its vCPUs, and its version: it may run the guest again."""
+    if half not in _HALVES:
+        return "", 0
+    try:
+        return vir.run_state(dom), vir.running_qemu_version(dom)
+    except LibvirtError as error:
+        LOG.info("the source's QEMU cannot be asked: %s", error)
+        return "", 0
 
 
 ANSWER_S = 1.0

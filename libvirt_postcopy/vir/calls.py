@@ -52,6 +52,7 @@ __all__ = [
     "migration_side",
     "pause_postcopy",
     "query_migration",
+    "run_state",
     "is_running",
     "host_uuid",
     "silence_libvirt",
@@ -281,6 +282,17 @@ def query_migration(dom: Domain) -> Mapping[str, Any]:
         )
     info = reply.get("return")
     return info if isinstance(info, dict) else {}
+
+
+def run_state(dom: Domain) -> str:
+    """Ask a domain's QEMU itself what its vCPUs do (QAPI ``RunState``).
+
+    :raises LibvirtError: If it cannot be asked.
+    """
+    command = '{"execute": "query-status"}'
+    with refusals("source"):
+        reply = json.loads(libvirt_qemu.qemuMonitorCommand(dom, command, 0))
+    return str(reply["return"]["status"])
 
 
 def leaving_stats(dom: Domain) -> Stats | None:

@@ -169,6 +169,7 @@ class FakeDomain:
         self.calls: list[tuple[Any, ...]] = []
         self.qemu_version = (10, 1, 0)
         self.migrate_info: Any = {}
+        self.run_state = "finish-migrate"
         self.is_kept = False  #: a crashed one, as on_crash=preserve does
         self.on_migrate: Callable[..., Any] = lambda *args: None
 
@@ -215,6 +216,8 @@ class FakeDomain:
             raise self.errors["monitor"]
         if command == {"execute": "query-migrate"}:
             return {"return": self.migrate_info}
+        if command == {"execute": "query-status"}:
+            return {"return": {"status": self.run_state, "running": False}}
         assert command == {"execute": "query-version"}
         words = ("major", "minor", "micro")
         return {"return": {"qemu": dict(zip(words, self.qemu_version)), "package": ""}}

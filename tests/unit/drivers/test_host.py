@@ -15,6 +15,7 @@ from unit.fakes import (
     DST,
     MIGRATED,
     NO_ANSWER,
+    SPLIT_HERE,
     SPLIT_THERE,
     SRC,
     UUID,
@@ -233,3 +234,17 @@ def test_pulse_is_silent_where_the_connection_is_dead() -> None:
     connection.is_dead = True
     assert pulse.silence()
     pulse.stop()
+
+
+def test_split_source_is_asked_what_its_vcpus_do(monitor: None) -> None:
+    """It may run the guest again, whatever libvirt calls its half."""
+    connection = FakeConnection(URI)
+    dom = FakeDomain(connection, UUID, SPLIT_HERE)
+    dom.migrate_info = {"status": "failed"}
+    dom.run_state, dom.qemu_version = "running", (11, 1, 2)
+    host = Host(SRC, UUID, URI, lambda uri, side: connection)
+    looked = host.look()
+    assert (looked.half, looked.status) == (Half.SPLIT, "failed")
+    assert (looked.run_state, looked.qemu) == ("running", 11_001_002)
+    dom.now = MIGRATED
+    assert host.look().run_state == "", "an ordinary guest's QEMU is left alone"

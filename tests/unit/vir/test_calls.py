@@ -225,6 +225,12 @@ def test_version_that_cannot_be_asked_for_is_an_error(monitor: None) -> None:
     with pytest.raises(LibvirtError) as caught:
         vir.running_qemu_version(dom)
     assert caught.value.side == "source"
+    with pytest.raises(LibvirtError):
+        vir.run_state(dom)
+
+
+def test_run_state_is_qemus_own_word(monitor: None) -> None:
+    assert vir.run_state(FakeDomain()) == "finish-migrate"
 
 
 def test_connections_are_closed_dead_ones_too() -> None:
