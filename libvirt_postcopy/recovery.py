@@ -29,7 +29,7 @@ speaks against resuming.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
 
@@ -43,6 +43,7 @@ __all__ = [
     "Recovery",
     "diagnose",
     "as_qemu_says",
+    "frail",
     "resume_obstacle",
     "CALM_LOOK_S",
     "LOOK_S",
@@ -190,8 +191,22 @@ def resume_obstacle(side: Side, libvirt_version: int, qemu_version: int) -> str:
     return ""
 
 
+def frail(versions: Mapping[Side, int]) -> str:
+    """Name the QEMU that survives one attempt to resume only, so that the way must be seen first; empty if none is.
+
+    :param versions: As ``virConnectGetVersion`` writes them.
+    """
+    for side, version in versions.items():
+        if version in RESUME_FRAIL:
+            return f"QEMU {version_text(version)} on the {side.value}"
+    return ""
+
+
 RESUME_CRASHES = range(11_002_000, 11_004_000)
 """Daemons of a destination that a resume kills: ``qemuMigrationDstPrepareResume`` uses a null pointer."""
+
+RESUME_FRAIL = range(3_000_000, 6_000_000)
+"""QEMUs that die of the resume after one that reached nobody; up to 7.0 they also take one ``migrate-recover`` only."""
 
 RESUME_IN_LIBVIRT = 8_005_000
 RESUME_IN_QEMU = 3_000_000

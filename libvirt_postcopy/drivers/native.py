@@ -22,6 +22,7 @@ from typing import Any
 
 import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.constants import MigrateFlags, MigrateParam
+from libvirt_postcopy.drivers.frail import FrailWay
 from libvirt_postcopy.drivers.host import Connect, Host, Pulse
 from libvirt_postcopy.drivers.runner import Sink
 from libvirt_postcopy.errors import (
@@ -125,6 +126,8 @@ class NativeDriver:
         self._destination = Host(Side.DESTINATION, uuid, there, connect, shared=given)
         self._uuid = uuid
         self._pulse = Pulse(self._destination)
+        uri = self._params.get(MigrateParam.VIR_MIGRATE_PARAM_URI)
+        self._way = FrailWay(self._source, self._destination, uuid, str(uri or ""))
         self._control = dom
         self._readings: Domain | None = None
         self._turn = threading.RLock()
@@ -200,7 +203,8 @@ class NativeDriver:
     def look(self, side: Side) -> Looked:
         """Look at one host."""
         if side is Side.SOURCE:
-            return self._source.look()
+            looked = self._source.look()
+            return replace(looked, obstacle=looked.obstacle or self._way.obstacle)
         return self._doubt(self._destination.look())
 
     def pause(self) -> Event | None:
@@ -258,6 +262,7 @@ class NativeDriver:
         _in_background(self._connect_destination)
 
     def _hear_source(self, event: Event) -> None:
+        self._way.hear(event)
         if self._was_sent:  # or it speaks of what went on before
             self._has_begun = True
             self._sink(event)
@@ -315,7 +320,10 @@ class NativeDriver:
 
     def _run_resume(self) -> None:
         lent: list[tuple[Host, Connection]] = []
-        self._end(self._failure(lambda: self._resume(lent)))
+        error = self._failure(lambda: self._resume(lent))
+        if error is not None:
+            self._way.failed()
+        self._end(error)
         for host, connection in lent:  # it may hang on a dead host, and nobody waits
             host.give_back(connection)
 
@@ -464,6 +472,7 @@ class NativeDriver:
         dom = vir.find_domain(open_to(self._source), self._uuid)
         if dom is None:
             raise PostcopyError("the guest is gone from the source", side="source")
+        self._way.prove(dom)
         if self._journal is not None:
             self._journal.resume(is_peer2peer=self.is_peer2peer)
         flags = self._flags | MigrateFlags.VIR_MIGRATE_POSTCOPY_RESUME

@@ -31,6 +31,7 @@ from libvirt_postcopy.preflight.facts import (
     Unknown,
 )
 from libvirt_postcopy.vir.binding import installed
+from libvirt_postcopy.vir.here import address_of
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
 __all__ = ["Gathering", "gather"]
@@ -38,9 +39,6 @@ __all__ = ["Gathering", "gather"]
 LOG = logging.getLogger("libvirt_postcopy.preflight")
 
 T = TypeVar("T")
-
-FIRST_PORT = 49152
-"""The first that libvirt hands out, unless its qemu.conf says otherwise."""
 
 _BLOCKERS_TOLD = 6_000_000  # QEMU that says what blocks a migration
 _ACTIVE = 1  # VIR_CONNECT_LIST_DOMAINS_ACTIVE
@@ -364,7 +362,7 @@ def _link(facts: Facts, destination: Host, refusal: Try) -> Known[Link]:
     uri = facts.request.text(MigrateParam.VIR_MIGRATE_PARAM_URI)
     if uri.startswith("unix:"):
         return NOT_ASKED
-    name, port = _address(uri)
+    name, port = address_of(uri)
     if not name:
         if isinstance(destination.hostname, Unknown):
             return destination.hostname
@@ -377,16 +375,6 @@ def _link(facts: Facts, destination: Host, refusal: Try) -> Known[Link]:
         port=port,
         refusal=refusal(name, port) if is_resolved else unresolved,
     )
-
-
-def _address(uri: str) -> tuple[str, int]:
-    """Name and port of a migration URI; libvirt takes ``tcp:HOST`` beside ``tcp://HOST``."""
-    scheme, colon, rest = uri.partition(":")
-    try:
-        parts = urlsplit(uri if rest.startswith("//") else f"{scheme}{colon}//{rest}")
-        return parts.hostname or "", parts.port or FIRST_PORT
-    except ValueError:
-        return "", FIRST_PORT
 
 
 def _tls_files(source: Host) -> Known[TlsFiles]:

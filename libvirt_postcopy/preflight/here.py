@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 from libvirt_postcopy.domxml import Disk
 from libvirt_postcopy.preflight.facts import DiskPlace, Known, TlsFiles, Unknown
+from libvirt_postcopy.vir.here import (
+    connection_refusal,
+    is_here,
+    is_local,
+    is_resolved,
+)
 
 __all__ = [
     "connection_refusal",
@@ -22,27 +26,9 @@ __all__ = [
     "userfaultfd",
 ]
 
-PORT_TIMEOUT_S = 2.0
-"""A port that has not answered by then is taken for filtered."""
-
 SYSCTL = Path("/proc/sys/vm/unprivileged_userfaultfd")
 MOUNTS = Path("/proc/self/mountinfo")
 QEMU_CONF = Path("/etc/libvirt/qemu.conf")
-
-
-def is_local(uri: str) -> bool:
-    """Whether a URI names the daemon of this machine.
-
-    One at a socket of its own may live in another network and another file system, and does not count.
-    """
-    parts = urlsplit(uri)
-    return not parts.hostname and "socket" not in parse_qs(parts.query)
-
-
-def is_here(uri: str, hostname: str) -> bool:
-    """Whether a daemon is that of the machine this program runs on."""
-    ours = socket.gethostname().partition(".")[0]
-    return is_local(uri) and hostname.partition(".")[0] == ours
 
 
 def userfaultfd() -> Known[bool]:
@@ -79,30 +65,6 @@ def _file_system(mounts: dict[str, str], path: str) -> str:
     while folder not in mounts and folder != os.path.dirname(folder):
         folder = os.path.dirname(folder)
     return mounts.get(folder, "")
-
-
-def is_resolved(name: str) -> bool:
-    """Whether a name can be resolved, or is an address."""
-    try:
-        socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        return False
-    return True
-
-
-def connection_refusal(name: str, port: int) -> str:
-    """Why a TCP connection cannot be made; empty if it can, or if only nobody listens."""
-    try:
-        with socket.create_connection((name, port), PORT_TIMEOUT_S):
-            return ""
-    except ConnectionRefusedError:
-        return ""
-    except TimeoutError:
-        return f"no answer in {PORT_TIMEOUT_S:g} s"
-    except socket.timeout:  # Python 3.9 has two of them
-        return f"no answer in {PORT_TIMEOUT_S:g} s"
-    except (OSError, UnicodeError) as error:
-        return getattr(error, "strerror", None) or str(error)
 
 
 _SETTING = re.compile(

@@ -10,6 +10,7 @@ import pytest
 from libvirt_postcopy.domxml import Disk
 from libvirt_postcopy.preflight import here
 from libvirt_postcopy.preflight.facts import DiskPlace, TlsFiles, Unknown
+from libvirt_postcopy.vir import here as vir_here
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_port_that_is_open_and_port_on_which_nobody_listens() -> None:
 
 def test_port_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its queue is full, so that the kernel answers no more."""
-    monkeypatch.setattr(here, "PORT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(vir_here, "PORT_TIMEOUT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
         address = server.getsockname()
         waiting = [socket.socket() for _ in range(4)]

@@ -1,0 +1,106 @@
+"""The way to the destination, where a QEMU does not survive a resume that gets nowhere.
+
+Up to QEMU 5.2 the source dies of the resume after one that reached nobody, and the destination can be told only once
+to wait.  So the way is seen first.  As long as nobody has told the destination to wait nothing listens there: a
+connection that is refused has got there, one that is not answered has not.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import libvirt_postcopy.vir.calls as vir
+import libvirt_postcopy.vir.here as machine
+import libvirt_postcopy.vir.probe as ask
+from libvirt_postcopy.drivers.host import Host
+from libvirt_postcopy.errors import LibvirtError, PostcopyError
+from libvirt_postcopy.events import Event, Side, StatusSeen
+from libvirt_postcopy.phases import Status
+from libvirt_postcopy.recovery import frail
+from libvirt_postcopy.vir.protocols import Connection, Domain
+
+__all__ = ["FrailWay"]
+
+_THROUGH = frozenset((Status.POSTCOPY_RECOVER, Status.POSTCOPY_ACTIVE))
+
+
+class FrailWay:
+    """Sees to it that a resume gets to the destination, where one that does not would be the end.
+
+    :param migrate_uri: That of the migration; empty for libvirt's choice.
+    :ivar obstacle: Why none may be sent any more; empty where one may.
+    """
+
+    def __init__(self, source: Host, destination: Host, uuid: str, migrate_uri: str) -> None:  # fmt: skip
+        self._source = source
+        self._destination = destination
+        self._uuid = uuid
+        self._migrate_uri = migrate_uri
+        self._frail = ""
+        self._is_tried = False
+        self.obstacle = ""
+
+    def prove(self, dom: Domain) -> None:
+        """Look whether a resume would get there, where that matters.
+
+        :param dom: The source's half.
+        :raises PostcopyError: If it would not, or nobody can tell; nothing was sent.
+        """
+        self._frail = frail(self._versions(dom))
+        if self._frail and not self._migrate_uri.startswith("unix:"):
+            self._require_way()
+        self._is_tried = bool(self._frail)
+
+    def hear(self, event: Event) -> None:
+        """Take what a QEMU announces: a resume that got there may be followed by another."""
+        if isinstance(event, StatusSeen) and event.status in _THROUGH:
+            self._is_tried = False
+
+    def failed(self) -> None:
+        """The call has failed."""
+        if self._is_tried:
+            self.obstacle = f"{self._frail} takes one attempt to resume only, and that has failed: another could be the end of it"
+
+    def _versions(self, dom: Domain) -> dict[Side, int]:
+        """What can be told: a destination that only the source can reach may be resumed all the same."""
+        found = {Side.SOURCE: vir.running_qemu_version(dom)}
+        with suppress(LibvirtError), self._destination.line() as there:
+            found[Side.DESTINATION] = _installed(there)
+        return found
+
+    def _require_way(self) -> None:
+        if not self._is_here():
+            self.obstacle = (
+                f"{self._frail} does not survive a resume that gets nowhere, and only the source can tell whether one"
+                " would: run virsh-postcopy postcopy-recover there, as -c qemu:///system"
+            )
+            raise PostcopyError(self.obstacle, side="source")
+        name, port = machine.address_of(self._migrate_uri)
+        with self._destination.line() as there:
+            self._require_nobody_else(there)
+            name = name or ask.hostname(there)
+        refusal = machine.connection_refusal(name, port)
+        if refusal:
+            text = f"{name}:{port} cannot be reached yet: {refusal}"
+            raise PostcopyError(text, side="source")
+
+    def _require_nobody_else(self, there: Connection) -> None:
+        """A QEMU that waits for its own source dies of our connection."""
+        with vir.refusals("destination"):
+            domains = there.listAllDomains()
+        for dom in domains:
+            if dom.UUIDString() != self._uuid and ask.may_wait_for_a_guest(dom):
+                raise PostcopyError(
+                    f"'{dom.name()}' is being taken in there: the way is not tried beside it",
+                    side="destination",
+                )
+
+    def _is_here(self) -> bool:
+        with self._source.line() as connection:
+            uri = vir.uri_of(connection) or ""
+            return machine.is_here(uri, ask.hostname(connection))
+
+
+def _installed(connection: Connection) -> int:
+    with vir.refusals("destination"):
+        return connection.getVersion()
