@@ -43,6 +43,7 @@ __all__ = [
     "Recovery",
     "diagnose",
     "as_qemu_says",
+    "crash_of",
     "frail",
     "resume_obstacle",
     "CALM_LOOK_S",
@@ -179,16 +180,24 @@ def resume_obstacle(side: Side, libvirt_version: int, qemu_version: int) -> str:
     :param libvirt_version: As ``virConnectGetLibVersion`` writes it, of the daemon.
     :param qemu_version: As ``virConnectGetVersion`` writes it.
     """
+    crash = crash_of(libvirt_version) if side is Side.DESTINATION else ""
+    if crash:
+        return crash
     libvirt = f"libvirt {version_text(libvirt_version)} on the {side.value}"
-    is_destination = side is Side.DESTINATION
-    if is_destination and libvirt_version in RESUME_CRASHES:
-        return f"{libvirt} crashes when a migration is resumed (11.2.0 to 11.3.0; fixed in 11.4.0)"
     if libvirt_version < RESUME_IN_LIBVIRT:
         return f"{libvirt} cannot resume a broken post-copy (8.5.0 and later can)"
     if qemu_version < RESUME_IN_QEMU:
         qemu = f"QEMU {version_text(qemu_version)} on the {side.value}"
         return f"{qemu} cannot resume a broken post-copy (3.0 and later can)"
     return ""
+
+
+def crash_of(libvirt_version: int) -> str:
+    """Say that a destination's daemon does not survive a resume; empty if it does."""
+    if libvirt_version not in RESUME_CRASHES:
+        return ""
+    libvirt = f"libvirt {version_text(libvirt_version)} on the destination"
+    return f"{libvirt} crashes when a migration is resumed (11.2.0 to 11.3.0; fixed in 11.4.0)"
 
 
 def frail(versions: Mapping[Side, int]) -> str:

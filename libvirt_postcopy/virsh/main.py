@@ -33,6 +33,7 @@ from libvirt_postcopy.virsh.grammar import (
     convert,
     parse_globals,
 )
+from libvirt_postcopy.virsh.guard import refuse_crash
 from libvirt_postcopy.virsh.help import (
     group,
     help_text,
@@ -90,12 +91,22 @@ def _main(words: list[str], signals: Signals) -> int:
         return _report_errors(lambda: _read_commands(words, line, signals), None)
     commands = _commands(line)
     if not any(_is_ours(command.words) for command in commands):
-        return _report_errors(lambda: exec_virsh(words), None)
+        return _report_errors(lambda: _pass(words, commands, line), None)
     ours = _Ours(signals)
     ours.complain(line.options.complaints)
     if len(commands) == 1 and commands[0].error is None:
         return ours.run(commands[0].words, line.options)
-    return _report_errors(lambda: batch.run(commands, line, ours), ours.terminal)
+    return _report_errors(lambda: _run_all(commands, line, ours), ours.terminal)
+
+
+def _run_all(commands: Sequence[Command], line: CommandLine, ours: _Ours) -> int:
+    refuse_crash([command.words for command in commands], line.options)
+    return batch.run(commands, line, ours)
+
+
+def _pass(words: list[str], commands: Sequence[Command], line: CommandLine) -> int:
+    refuse_crash([command.words for command in commands], line.options)
+    return exec_virsh(words)
 
 
 def _commands(line: CommandLine) -> list[Command]:

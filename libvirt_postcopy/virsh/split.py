@@ -13,9 +13,13 @@ from libvirt_postcopy.vir.protocols import Domain
 __all__ = ["SplitDomain", "look_command", "recover_command"]
 
 
-def recover_command(uri: str, domain: str, *destination: str) -> str:
-    """The command that brings a broken one back, or says why that must not be tried."""
-    words = ["virsh-postcopy", "-c", uri, "postcopy-recover", domain]
+def recover_command(uri: str | None, domain: str, *destination: str) -> str:
+    """The command that brings a broken one back, or says why that must not be tried.
+
+    :param uri: Of the source; None where it is the default.
+    """
+    connect = () if uri is None else ("-c", uri)
+    words = ["virsh-postcopy", *connect, "postcopy-recover", domain]
     return shlex.join([*words, *destination])
 
 

@@ -1,0 +1,70 @@
+"""What is kept from the real virsh: a resume that crashes the destination's daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from libvirt_postcopy.errors import LibvirtError, PostcopyBroken, UsageError
+from libvirt_postcopy.virsh.grammar import Globals, HelpWanted
+from libvirt_postcopy.virsh.verbs import VERBS, read
+
+__all__ = ["refuse_crash"]
+
+_RESUME = "--postcopy-resume"
+
+
+def refuse_crash(commands: Iterable[Sequence[str]], options: Globals) -> None:
+    """Refuse virsh's own resume where the destination's daemon does not survive it.
+
+    A line that cannot be read is virsh's to complain of, a destination that this client cannot reach is its to try.
+
+    :raises PostcopyBroken: If it does not.
+    """
+    for words in commands:
+        if words and words[0] == "migrate" and _RESUME in words:
+            _check(words, options)
+
+
+def _check(words: Sequence[str], options: Globals) -> None:
+    try:
+        given = read(VERBS["migrate"], words)
+    except (HelpWanted, UsageError):
+        return
+    if "postcopy-resume" not in given:
+        return
+    # Most lines pass through and need none of these.
+    from libvirt_postcopy.virsh.split import recover_command
+
+    obstacle = _obstacle(given["desturi"])
+    if obstacle:
+        destination = given["desturi"]
+        command = recover_command(options.connect, given["domain"], destination)
+        raise PostcopyBroken(
+            f"not sent: {obstacle}; destroy, resume and reset neither half of the guest",
+            side="destination",
+            cure=f"{command} goes round it where there is a way; else upgrade libvirt there, which QEMU survives",
+        )
+
+
+def _obstacle(uri: str) -> str:
+    """Why the daemon at a URI must not be told to resume; empty also where that cannot be told."""
+    from libvirt_postcopy.recovery import crash_of
+    from libvirt_postcopy.vir import calls
+
+    calls.silence_libvirt()
+    if not calls.listens(uri, _ANSWER_S):
+        return ""
+    try:
+        connection = calls.open_connection(uri, "destination")
+    except LibvirtError:
+        return ""
+    try:
+        with calls.refusals("destination"):
+            return crash_of(connection.getLibVersion())
+    except LibvirtError:
+        return ""
+    finally:
+        calls.close_connections([connection])
+
+
+_ANSWER_S = 2.0
