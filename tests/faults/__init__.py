@@ -5,10 +5,11 @@ an event (QEMU says that a pass begins), never a time.  Afterwards the truth is 
 of the guest, whether it runs, whether its memory is right; and compared with what the exit status promised.
 """
 
-from faults.cell import TOOLS, Outcome, Tool, run_cell
+from faults.cell import TOOLS, Tool, run_cell
 from faults.faults import FAULTS, Fault
-from faults.matrix import CELLS, Cell, cells
-from faults.moments import Moment
+from faults.matrix import CELLS, NO_CELL, Cell, cells
+from faults.moments import Moment, Moments
+from faults.outcome import Outcome, complaints
 
 __all__ = [
     "CELLS",
@@ -16,9 +17,12 @@ __all__ = [
     "FAULTS",
     "Fault",
     "Moment",
+    "Moments",
+    "NO_CELL",
     "Outcome",
     "TOOLS",
     "Tool",
     "cells",
+    "complaints",
     "run_cell",
 ]

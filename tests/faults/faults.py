@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,13 +12,19 @@ from typing import Protocol
 import libvirt
 import libvirt_qemu
 
-from labkit import Lab
+from faults.moments import Moments
+from labkit import Host, Lab, ToolError
 from scenes.stage import Stage
+from waiting import wait_until
 
-__all__ = ["FAULTS", "Fault", "Setting", "Victim"]
+__all__ = ["FAULTS", "Fault", "NotInjected", "Scene", "Setting", "Victim"]
 
 _NOTICE_S = 90.0
-_POLL_S = 0.1
+_SOCKETS_S = 2.0
+
+
+class NotInjected(Exception):
+    """The fault did not take place as it is named; the text says why."""
 
 
 class Victim(Protocol):
@@ -30,6 +35,23 @@ class Victim(Protocol):
 
     def kill(self) -> None:
         """Kill it (SIGKILL)."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a fault has to do with.
+
+    :ivar troubles: What had been said of a broken channel before the fault.
+    """
+
+    stage: Stage
+    client: Victim
+    moments: Moments
+    troubles: int = 0
+
+    @property
+    def lab(self) -> Lab:
+        return self.stage.lab
 
 
 @dataclass(frozen=True)
@@ -45,119 +67,145 @@ def _as_usual(lab: Lab) -> Iterator[Setting]:
     yield Setting()
 
 
+def _nothing(scene: Scene) -> None:
+    """It lasts."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """One way to break something.
 
-    :ivar inject: Breaks it, and puts it right again where the fault is one that passes; returns when that
-        is done.
+    :ivar strike: Breaks it, and makes sure that it did; quick, since the moment passes.
+    :ivar mend: Waits for as long as the fault lasts, and puts it right again where it is one that passes.
     :ivar setting: What is wrong before the migration begins, and put right after it.
     :ivar kills: The host whose QEMU it kills, if any: no guest survives that after the switch.
+
+    Both raise `NotInjected` where the fault is not what its name says.
     """
 
     name: str
-    inject: Callable[[Stage, Victim], None]
+    strike: Callable[[Scene], None]
+    mend: Callable[[Scene], None] = _nothing
     kills: str = ""
     setting: Callable[[Lab], AbstractContextManager[Setting]] = _as_usual
 
 
-def _wait(what: Callable[[], bool], timeout: float) -> bool:
-    """Wait for something that makes no event; whether it came."""
-    pause = threading.Event()
-    end = time.monotonic() + timeout
-    while not what():
-        if time.monotonic() > end:
-            return False
-        pause.wait(_POLL_S)
-    return True
-
-
-def _is_noticed(stage: Stage, victim: Victim) -> bool:
-    """The source's libvirt or the client says that something is wrong."""
-    if victim.has_ended():
-        return True
-    domain = stage.find("a")
-    if domain is None:
-        return True
+def _wait_until_noticed(scene: Scene) -> None:
+    """The source's QEMU or libvirt says that the channel is broken, or the client has ended."""
+    moments = scene.moments
     try:
-        state, reason = domain.state()
-    except libvirt.libvirtError:  # it has ended this moment
-        return True
-    failed = libvirt.VIR_DOMAIN_PAUSED_POSTCOPY_FAILED
-    return bool(state == libvirt.VIR_DOMAIN_PAUSED and reason == failed)
+        wait_until(
+            lambda: scene.client.has_ended() or moments.troubles > scene.troubles,
+            "a sign that the fault was noticed",
+            _NOTICE_S,
+            pause=0.05,
+        )
+    except TimeoutError:
+        raise NotInjected(f"nobody noticed it within {_NOTICE_S:g} s") from None
 
 
-def _cut_for_two_seconds(stage: Stage, victim: Victim) -> None:
-    stage.lab.cut("b")
-    threading.Event().wait(2.0)  # the fault's own length
-    stage.lab.uncut("b")
+def _cut(scene: Scene) -> None:
+    scene.lab.cut("b")
+    if not scene.lab.is_cut("b"):
+        raise NotInjected("the link was not cut")
 
 
-def _cut_until_noticed(stage: Stage, victim: Victim) -> None:
-    stage.lab.cut("b")
-    _wait(lambda: _is_noticed(stage, victim), _NOTICE_S)
-    stage.lab.uncut("b")
+def _uncut_after_two_seconds(scene: Scene) -> None:
+    time.sleep(2.0)  # the fault's own length
+    scene.lab.uncut("b")
 
 
-def _cut_until_tcp_gives_up(stage: Stage, victim: Victim) -> None:
-    """The source's kernel drops its end without a word, so the destination never hears of it.
-
-    No call of libvirt's makes it notice, so the operator does what we tell him.
-    """
-    stage.lab.give_up_after(3)
-    stage.lab.cut("b")
-    _wait(lambda: _is_noticed(stage, victim), _NOTICE_S)
-    stage.lab.uncut("b")
-    stage.lab.break_migrations(["b"])
+def _uncut_when_noticed(scene: Scene) -> None:
+    _wait_until_noticed(scene)
+    scene.lab.uncut("b")
 
 
-def _kill_sockets(stage: Stage, victim: Victim) -> None:
-    stage.lab.break_migrations()
+def _cut_where_tcp_gives_up(scene: Scene) -> None:
+    """The source's kernel drops its end without a word, so the destination never hears of it."""
+    scene.lab.give_up_after(3)
+    _cut(scene)
 
 
-def _black_hole(stage: Stage, victim: Victim) -> None:
-    stage.lab.swallow_migrations()
-    _wait(lambda: _is_noticed(stage, victim), _NOTICE_S)
-    stage.lab.pass_migrations()
+def _uncut_and_kill_the_other_end(scene: Scene) -> None:
+    """No call of libvirt's makes the destination notice, so the operator does what we tell him."""
+    _wait_until_noticed(scene)
+    scene.lab.uncut("b")
+    if not scene.lab.break_migrations(["b"]):
+        raise NotInjected("the destination's end was gone already")
 
 
-def _restart(host: str) -> Callable[[Stage, Victim], None]:
-    def inject(stage: Stage, victim: Victim) -> None:
-        stage.lab.host(host).kill_daemon(restart_after=1.0)
-        stage.lab.host(host).wait_ready()
-
-    return inject
-
-
-def _kill_client(stage: Stage, victim: Victim) -> None:
-    victim.kill()
+def _kill_sockets(scene: Scene) -> None:
+    """As soon as there are any: QEMU says first that it begins, and then connects."""
+    try:
+        wait_until(scene.lab.break_migrations, "a connection to kill", _SOCKETS_S)
+    except TimeoutError:
+        raise NotInjected("there was no connection to kill") from None
 
 
-def _pause(stage: Stage, victim: Victim) -> None:
+def _swallow(scene: Scene) -> None:
+    scene.lab.swallow_migrations()
+
+
+def _pass_when_noticed(scene: Scene) -> None:
+    _wait_until_noticed(scene)
+    scene.lab.pass_migrations()
+
+
+def _kill_daemon(host: str) -> Callable[[Scene], None]:
+    def strike(scene: Scene) -> None:
+        on = scene.lab.host(host)
+        on.kill_daemon(restart_after=1.0)
+        if on.daemon()["last_end"] != "killed":
+            raise NotInjected(f"{host}'s daemon was not killed")
+
+    return strike
+
+
+def _wait_for_daemon(host: str) -> Callable[[Scene], None]:
+    return lambda scene: scene.lab.host(host).wait_ready()
+
+
+def _kill_client(scene: Scene) -> None:
+    if scene.client.has_ended():
+        raise NotInjected("the client had ended already")
+    scene.client.kill()
+
+
+def _pause(scene: Scene) -> None:
     """Somebody else breaks the migration through the monitor."""
-    domain = stage.find("a")
-    assert domain is not None
-    libvirt_qemu.qemuMonitorCommand(domain, '{"execute": "migrate-pause"}', 0)
+    domain = scene.stage.find("a")
+    if domain is None:
+        raise NotInjected("the source has no QEMU any more")
+    try:
+        libvirt_qemu.qemuMonitorCommand(domain, '{"execute": "migrate-pause"}', 0)
+    except libvirt.libvirtError as error:
+        raise NotInjected(f"migrate-pause: {error}") from None
 
 
-def _kill_qemu(host: str) -> Callable[[Stage, Victim], None]:
-    def inject(stage: Stage, victim: Victim) -> None:
-        pid_file = f"/run/libvirt/qemu/{stage.name}.pid"
-        on = stage.lab.host(host)
-        # A number of the host's own PID namespace.
-        on.run(["kill", "-KILL", on.path(pid_file).read_text().strip()])
+def _kill_qemu(host: str) -> Callable[[Scene], None]:
+    def strike(scene: Scene) -> None:
+        # Numbers of the host's own PID namespace.
+        numbers = scene.stage.qemus(host)
+        if not numbers:
+            raise NotInjected(f"{host} had no QEMU")
+        scene.lab.host(host).run(["kill", "-KILL", *map(str, numbers)])
 
-    return inject
-
-
-def _nothing(stage: Stage, victim: Victim) -> None:
-    """It is wrong already."""
+    return strike
 
 
 @contextmanager
 def _wrong_port(lab: Lab) -> Iterator[Setting]:
     """Nobody listens where the source's QEMU is sent."""
-    yield Setting(options=("--migrateuri", "tcp://client:49152"))
+    yield Setting(options=("--migrateuri", f"tcp://client:{_PORT}"))
+
+
+_PORT = 49152
+
+
+def _is_wrong_port(scene: Scene) -> None:
+    listening = ["ss", "-H", "-t", "-l", "-n", f"sport = :{_PORT}"]
+    if scene.lab.client.run(listening).stdout:
+        raise NotInjected("somebody listens there")
 
 
 @contextmanager
@@ -170,15 +218,26 @@ def _no_userfaultfd(lab: Lab) -> Iterator[Setting]:
         lab.remove_host("weak")
 
 
+def _is_userfaultfd_forbidden(scene: Scene) -> None:
+    try:
+        allowed = scene.lab.host("weak").run(["cat", _USERFAULTFD]).stdout.strip()
+    except ToolError as error:
+        raise NotInjected(str(error)) from None
+    if allowed != "0":
+        raise NotInjected("this kernel lets everybody use userfaultfd")
+
+
+_USERFAULTFD = "/proc/sys/vm/unprivileged_userfaultfd"
+
+
 @contextmanager
 def _no_memory(lab: Lab) -> Iterator[Setting]:
     """Its QEMU cannot get the guest's memory; the limit is inherited from the daemon."""
     host = lab.host("b")
-    daemon = host.run(["pgrep", "-o", "-x", "libvirtd"]).stdout.strip()
-    status = host.run(["cat", f"/proc/{daemon}/status"]).stdout
+    status = host.run(["cat", f"/proc/{_daemon(host)}/status"]).stdout
     (used_kib,) = re.findall(r"^VmData:\s+(\d+) kB$", status, re.MULTILINE)
     limit = (int(used_kib) << 10) + _SPARE_BYTES
-    host.run(["prlimit", f"--pid={daemon}", f"--data={limit}"])
+    host.run(["prlimit", f"--pid={_daemon(host)}", f"--data={limit}"])
     try:
         yield Setting()
     finally:
@@ -188,22 +247,40 @@ def _no_memory(lab: Lab) -> Iterator[Setting]:
 
 _SPARE_BYTES = 64 << 20
 
+
+def _is_memory_limited(scene: Scene) -> None:
+    host = scene.lab.host("b")
+    shown = ["prlimit", f"--pid={_daemon(host)}", "--data", "--noheadings", "-o=SOFT"]
+    if host.run(shown).stdout.strip() == "unlimited":
+        raise NotInjected("the destination's daemon has no limit")
+
+
+def _daemon(host: Host) -> str:
+    return host.run(["pgrep", "-o", "-x", "libvirtd"]).stdout.strip()
+
+
 FAULTS = {
     fault.name: fault
     for fault in (
-        Fault("link cut for 2 s", _cut_for_two_seconds),
-        Fault("link cut until noticed", _cut_until_noticed),
-        Fault("link cut until TCP gives up, ss -K", _cut_until_tcp_gives_up),
+        Fault("link cut for 2 s", _cut, _uncut_after_two_seconds),
+        Fault("link cut until noticed", _cut, _uncut_when_noticed),
+        Fault(
+            "link cut until TCP gives up, ss -K",
+            _cut_where_tcp_gives_up,
+            _uncut_and_kill_the_other_end,
+        ),
         Fault("sockets killed", _kill_sockets),
-        Fault("black hole until noticed", _black_hole),
-        Fault("destination's daemon killed", _restart("b")),
-        Fault("source's daemon killed", _restart("a")),
+        Fault("black hole until noticed", _swallow, _pass_when_noticed),
+        Fault("destination's daemon killed", _kill_daemon("b"), _wait_for_daemon("b")),
+        Fault("source's daemon killed", _kill_daemon("a"), _wait_for_daemon("a")),
         Fault("client killed", _kill_client),
         Fault("migrate-pause by somebody", _pause),
         Fault("destination's QEMU killed", _kill_qemu("b"), kills="b"),
         Fault("source's QEMU killed", _kill_qemu("a"), kills="a"),
-        Fault("wrong migrate port", _nothing, setting=_wrong_port),
-        Fault("userfaultfd forbidden", _nothing, setting=_no_userfaultfd),
-        Fault("destination out of memory", _nothing, setting=_no_memory),
+        Fault("wrong migrate port", _is_wrong_port, setting=_wrong_port),
+        Fault(
+            "userfaultfd forbidden", _is_userfaultfd_forbidden, setting=_no_userfaultfd
+        ),
+        Fault("destination out of memory", _is_memory_limited, setting=_no_memory),
     )
 }

@@ -1,25 +1,30 @@
-"""Which fault at which moment."""
+"""Which fault at which moment: every pair is a cell, or there is a reason why it is none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from faults.faults import FAULTS, Fault
 from faults.moments import Moment
 
-__all__ = ["CELLS", "Cell", "cells"]
+__all__ = ["CELLS", "Cell", "NO_CELL", "cells", "reason_for_no_cell"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One migration, one moment, one fault."""
+    """One migration, one moment, one fault.
+
+    :ivar is_p2p: The source's daemon manages the migration, not the client.
+    """
 
     moment: Moment
     fault: Fault
+    is_p2p: bool = False
 
     def __str__(self) -> str:
-        return f"{self.moment.value}, {self.fault.name}"
+        way = ", p2p" if self.is_p2p else ""
+        return f"{self.moment.value}, {self.fault.name}{way}"
 
     @property
     def is_before_switch(self) -> bool:
@@ -32,91 +37,178 @@ class Cell:
         return self.moment in (Moment.BROKEN, Moment.RECOVERING, Moment.RECOVERED)
 
     @property
-    def can_survive(self) -> bool:
-        """Whether the guest can survive it: both QEMUs do, or it does not need the one that is killed."""
-        if self.defect:
-            return False
-        if not self.fault.kills:
-            return True
-        return self.is_before_switch and self.fault.kills == "b"
+    def needs_both(self) -> bool:
+        """Both QEMUs stand still until the migration is resumed: how long that takes is promised."""
+        is_whole = self.moment is Moment.SPLIT
+        return is_whole and self.fault.name in (_SOCKETS, _PAUSE)
 
     @property
-    def defect(self) -> str:
-        """The defect of QEMU that makes it fatal, if there is one."""
-        return _DEFECTS.get((self.moment, self.fault.name), "")
+    def kills_what_is_needed(self) -> bool:
+        """It kills a QEMU without which the guest is no more, whoever migrates it."""
+        if self.is_before_switch:
+            return self.fault.kills == "a"
+        return bool(self.fault.kills)
 
-    @property
-    def needs_resume(self) -> bool:
-        """Whether both QEMUs stand still until somebody resumes the migration."""
-        return not self.is_before_switch and (
-            self.is_broken_first or self.fault.name in _BREAK
-        )
+    def defect(self, versions: Mapping[str, str]) -> str:
+        """The defect of these versions of QEMU or libvirt that makes it fatal or final, if there is one."""
+        found = (each.text for each in DEFECTS if each.applies(self, versions))
+        return next(found, "")
+
+    def can_survive(self, versions: Mapping[str, str]) -> bool:
+        """Whether the guest must run afterwards."""
+        return not self.kills_what_is_needed and not self.defect(versions)
 
 
-_BREAK = (
-    "link cut until noticed",
-    "link cut until TCP gives up, ss -K",
-    "sockets killed",
-    "black hole until noticed",
-    "migrate-pause by somebody",
-)
-_DEFECTS = {
-    (
-        Moment.SWITCH,
-        "client killed",
-    ): "without the client that manages it libvirt destroys the destination's half before it runs; --p2p survives",
-    (
-        Moment.RECOVERING,
-        "sockets killed",
-    ): "the destination's QEMU 7.2 dies if the link breaks while it recovers",
-}
 _BEFORE = (Moment.BEFORE, Moment.PREPARE, Moment.FIRST_PASS, Moment.LATER_PASS)
 
-_LINK = (
-    "link cut for 2 s",
-    "link cut until noticed",
-    "sockets killed",
-    "black hole until noticed",
-)
+_SHORT_CUT = "link cut for 2 s"
+_CUT = "link cut until noticed"
+_TCP = "link cut until TCP gives up, ss -K"
+_SOCKETS = "sockets killed"
+_BLACK_HOLE = "black hole until noticed"
+_PAUSE = "migrate-pause by somebody"
+_CLIENT = "client killed"
 _DAEMONS = ("destination's daemon killed", "source's daemon killed")
-_QEMUS = ("destination's QEMU killed", "source's QEMU killed")
-
 _SETTINGS = (
     "wrong migrate port",
     "userfaultfd forbidden",
     "destination out of memory",
 )
+_LINK = (_SHORT_CUT, _CUT, _SOCKETS, _BLACK_HOLE)
 
-_ROWS = {
-    Moment.BEFORE: _SETTINGS,
-    Moment.PREPARE: ("link cut for 2 s", "sockets killed", *_DAEMONS, "client killed"),
-    Moment.FIRST_PASS: (*_LINK, *_DAEMONS, "client killed", *_QEMUS),
-    Moment.LATER_PASS: ("sockets killed", *_DAEMONS, "client killed"),
-    Moment.SWITCH: ("link cut for 2 s", "client killed"),
-    Moment.SPLIT: (
-        *_LINK,
-        "link cut until TCP gives up, ss -K",
-        *_DAEMONS,
-        "client killed",
-        "migrate-pause by somebody",
-        *_QEMUS,
+
+@dataclass(frozen=True)
+class Defect:
+    """What no client can make good.
+
+    :ivar program: Whose, as the versions are named.
+    :ivar since: First release that has it.
+    :ivar before: First release that does not.
+    :ivar ways: Whether managed by the client (False), peer to peer (True), or both.
+    """
+
+    text: str
+    program: str
+    since: tuple[int, ...]
+    before: tuple[int, ...]
+    moments: tuple[Moment, ...]
+    faults: tuple[str, ...]
+    ways: tuple[bool, ...] = (False, True)
+
+    def applies(self, cell: Cell, versions: Mapping[str, str]) -> bool:
+        is_of_it = (
+            cell.moment in self.moments
+            and cell.fault.name in self.faults
+            and cell.is_p2p in self.ways
+        )
+        return is_of_it and self.since <= _numbers(versions[self.program]) < self.before
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+_SPLIT = (Moment.SPLIT, Moment.FINISHING)
+_RECOVERY = (Moment.BROKEN, Moment.RECOVERING, Moment.RECOVERED)
+
+DEFECTS = (
+    Defect(
+        "the destination's QEMU dies if the link breaks while it recovers (seen with 7.2.22)",
+        "QEMU",
+        (7, 2),
+        (7, 3),
+        (Moment.RECOVERING,),
+        (_SOCKETS,),
     ),
-    Moment.BROKEN: (*_DAEMONS, "client killed"),
-    Moment.RECOVERING: ("link cut for 2 s", "sockets killed", *_DAEMONS),
-    Moment.RECOVERED: (
-        "link cut for 2 s",
-        "sockets killed",
-        "black hole until noticed",
-        "migrate-pause by somebody",
-        *_DAEMONS,
-        "client killed",
+    Defect(
+        "libvirt 11.2.0 to 11.3.0 crash when a migration is resumed through them, so it is never tried and both"
+        " halves are kept; 11.4.0 can",
+        "libvirt",
+        (11, 2),
+        (11, 4),
+        _SPLIT,
+        (_CUT, _TCP, _SOCKETS, _BLACK_HOLE, _PAUSE),
     ),
-    Moment.FINISHING: ("link cut for 2 s", "sockets killed", *_DAEMONS),
+    Defect(
+        "libvirt 11.2.0 to 11.3.0 crash when a migration is resumed through them, so it is never tried and both"
+        " halves are kept; 11.4.0 can",
+        "libvirt",
+        (11, 2),
+        (11, 4),
+        _RECOVERY,
+        tuple(FAULTS),
+    ),
+)
+
+_NOTHING_YET = "nothing is under way that could break: a call to a host that does not answer fails like any other"
+_LASTS = (
+    "it is wrong from the beginning, so the migration ends in the cell 'before' and never comes so far;"
+    " memory that runs out later kills the destination's QEMU, which has its own cells"
+)
+_NO_CONNECTION = "the two QEMUs are not connected yet"
+_TCP_ELSEWHERE = (
+    "it differs from 'link cut until noticed' only by whose kernel notices first; measured in 'split',"
+    " where both ends matter"
+)
+_NO_PAUSE = "QEMU refuses migrate-pause outside post-copy"
+_GONE = "broken means that the connection is gone; the one that comes next has its cells in 'recovering'"
+_SEEN = (
+    "broken means that it has been noticed; a link that stays dead for longer while the client tries to recover"
+    " is 'broken, link cut for 2 s'"
+)
+
+_REASONS: Mapping[Moment, Mapping[str, str]] = {
+    Moment.PREPARE: {
+        _SOCKETS: _NO_CONNECTION,
+        _BLACK_HOLE: _NO_CONNECTION,
+        _PAUSE: _NO_PAUSE,
+    },
+    Moment.FIRST_PASS: {_PAUSE: _NO_PAUSE},
+    Moment.LATER_PASS: {_PAUSE: _NO_PAUSE},
+    Moment.BROKEN: {
+        _CUT: _SEEN,
+        _SOCKETS: _GONE,
+        _BLACK_HOLE: _SEEN,
+        _PAUSE: "it is paused already",
+    },
+    Moment.RECOVERING: {
+        _PAUSE: "QEMU before 9.1 refuses it until the recovery is done; 'sockets killed' breaks it there",
+    },
 }
 
-CELLS = tuple(
-    Cell(moment, FAULTS[name]) for moment, names in _ROWS.items() for name in names
-)
+
+def reason_for_no_cell(moment: Moment, name: str) -> str:
+    """Why a fault at a moment is impossible or means nothing; empty for a cell."""
+    if moment is Moment.BEFORE:
+        return "" if name in _SETTINGS else _NOTHING_YET
+    if name in _SETTINGS:
+        return _LASTS
+    if name == _TCP and moment is not Moment.SPLIT:
+        return _TCP_ELSEWHERE
+    return _REASONS.get(moment, {}).get(name, "")
+
+
+P2P = dict.fromkeys((Moment.SWITCH, Moment.SPLIT), (*_LINK, *_DAEMONS, _CLIENT))
+"""Peer to peer, where it matters who waits for whom: whoever manages the migration ends the switch."""
+
+
+def _cells() -> Iterator[Cell]:
+    for moment in Moment:
+        for name, fault in FAULTS.items():
+            if not reason_for_no_cell(moment, name):
+                yield Cell(moment, fault)
+        for name in P2P.get(moment, ()):
+            yield Cell(moment, FAULTS[name], is_p2p=True)
+
+
+CELLS = tuple(_cells())
+
+NO_CELL = {
+    (moment, name): reason
+    for moment in Moment
+    for name in FAULTS
+    if (reason := reason_for_no_cell(moment, name))
+}
 
 
 def cells(text: str = "") -> Iterator[Cell]:

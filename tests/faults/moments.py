@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
+from functools import partial
+from typing import Any
+
+import libvirt
 
 from libvirt_postcopy import events as ev
 from libvirt_postcopy.events import Event, Side
@@ -19,7 +24,7 @@ class Moment(str, Enum):
     """Phases of the matrix."""
 
     BEFORE = "before"  #: nothing has been asked for
-    PREPARE = "prepare"  #: QEMU has been told, nothing has been sent
+    PREPARE = "prepare"  #: the destination's QEMU waits, the source's knows nothing yet
     FIRST_PASS = "first pass"
     LATER_PASS = "later pass"
     SWITCH = (
@@ -31,6 +36,16 @@ class Moment(str, Enum):
     RECOVERED = "split again"  #: after a recovery
     FINISHING = "finishing"  #: little is left to be sent
 
+
+_NEXT = {
+    Moment.PREPARE: (Moment.FIRST_PASS,),
+    Moment.FIRST_PASS: (Moment.LATER_PASS, Moment.SWITCH),
+    Moment.LATER_PASS: (Moment.SWITCH,),
+    Moment.SWITCH: (Moment.SPLIT,),
+    Moment.BROKEN: (Moment.RECOVERING,),
+    Moment.RECOVERING: (Moment.RECOVERED,),
+}
+"""What ends a moment, fault or no fault; where nothing is named, the end of the migration does."""
 
 _LAST_BYTES = 8 << 20
 _POLL_S = 0.05
@@ -44,83 +59,160 @@ class Moments:
         self._changed = threading.Condition()
         self._reached: set[Moment] = set()
         self._paused: set[Side] = set()
+        self._recovered_at: list[float] = []
+        self._troubles = 0
+        self._is_over = False
+        self._held: Moment | None = None
+        self._hold: Callable[[], None] = lambda: None
 
     @contextmanager
     def listening(self, uuid: str) -> Iterator[Moments]:
         """Listen to the domain for as long as the block lasts."""
         watches = [
-            DomainWatch(self._stage.connection(host), uuid, side, self._see(side))
+            DomainWatch(
+                self._stage.connection(host), uuid, side, partial(self.see, side)
+            )
             for host, side in (("a", Side.SOURCE), ("b", Side.DESTINATION))
         ]
+        # One connection takes a callback for all domains only once, and the watch has taken it.
+        connection = libvirt.open(self._stage.lab.host("b").uri)
+        connection.domainEventRegisterAny(
+            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, uuid
+        )
         try:
             yield self
         finally:
             for watch in watches:
                 watch.close()
+            connection.close()
 
-    def wait(self, moment: Moment, timeout: float) -> None:
+    def hold_at(self, moment: Moment, hold: Callable[[], None]) -> None:
+        """Call something in the instant in which a moment comes, on the thread of the events."""
+        self._held, self._hold = moment, hold
+
+    def wait(
+        self,
+        moment: Moment,
+        timeout: float,
+        has_ended: Callable[[], bool] = lambda: False,
+    ) -> None:
         """Wait until a moment has come.
 
+        :param has_ended: Whether it cannot come any more.
         :raises TimeoutError: If it does not.
         """
         if moment is Moment.BEFORE:
             return
         if moment is Moment.FINISHING:
-            self._wait_until_little_is_left(timeout)
+            self._wait_until_little_is_left(timeout, has_ended)
             return
         with self._changed:
-            if not self._changed.wait_for(lambda: moment in self._reached, timeout):
-                raise TimeoutError(f"the moment '{moment.value}' did not come")
+            for _ in range(int(timeout / _POLL_S)):
+                if moment in self._reached:
+                    return
+                if has_ended():
+                    break
+                self._changed.wait(_POLL_S)  # an end makes no event
+        raise TimeoutError(f"the moment '{moment.value}' did not come")
 
-    def has_come(self, moment: Moment) -> bool:
+    def has_gone(self, moment: Moment) -> bool:
+        """Whether the migration has gone on to what follows a moment."""
         with self._changed:
-            return moment in self._reached
+            is_past = any(each in self._reached for each in _NEXT.get(moment, ()))
+            return is_past or self._is_over
 
-    def _wait_until_little_is_left(self, timeout: float) -> None:
+    @property
+    def troubles(self) -> int:
+        """How often the source's QEMU or libvirt has said that the channel is broken."""
+        with self._changed:
+            return self._troubles
+
+    @property
+    def recovered_at(self) -> Sequence[float]:
+        """When the source's QEMU was in post-copy again after a recovery; ``time.monotonic()``."""
+        with self._changed:
+            return tuple(self._recovered_at)
+
+    def _wait_until_little_is_left(
+        self, timeout: float, has_ended: Callable[[], bool]
+    ) -> None:
         """There is no event for it, so the statistics are asked for."""
-        self.wait(Moment.SPLIT, timeout)
+        self.wait(Moment.SPLIT, timeout, has_ended)
         domain = self._stage.find("a")
-        assert domain is not None
         pause = threading.Event()
         for _ in range(int(timeout / _POLL_S)):
-            left = domain.jobStats().get("memory_remaining")
+            left = _bytes_left(domain)
             if left is not None and left < _LAST_BYTES:
                 return
+            if has_ended() or self.has_gone(Moment.FINISHING):
+                break
             pause.wait(_POLL_S)
-        raise TimeoutError("the migration did not come near its end")
+        raise TimeoutError("the migration was not seen near its end")
 
-    def _see(self, side: Side):  # type: ignore[no-untyped-def]
-        def see(event: Event) -> None:
+    def _on_lifecycle(
+        self, connection: Any, domain: Any, event: int, detail: int, uuid: str
+    ) -> None:
+        if (
+            event == libvirt.VIR_DOMAIN_EVENT_STARTED
+            and detail == libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED
+            and domain.UUIDString() == uuid
+        ):
             with self._changed:
-                self._take(side, event)
-                self._changed.notify_all()
+                self._reach(Moment.PREPARE)
 
-        return see
+    def see(self, side: Side, event: Event) -> None:
+        """Take note of what a host tells."""
+        with self._changed:
+            self._take(side, event)
 
     def _take(self, side: Side, event: Event) -> None:
         if isinstance(event, ev.Resumed) and side is Side.DESTINATION:
-            self._reached.add(Moment.SPLIT)
+            self._reach(Moment.SPLIT)
         elif isinstance(event, ev.PassSeen) and event.number > 1:
-            self._reached.add(Moment.LATER_PASS)
+            self._reach(Moment.LATER_PASS)
+        elif isinstance(event, ev.SplitFailed) and side is Side.SOURCE:
+            self._troubles += 1
         elif isinstance(event, ev.StatusSeen):
             self._status(side, event.status)
 
     def _status(self, side: Side, status: str) -> None:
+        is_source = side is Side.SOURCE
         is_again = Moment.RECOVERING in self._reached and status == "postcopy-active"
-        if is_again and side is Side.SOURCE:
-            self._reached.add(Moment.RECOVERED)
+        if is_again and is_source:
+            self._recovered_at.append(time.monotonic())
+            self._reach(Moment.RECOVERED)
+        if status == "completed" and is_source:
+            self._is_over = True
         if status == "postcopy-paused":
+            self._troubles += is_source
             self._paused.add(side)
             if len(self._paused) == len(Side):
-                self._reached.add(Moment.BROKEN)
-        elif side is Side.SOURCE and status in _BY_STATUS:
-            self._reached.add(_BY_STATUS[status])
+                self._reach(Moment.BROKEN)
+        elif is_source and status in _BY_STATUS:
+            self._reach(_BY_STATUS[status])
+
+    def _reach(self, moment: Moment) -> None:
+        is_new = moment not in self._reached
+        self._reached.add(moment)
+        if is_new and moment is self._held:
+            self._hold()
+        self._changed.notify_all()
 
 
 _BY_STATUS = {
-    "setup": Moment.PREPARE,
     "active": Moment.FIRST_PASS,
     "postcopy-device": Moment.SWITCH,
     "postcopy-active": Moment.SWITCH,
     "postcopy-recover": Moment.RECOVERING,
 }
+
+
+def _bytes_left(domain: libvirt.virDomain | None) -> int | None:
+    """What is still to be sent; None where no migration is under way."""
+    if domain is None:
+        return None
+    try:
+        left: int | None = domain.jobStats().get("memory_remaining")
+    except libvirt.libvirtError:  # it has ended this moment
+        return None
+    return left

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 from collections import Counter
@@ -15,15 +16,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from faults import TOOLS, Cell, Outcome, cells, run_cell
-from faults.matrix import CELLS
+from faults import CELLS, NO_CELL, TOOLS, Cell, Outcome, cells, complaints, run_cell
 from labkit import Lab
 from libvirt_postcopy.vir.events import ensure_event_loop
 from scenes.bench_switch import versions
 
-__all__ = ["TITLE", "add_arguments", "is_good", "measure", "table"]
+__all__ = ["TITLE", "add_arguments", "is_good", "measure", "no_cells", "table"]
 
 TITLE = "Faults: what becomes of the guest"
+
+Row = Mapping[str, Any]
+Figures = Mapping[str, Any]
 
 OURS = "virsh-postcopy"
 LONGEST_BACK_S = 2.0
@@ -50,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def merge(several: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def merge(several: Iterable[Figures]) -> list[dict[str, Any]]:
     """Put figures of several runs together, one set for each pair of versions."""
     sets: dict[str, dict[str, Any]] = {}
     for figures in several:
@@ -59,33 +62,31 @@ def merge(several: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             {"versions": figures["versions"], "cells": []},
         )
         for row in figures["cells"]:
-            key = (row["moment"], row["fault"])
-            known = next((each for each in made["cells"] if _key(each) == key), None)
+            cell = _cell(row)
+            known = next((each for each in made["cells"] if _cell(each) == cell), None)
             if known is None:
                 made["cells"].append({**row, "outcomes": dict(row["outcomes"])})
                 continue
             for name, some in row["outcomes"].items():
                 known["outcomes"][name] = [*known["outcomes"].get(name, ()), *some]
     for made in sets.values():
-        made["cells"].sort(key=lambda row: _ORDER.index(_key(row)))
+        made["cells"].sort(key=lambda row: CELLS.index(_cell(row)))
     return list(sets.values())
 
 
-def _key(row: Mapping[str, Any]) -> tuple[str, str]:
-    return row["moment"], row["fault"]
+def _cell(row: Row) -> Cell:
+    key = (row["moment"], row["fault"], row["is_p2p"])
+    return _BY_KEY[key]
 
 
-def _key_of(cell: Cell) -> tuple[str, str]:
-    return cell.moment.value, cell.fault.name
-
-
-_ORDER = [_key_of(cell) for cell in CELLS]
+_BY_KEY = {(cell.moment.value, cell.fault.name, cell.is_p2p): cell for cell in CELLS}
 
 
 def measure(lab: Lab, args: argparse.Namespace) -> dict[str, Any]:
     """Run each cell ``args.runs`` times with each tool."""
     ensure_event_loop()
     tools = [TOOLS[name] for name in args.tool or TOOLS]
+    found = versions(lab)
     rows = []
     for cell in _chosen(args.only or [""]):
         outcomes: dict[str, list[Outcome]] = {tool.name: [] for tool in tools}
@@ -93,9 +94,10 @@ def measure(lab: Lab, args: argparse.Namespace) -> dict[str, Any]:
             for tool in tools:
                 outcome = run_cell(lab, tool, cell)
                 outcomes[tool.name].append(outcome)
-                print(f"{tool.name}: {cell}: {_word(outcome)}", file=sys.stderr)
+                words = [_verdict(outcome), *complaints(cell, outcome, found)]
+                print(f"{tool.name}: {cell}: {'; '.join(words)}", file=sys.stderr)
         rows.append(_row(cell, outcomes))
-    return {"versions": versions(lab), "cells": rows}
+    return {"versions": found, "cells": rows}
 
 
 def _chosen(texts: Sequence[str]) -> list[Cell]:
@@ -107,86 +109,85 @@ def _row(cell: Cell, outcomes: Mapping[str, Sequence[Outcome]]) -> dict[str, Any
     return {
         "moment": cell.moment.value,
         "fault": cell.fault.name,
-        "can_survive": cell.can_survive,
+        "is_p2p": cell.is_p2p,
         "outcomes": {
-            name: [
-                {**asdict(each), "runs": each.runs, "is_honest": each.is_honest}
-                for each in some
-            ]
-            for name, some in outcomes.items()
+            name: [asdict(each) for each in some] for name, some in outcomes.items()
         },
     }
 
 
-def is_good(figures: Mapping[str, Any]) -> bool:
-    """Ours: whoever can survive does, and the exit status is never wrong."""
-    ours = [(row, each) for row in figures["cells"] for each in _of(row, OURS)]
-    return all(_is_good(row, each, figures["versions"]) for row, each in ours)
+def _outcomes(row: Row, tool: str) -> list[Outcome]:
+    return [Outcome(**each) for each in row["outcomes"].get(tool, ())]
 
 
-CRASHES = (
-    "libvirt 11.2.0 to 11.3.0 crash when a migration is resumed through them, so it is never tried and both halves"
-    " are kept; 11.4.0 can"
-)
+def is_good(figures: Figures) -> bool:
+    """Ours: whoever can survive does, and soon; the exit status is never wrong, and nothing is left behind."""
+    return all(
+        _is_prompt(row, figures["versions"])
+        and not any(
+            complaints(_cell(row), each, figures["versions"])
+            for each in _outcomes(row, OURS)
+        )
+        for row in figures["cells"]
+    )
 
 
-def _defect(row: Mapping[str, Any], versions: Mapping[str, str]) -> str:
-    """What makes it impossible to survive, of QEMU or of libvirt."""
-    cell = next(cell for cell in CELLS if _key_of(cell) == _key(row))
-    cannot_resume = versions["libvirt"].startswith(("11.2.", "11.3."))
-    return CRASHES if cannot_resume and cell.needs_resume else cell.defect
+def _is_prompt(row: Row, versions: Mapping[str, str]) -> bool:
+    """Whether ours is back in time where both QEMUs were paused; a time that is missing counts against it."""
+    cell = _cell(row)
+    if not cell.needs_both or not cell.can_survive(versions):
+        return True
+    times = [
+        math.inf if each.back_s is None else each.back_s
+        for each in _outcomes(row, OURS)
+    ]
+    return not times or statistics.median(times) < LONGEST_BACK_S
 
 
-def _is_good(
-    row: Mapping[str, Any], each: Mapping[str, Any], versions: Mapping[str, str]
-) -> bool:
-    can_survive = row["can_survive"] and not _defect(row, versions)
-    return each["is_honest"] and (each["runs"] or not can_survive)
-
-
-def _of(row: Mapping[str, Any], tool: str) -> Sequence[Mapping[str, Any]]:
-    found: Sequence[Mapping[str, Any]] = row["outcomes"].get(tool, ())
-    return found
-
-
-def table(figures: Mapping[str, Any]) -> str:
+def table(figures: Figures) -> str:
     """One row a cell, as Markdown."""
-    tools = [name for name in TOOLS if any(_of(row, name) for row in figures["cells"])]
+    tools = [
+        name for name in TOOLS if any(_outcomes(row, name) for row in figures["cells"])
+    ]
     text = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
     titles = [title for name in tools for title in (name, "runs again after, s")]
     lines = [
-        (
-            f"{text}. What is said is how often, where the guest was afterwards and"
-            " the exit status; *runs again* is from the end of the fault to the guest's next sign of life, median"
-            " and worst, where it was silent. **Bold**: a guest that could have survived did not, or the exit"
-            " status is wrong."
-        ),
+        f"{text}. {_LEGEND}",
         "",
         "| moment | fault | " + " | ".join(titles) + " |",
         "|---|---|" + "---|" * len(titles),
     ]
     for row in figures["cells"]:
         found = [
-            cell
-            for name in tools
-            for cell in (
-                _verdicts(row, _of(row, name), figures["versions"]),
-                _back(_of(row, name)),
-            )
+            text for name in tools for text in _columns(row, name, figures["versions"])
         ]
+        way = ", p2p" if row["is_p2p"] else ""
         lines.append(
-            f"| {row['moment']} | {row['fault']} | " + " | ".join(found) + " |"
+            f"| {row['moment']} | {row['fault']}{way} | " + " | ".join(found) + " |"
         )
-    lines += _footnotes(figures)
-    return "\n".join(lines)
+    return "\n".join([*lines, *_footnotes(figures)])
 
 
-def _verdicts(
-    row: Mapping[str, Any],
-    some: Sequence[Mapping[str, Any]],
-    versions: Mapping[str, str],
-) -> str:
-    counted = Counter((_verdict(each), _is_good(row, each, versions)) for each in some)
+_LEGEND = (
+    "What is said is how often, where the guest was afterwards and the exit status; *runs again* is from the end of"
+    " the fault to the guest's next sign of life, where it was silent for more than 0.1 s: median, worst, and of how"
+    " many runs. **Bold**: a guest that could have survived did not, the exit status is wrong, something was left"
+    f" behind, or the median is not below {LONGEST_BACK_S:g} s where both QEMUs were paused."
+)
+
+
+def _columns(row: Row, tool: str, versions: Mapping[str, str]) -> tuple[str, str]:
+    cell, some = _cell(row), _outcomes(row, tool)
+    back = _back(some)
+    if tool == OURS and not _is_prompt(row, versions):
+        back = f"**{back}**"
+    return _verdicts(cell, some, versions), back
+
+
+def _verdicts(cell: Cell, some: Sequence[Outcome], versions: Mapping[str, str]) -> str:
+    counted = Counter(
+        (_verdict(each), not complaints(cell, each, versions)) for each in some
+    )
     found = "; ".join(
         f"{count} × {text if good else f'**{text}**'}"
         for (text, good), count in counted.items()
@@ -194,28 +195,42 @@ def _verdicts(
     return found or "—"
 
 
-def _verdict(each: Mapping[str, Any]) -> str:
+def _verdict(outcome: Outcome) -> str:
     statuses = {None: "hangs", -9: "killed"}
-    status = statuses.get(each["status"], f"exit {each['status']}")
-    memory = {True: "", False: ", memory wrong", None: ""}[each["memory_ok"]]
-    return f"{each['guest']}{memory}, {status}"
+    status = statuses.get(outcome.status, f"exit {outcome.status}")
+    memory = ", memory wrong" if outcome.memory_ok is False else ""
+    missed = ", fault not injected" if outcome.not_injected else ""
+    left = ", something left behind" if outcome.left_behind else ""
+    return f"{outcome.guest}{memory}, {status}{missed}{left}"
 
 
-def _word(outcome: Outcome) -> str:
-    return _verdict(asdict(outcome))
-
-
-def _back(some: Iterable[Mapping[str, Any]]) -> str:
-    times = [each["back_s"] for each in some if each["back_s"] and each["runs"]]
+def _back(some: Sequence[Outcome]) -> str:
+    running = [each.back_s for each in some if each.runs]
+    times = [each for each in running if each is not None]
     if not times:
         return "—"
-    return f"{statistics.median(times):.2f} ({max(times):.2f})"
+    number = f"{len(times)}" + (
+        f" of {len(running)}" if len(times) < len(running) else ""
+    )
+    return f"{statistics.median(times):.2f} ({max(times):.2f}), n={number}"
 
 
-def _footnotes(figures: Mapping[str, Any]) -> list[str]:
+def _footnotes(figures: Figures) -> list[str]:
     cells_with: dict[str, list[str]] = {}
     for row in figures["cells"]:
-        if defect := _defect(row, figures["versions"]):
-            cells_with.setdefault(defect, []).append(" ".join(_key(row)))
+        if defect := _cell(row).defect(figures["versions"]):
+            cells_with.setdefault(defect, []).append(str(_cell(row)))
     notes = [f"- {'; '.join(cells)}: {text}." for text, cells in cells_with.items()]
     return ["", *notes] if notes else []
+
+
+def no_cells() -> str:
+    """Why the other pairs of moment and fault are no cells, as Markdown."""
+    pairs: dict[str, dict[str, list[str]]] = {}
+    for (moment, fault), reason in NO_CELL.items():
+        pairs.setdefault(reason, {}).setdefault(fault, []).append(moment.value)
+    lines = ["| fault | moments | no cell, because |", "|---|---|---|"]
+    for reason, faults in pairs.items():
+        moments = list(dict.fromkeys(each for some in faults.values() for each in some))
+        lines.append(f"| {', '.join(faults)} | {', '.join(moments)} | {reason} |")
+    return "\n".join(lines)

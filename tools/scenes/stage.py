@@ -131,6 +131,12 @@ class Stage:
             if self.name in _names(self.connection(host.name))
         ]
 
+    def qemus(self, host: str) -> list[int]:
+        """The guest's QEMUs on a host by the kernel's word, numbered as the host numbers them."""
+        pattern = f"guest={self.name},"
+        found = self.lab.host(host).run(["pgrep", "-f", pattern], check=False)
+        return [int(number) for number in found.stdout.split()]
+
     def wait_until_only_on(self, host: str, timeout: float) -> None:
         """Wait for the other host's QEMU to be gone; there is no event when nobody waits for the call."""
         wait_until(

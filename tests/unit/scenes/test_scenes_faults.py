@@ -1,71 +1,296 @@
-"""The table of faults, from figures of several runs."""
+"""The matrix of faults: that it is complete, what counts as good, and its table."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any, cast
 
 import pytest
 
-from scenes.bench_faults import is_good, merge, table
+from faults import (
+    CELLS,
+    FAULTS,
+    NO_CELL,
+    Cell,
+    Moment,
+    Moments,
+    Outcome,
+    complaints,
+)
+from faults.inventory import Inventory, left_behind
+from faults.matrix import P2P
+from faults.test_faults import EVERY_TIME
+from libvirt_postcopy.events import PassSeen, Resumed, Side, SplitFailed, StatusSeen
+from scenes.bench_faults import is_good, merge, no_cells, table
+from scenes.stage import Stage
+
+DEFAULT = {"libvirt": "9.0.0", "QEMU": "7.2.22"}
+NEWEST = {"libvirt": "12.8.0", "QEMU": "11.1.2"}
+SOCKETS = "sockets killed"
 
 
-def run(
-    status: int | None,
-    guest: str,
-    *,
-    moment: str = "split",
-    fault: str = "sockets killed",
-    libvirt: str = "9.0.0",
-    tool: str = "virsh-postcopy",
-    back_s: float | None = None,
-) -> dict[str, Any]:
-    runs = guest in ("source", "destination")
-    promised = {"destination": 0, "source": 1, "split": 3, "lost": 4}
-    outcome = {
-        "status": status,
-        "guest": guest,
-        "memory_ok": True if runs else None,
-        "back_s": back_s,
-        "runs": runs,
-        "is_honest": promised[guest] == status,
-    }
-    row = {"moment": moment, "fault": fault, "can_survive": True, "outcomes": {tool: [outcome]}}  # fmt: skip
-    return {"versions": {"libvirt": libvirt, "QEMU": "7.2.22"}, "cells": [row]}
+def cell(moment: str, fault: str, is_p2p: bool = False) -> Cell:
+    return Cell(Moment(moment), FAULTS[fault], is_p2p)
 
 
-def test_runs_of_a_cell_are_counted_together() -> None:
-    runs = [run(0, "destination", back_s=each) for each in (0.2, 0.4, 1.5)]
-    (figures,) = merge([*runs, run(1, "split", tool="virsh")])
-    assert "| split | sockets killed | 3 × destination, exit 0 | 0.40 (1.50) | 1 × **split, exit 1** | — |" in table(figures)  # fmt: skip
-    assert is_good(figures), "what virsh does is not ours"
+ARRIVED = Outcome(0, "destination", memory_ok=True, back_s=0.3)
+STAYED = Outcome(1, "source", memory_ok=True)
+SPLIT = Outcome(3, "split")
+LOST = Outcome(4, "lost")
 
 
-def test_each_pair_of_versions_has_its_own_table() -> None:
-    several = merge([run(0, "destination"), run(0, "destination", libvirt="12.8.0")])
-    assert [figures["versions"]["libvirt"] for figures in several] == ["9.0.0", "12.8.0"]  # fmt: skip
+# The matrix
 
 
-@pytest.mark.parametrize("status, guest", [(3, "split"), (0, "split"), (None, "destination"), (4, "lost")])  # fmt: skip
-def test_guest_that_could_have_survived_must(status: int | None, guest: str) -> None:
-    (figures,) = merge([run(status, guest)])
-    assert not is_good(figures)
-    assert "1 × **" in table(figures)
+@pytest.mark.parametrize("moment", list(Moment))
+def test_each_pair_is_a_cell_or_there_is_a_reason(moment: Moment) -> None:
+    for name, fault in FAULTS.items():
+        is_cell = Cell(moment, fault) in CELLS
+        assert is_cell is not bool(NO_CELL.get((moment, name))), name
 
 
-def test_daemon_that_cannot_resume_leaves_it_split_and_is_named() -> None:
-    (figures,) = merge([run(3, "split", libvirt="11.3.0")])
-    assert is_good(figures) and "**split" not in table(figures)
-    assert "- split sockets killed: libvirt 11.2.0 to 11.3.0 crash" in table(figures)
-    (figures,) = merge([run(3, "split", libvirt="11.3.0", fault="link cut for 2 s")])
-    assert not is_good(figures)
+def test_who_manages_is_varied_where_it_ends_the_switch() -> None:
+    assert set(P2P) == {Moment.SWITCH, Moment.SPLIT}
+    for moment, names in P2P.items():
+        for name in names:
+            assert Cell(moment, FAULTS[name], is_p2p=True) in CELLS
+            assert Cell(moment, FAULTS[name]) in CELLS, "beside it, managed"
 
 
-def test_cells_come_in_the_order_of_a_migration() -> None:
-    (figures,) = merge([run(0, "destination"), run(1, "source", moment="first pass")])
-    assert [row["moment"] for row in figures["cells"]] == ["first pass", "split"]
+def test_each_cell_has_its_own_name() -> None:
+    names = [str(each) for each in CELLS]
+    assert len(set(names)) == len(names)
+    assert set(EVERY_TIME) <= set(names)
+
+
+def test_no_cell_is_named_with_its_reason() -> None:
+    text = no_cells()
+    assert all(reason in text for reason in NO_CELL.values())
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    "outcome, word",
+    [
+        (replace(ARRIVED, not_injected="it came after 'split'"), "not injected"),
+        (replace(ARRIVED, left_behind=["a: domain busy left behind"]), "left behind"),
+        (replace(ARRIVED, memory_ok=False), "does not run"),
+        (replace(ARRIVED, memory_ok=None), "does not run"),
+        (replace(ARRIVED, status=1), "exit status 1"),
+        (replace(ARRIVED, status=None), "exit status None"),
+        (replace(ARRIVED, status=-9), "exit status -9"),
+        (replace(ARRIVED, guest="two"), "two copies"),
+        (replace(ARRIVED, guest="stopped", status=None), "exit status None"),
+        (SPLIT, "does not run"),
+        (LOST, "does not run"),
+    ],
+)
+def test_complaint_is_made(outcome: Outcome, word: str) -> None:
+    found = complaints(cell("split", SOCKETS), outcome, DEFAULT)
+    assert any(word in each for each in found), found
+
+
+@pytest.mark.parametrize("outcome", [ARRIVED, STAYED])
+def test_guest_that_runs_where_the_exit_status_says_is_good(outcome: Outcome) -> None:
+    assert not complaints(cell("split", SOCKETS), outcome, DEFAULT)
 
 
 def test_own_kill_is_no_lie() -> None:
-    cell = run(-9, "source", moment="first pass", fault="client killed", tool="virsh")
-    (figures,) = merge([cell])
-    assert "source, killed" in table(figures)
+    killed = replace(STAYED, status=-9, is_killed=True)
+    assert not complaints(cell("first pass", "client killed"), killed, DEFAULT)
+    assert complaints(
+        cell("first pass", "client killed"), replace(killed, is_killed=False), DEFAULT
+    )
+
+
+@pytest.mark.parametrize(
+    "moment, fault, survives",
+    [
+        ("first pass", "destination's QEMU killed", True),
+        ("first pass", "source's QEMU killed", False),
+        ("switch", "destination's QEMU killed", False),
+        ("split", "source's QEMU killed", False),
+    ],
+)
+def test_guest_needs_the_qemu_that_has_its_memory(
+    moment: str, fault: str, survives: bool
+) -> None:
+    assert bool(complaints(cell(moment, fault), LOST, DEFAULT)) is survives
+
+
+@pytest.mark.parametrize("versions, is_excused", [(DEFAULT, True), (NEWEST, False)])
+def test_defect_excuses_only_the_versions_that_have_it(
+    versions: Mapping[str, str], is_excused: bool
+) -> None:
+    found = complaints(cell("recovering", SOCKETS), LOST, versions)
+    assert bool(found) is not is_excused
+
+
+def test_daemon_that_cannot_resume_is_excused_for_what_needs_a_resume() -> None:
+    old = {"libvirt": "11.3.0", "QEMU": "10.0.13"}
+    assert not complaints(cell("split", SOCKETS), SPLIT, old)
+    assert complaints(cell("split", "link cut for 2 s"), SPLIT, old)
+    assert complaints(cell("split", SOCKETS), SPLIT, {**old, "libvirt": "11.4.0"})
+
+
+# What is left behind
+
+BEFORE = Inventory(
+    domains={"a": frozenset({"busy"}), "b": frozenset()},
+    qemus={"a": 1, "b": 0},
+    networks={"a": 1, "b": 1},
+    files={"a": frozenset({"busy.pid"}), "b": frozenset()},
+    settings={"postcopy-ram": False, "max-bandwidth": 7},
+)
+MOVED = replace(
+    BEFORE,
+    domains={"a": frozenset(), "b": frozenset({"busy"})},
+    qemus={"a": 0, "b": 1},
+    files={"a": frozenset(), "b": frozenset({"busy.pid"})},
+)
+
+
+def test_guest_alone_with_its_settings_has_left_nothing() -> None:
+    assert left_behind(BEFORE, BEFORE, "a") == []
+    assert left_behind(BEFORE, MOVED, "b") == []
+
+
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        ({"domains": BEFORE.domains}, "a: domain busy left behind"),
+        ({"qemus": {"a": 1, "b": 1}}, "a: 1 QEMUs of the guest"),
+        ({"networks": {"a": 2, "b": 1}}, "a: 2 network namespaces for 1"),
+        ({"files": BEFORE.files}, "b: busy.pid missing"),
+        ({"settings": {"postcopy-ram": True, "max-bandwidth": 7}}, "postcopy-ram: False before, True now"),
+        ({"settings": {"postcopy-ram": False}}, "max-bandwidth: 7 before, None now"),
+    ],
+)  # fmt: skip
+def test_what_is_left_is_named(change: dict[str, Any], text: str) -> None:
+    assert text in left_behind(BEFORE, replace(MOVED, **change), "b")
+
+
+# Moments
+
+SEEN = {
+    Moment.FIRST_PASS: (Side.SOURCE, StatusSeen(Side.SOURCE, "active")),
+    Moment.LATER_PASS: (Side.SOURCE, PassSeen(2)),
+    Moment.SWITCH: (Side.SOURCE, StatusSeen(Side.SOURCE, "postcopy-active")),
+    Moment.SPLIT: (Side.DESTINATION, Resumed(Side.DESTINATION)),
+}
+
+
+@pytest.mark.parametrize("moment", list(SEEN))
+def test_moment_is_over_when_the_next_has_come(moment: Moment) -> None:
+    moments = Moments(cast(Stage, None))
+    order = list(SEEN)
+    for each in order[: order.index(moment) + 1]:
+        moments.see(*SEEN[each])
+    moments.wait(moment, 0.1)
+    assert not moments.has_gone(moment)
+    for each in order[order.index(moment) + 1 :]:
+        moments.see(*SEEN[each])
+    moments.see(Side.SOURCE, StatusSeen(Side.SOURCE, "completed"))
+    assert moments.has_gone(moment)
+
+
+def test_moment_that_does_not_come_is_an_error() -> None:
+    with pytest.raises(TimeoutError, match="'split' did not come"):
+        Moments(cast(Stage, None)).wait(Moment.SPLIT, 60, has_ended=lambda: True)
+
+
+def test_moment_is_held_in_the_instant_in_which_it_comes() -> None:
+    moments = Moments(cast(Stage, None))
+    held: list[str] = []
+    moments.hold_at(Moment.SWITCH, lambda: held.append("held"))
+    moments.see(*SEEN[Moment.FIRST_PASS])
+    assert not held
+    moments.see(*SEEN[Moment.SWITCH])
+    moments.see(*SEEN[Moment.SWITCH])
+    assert held == ["held"]
+
+
+def test_broken_channel_is_noticed_by_the_source_only() -> None:
+    moments = Moments(cast(Stage, None))
+    moments.see(Side.DESTINATION, StatusSeen(Side.DESTINATION, "postcopy-paused"))
+    assert moments.troubles == 0
+    moments.see(Side.SOURCE, SplitFailed(Side.SOURCE))
+    assert moments.troubles == 1
+
+
+# The table
+
+
+def run(
+    outcome: Outcome,
+    *,
+    moment: str = "split",
+    fault: str = SOCKETS,
+    is_p2p: bool = False,
+    tool: str = "virsh-postcopy",
+    versions: Mapping[str, str] = DEFAULT,
+) -> dict[str, Any]:
+    row = {"moment": moment, "fault": fault, "is_p2p": is_p2p, "outcomes": {tool: [asdict(outcome)]}}  # fmt: skip
+    return {"versions": versions, "cells": [row]}
+
+
+def test_runs_of_a_cell_are_counted_together() -> None:
+    runs = [run(replace(ARRIVED, back_s=each)) for each in (0.2, 0.4, 1.5)]
+    (figures,) = merge([*runs, run(replace(SPLIT, status=1), tool="virsh")])
+    assert (
+        "| split | sockets killed | 3 × destination, exit 0 | 0.40 (1.50), n=3 | 1 × **split, exit 1** | — |"
+        in table(figures)
+    )
+    assert is_good(figures), "what virsh does is not ours"
+
+
+def test_ways_are_not_mixed() -> None:
+    (figures,) = merge([run(ARRIVED), run(ARRIVED, is_p2p=True)])
+    assert "| split | sockets killed, p2p | 1 × destination, exit 0 |" in table(figures)
+
+
+def test_each_pair_of_versions_has_its_own_table() -> None:
+    several = merge([run(ARRIVED), run(ARRIVED, versions=NEWEST)])
+    assert [figures["versions"] for figures in several] == [DEFAULT, NEWEST]
+
+
+def test_complaint_is_bold_and_not_good() -> None:
+    (figures,) = merge([run(SPLIT)])
+    assert not is_good(figures)
+    assert "1 × **split, exit 3**" in table(figures)
+
+
+@pytest.mark.parametrize("times", [(0.2, 2.1, 2.2), (0.2, None, None), (2.0,)])
+def test_slow_or_unknown_return_is_not_good(times: tuple[float | None, ...]) -> None:
+    runs = [run(replace(ARRIVED, back_s=each)) for each in times]
+    (figures,) = merge(runs)
+    assert not is_good(figures)
+    assert "| **" in table(figures)
+
+
+def test_times_that_are_missing_are_shown() -> None:
+    runs = [run(replace(ARRIVED, back_s=each)) for each in (0.2, 0.3, None)]
+    (figures,) = merge(runs)
+    assert is_good(figures)
+    assert "0.25 (0.30), n=2 of 3" in table(figures)
+
+
+def test_return_is_timed_only_where_both_were_paused() -> None:
+    slow = run(replace(ARRIVED, back_s=30.0), fault="link cut until noticed")
+    assert is_good(merge([slow])[0])
+
+
+def test_defect_is_a_footnote() -> None:
+    lost = run(LOST, moment="recovering")
+    (figures,) = merge([lost])
+    assert is_good(figures)
+    assert "- recovering, sockets killed: the destination's QEMU dies" in table(figures)
+    assert "- recovering" not in table({**figures, "versions": NEWEST})
+
+
+def test_cells_come_in_the_order_of_a_migration() -> None:
+    (figures,) = merge([run(ARRIVED), run(STAYED, moment="first pass")])
+    assert [row["moment"] for row in figures["cells"]] == ["first pass", "split"]
