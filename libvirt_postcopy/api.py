@@ -436,7 +436,7 @@ def _check_domain(dom: Domain) -> None:
         raise StateError(
             f"domain '{dom.name()}' is one half of a split guest",
             side="source",
-            cure="destroy and resume neither half; recover it with --postcopy-resume",
+            cure="destroy and resume neither half; bring it back with recover(), or virsh-postcopy postcopy-recover",
         )
     if vir.half(dom) is Half.MIGRATING or vir.has_job(dom):
         raise StateError(

@@ -32,6 +32,7 @@ __all__ = [
     "SwitchHeld",
     "PauseRefused",
     "Finished",
+    "Remarked",
     "Ended",
 ]
 
@@ -228,6 +229,16 @@ class PauseRefused(Event):
     """QEMU did not break the migration."""
 
     message: str
+
+
+@dataclass(frozen=True)
+class Remarked(Event):
+    """The operator should know of something, whatever the migration does.
+
+    :ivar text: One line.
+    """
+
+    text: str
 
 
 @dataclass(frozen=True)

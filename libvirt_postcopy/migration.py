@@ -391,6 +391,9 @@ class Migration:
             self._abort_at = now + RETRY_S
         return []
 
+    def _take_remarked(self, event: ev.Remarked, now: float) -> list[Action]:
+        return [Note(event.text)]
+
     def _take_finished(self, event: ev.Finished, now: float) -> list[Action]:
         self._figures.finish(event.stats)
         return []
@@ -646,6 +649,7 @@ _TAKE: Mapping[type[Event], Callable[[Migration, Any, float], list[Action]]] = {
     ev.PauseRefused: Migration._take_pause_refused,
     ev.SwitchHeld: Migration._take_switch_held,
     ev.Finished: Migration._take_finished,
+    ev.Remarked: Migration._take_remarked,
     ev.Died: Migration._take_died,
     ev.Ended: Migration._take_ended,
 }

@@ -38,6 +38,7 @@ from libvirt_postcopy.events import (
     Half,
     Looked,
     PauseRefused,
+    Remarked,
     Side,
     SplitFailed,
     SplitSeen,
@@ -54,6 +55,7 @@ from libvirt_postcopy.features import (
     version_text,
 )
 from libvirt_postcopy.journal import Journal
+from libvirt_postcopy.recovery import crash_of
 from libvirt_postcopy.vir.events import ensure_event_loop
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
@@ -308,6 +310,16 @@ class NativeDriver:
             self._connected.set()
         if self._destination.error is None:
             self._pulse.start()
+            self._remark()
+
+    def _remark(self) -> None:
+        """Say beforehand that nobody can resume the migration if it breaks."""
+        with suppress(LibvirtError), self._destination.line() as connection:
+            with vir.refusals("destination"):
+                crash = crash_of(connection.getLibVersion())
+            if crash:
+                text = f"if the link breaks after the switch: {crash}"
+                self._sink(Remarked(text))
 
     # The call
 

@@ -60,7 +60,7 @@ def not_running(facts: Facts) -> Iterator[Seen]:
     "guest/split",
     severity=ERROR,
     side="source",
-    cure="destroy, resume and reset neither half; let it go on, or recover it with --postcopy-resume",
+    cure="destroy, resume and reset neither half; let it go on, or bring it back with virsh-postcopy postcopy-recover",
 )
 def split(facts: Facts) -> Iterator[Seen]:
     """A guest whose memory is on two hosts cannot be migrated before it is whole again, and what destroys a half

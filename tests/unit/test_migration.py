@@ -1389,6 +1389,7 @@ ONE_OF_EACH = [
     ev.AbortRequested(),
     ev.AbortRefused("no"),
     ev.Finished(Stats()),
+    ev.Remarked("beware"),
     ev.StatsWanted(),
     ev.Attached(),
     ev.SwitchHeld("no sign of life"),

@@ -6,13 +6,16 @@ import queue
 
 import pytest
 
+from libvirt_postcopy.actions import Note
 from libvirt_postcopy.constants import MigrateFlags
 from libvirt_postcopy.drivers import frail as module
 from libvirt_postcopy.drivers.frail import FrailWay
 from libvirt_postcopy.drivers.host import Host
 from libvirt_postcopy.drivers.native import NativeDriver, Target
 from libvirt_postcopy.errors import LibvirtError, PostcopyError
-from libvirt_postcopy.events import Ended, Event
+from libvirt_postcopy.events import Ended, Event, Remarked
+from libvirt_postcopy.migration import Migration
+from libvirt_postcopy.policy import Manual
 from libvirt_postcopy.recovery import frail
 from unit.fakes import (
     DST,
@@ -181,3 +184,24 @@ def test_native_driver_sends_nothing_to_nobody(scene: Scene) -> None:
     ended.get(timeout=10)
     assert [call[0] for call in scene.dom.calls] == ["migrateToURI3"]
     driver.close()
+
+
+@pytest.mark.parametrize("version, is_told", [(11_003_000, True), (11_004_000, False)])
+def test_daemon_that_does_not_survive_a_resume_is_told_of_beforehand(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, version: int, is_told: bool
+) -> None:
+    """Whoever starts it, with a preflight or without."""
+    monkeypatch.setattr(scene.destination, "getLibVersion", lambda: version)
+    seen: list[Event] = []
+
+    def connect(uri: str, side: str) -> FakeConnection:
+        return scene.source if side == SRC.value else scene.destination
+
+    target = Target(uri=scene.destination.uri, is_peer2peer=True)
+    driver = NativeDriver(scene.dom, target, {}, MigrateFlags.VIR_MIGRATE_LIVE, connect)
+    driver._sink = seen.append
+    driver._connect_destination()
+    driver.close()
+    assert [isinstance(each, Remarked) for each in seen] == [True] * is_told
+    told = Migration(Manual(), 0.0).feed(seen[0], 0.0) if seen else []
+    assert any("11.4.0" in each.text for each in told if isinstance(each, Note)) is is_told  # fmt: skip
