@@ -2,7 +2,7 @@
 
 What we add is marked by an environment variable that counts our arguments, which are the last ones; libvirt keeps
 both.  So they are found again in the XML of a guest that was moved like this before, and the user's own arguments
-are never touched.
+are never touched.  Another one names the run that has made the domain: what a run has made, and it alone, it may remove.
 
 The XML may come from a stranger: a document type is refused, so there are no entities, and libxml2's limits on size and
 depth hold.
@@ -22,8 +22,10 @@ __all__ = [
     "QEMU_NAMESPACE",
     "add_arguments",
     "clean_xml",
+    "has_ours",
     "incoming_arguments",
     "incoming_xml",
+    "is_made_by",
     "property_arguments",
     "renamed",
     "socket_arguments",
@@ -35,6 +37,7 @@ LARGEST_XML = 10 << 20
 """Bytes; what virsh reads of a file at most."""
 
 _COUNT = "LIBVIRT_POSTCOPY_ARGUMENTS"
+_RUN = "LIBVIRT_POSTCOPY_RUN"
 _MONITOR_ID = "libvirt-postcopy"
 _LINE, _ARGUMENT, _VARIABLE = (
     f"{{{QEMU_NAMESPACE}}}{tag}" for tag in ("commandline", "arg", "env")
@@ -80,19 +83,20 @@ def property_arguments(
     )
 
 
-def incoming_xml(xml: str, *, socket: str | None = None) -> str:
+def incoming_xml(xml: str, *, socket: str | None = None, run: str = "") -> str:
     """Make the XML of a domain that waits for a migration from that of the running one.
 
     :param socket: Path of a second monitor.
+    :param run: A name that no other run has, for :func:`is_made_by`.
     :raises UsageError: If it is not the XML of a domain.
     """
     arguments = incoming_arguments()
     if socket is not None:
         arguments += socket_arguments(socket)
-    return add_arguments(xml, arguments)
+    return add_arguments(xml, arguments, run=run)
 
 
-def add_arguments(xml: str, arguments: Sequence[str]) -> str:
+def add_arguments(xml: str, arguments: Sequence[str], *, run: str = "") -> str:
     """Add arguments for QEMU in place of those of ours that are there.
 
     :raises UsageError: If it is not the XML of a domain.
@@ -100,8 +104,22 @@ def add_arguments(xml: str, arguments: Sequence[str]) -> str:
     root = _parse(xml)
     _strip(root)
     if arguments:
-        _append(root, arguments)
+        _append(root, arguments, run)
     return _text(root)
+
+
+def is_made_by(run: str, xml: str) -> bool:
+    """Whether a domain was made by a run.
+
+    :raises UsageError: If it is not the XML of a domain.
+    """
+    marks = _parse(xml).findall(f"{_LINE}/{_VARIABLE}")
+    return (_RUN, run) in [(each.get("name"), each.get("value")) for each in marks]
+
+
+def has_ours(xml: str) -> bool:
+    """Whether there may be something of ours in it; asked before it is read as XML."""
+    return _COUNT in xml
 
 
 def clean_xml(xml: str) -> str:
@@ -157,6 +175,8 @@ def _strip(root: Any) -> None:
 
 def _strip_line(line: Any) -> None:
     for mark in line.findall(_VARIABLE):
+        if mark.get("name") == _RUN:
+            _remove(mark)
         if mark.get("name") != _COUNT:
             continue
         count = mark.get("value", "")
@@ -186,13 +206,15 @@ _OPTIONS = {
 }
 
 
-def _append(root: Any, arguments: Sequence[str]) -> None:
+def _append(root: Any, arguments: Sequence[str], run: str) -> None:
     line = root.find(_LINE)
     if line is None:
         line = _child(root, _LINE)
     for argument in arguments:
         _child(line, _ARGUMENT, value=argument)
     _child(line, _VARIABLE, name=_COUNT, value=str(len(arguments)))
+    if run:
+        _child(line, _VARIABLE, name=_RUN, value=run)
 
 
 def _child(parent: Any, tag: str, **attributes: str) -> Any:

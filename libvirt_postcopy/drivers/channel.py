@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 from libvirt_postcopy.errors import UsageError
@@ -48,9 +49,28 @@ class Channel:
             return f"tcp:{self.bind}:{self.ports[0] if port is None else port}"
         return f"tcp:{self.bind}:{self.ports[0]},to={self.ports[-1]}"
 
+    def at_port(self, port: int) -> Channel:
+        """The same, at one port only."""
+        return replace(self, ports=(port,))
+
     def connecting_uri(self, port: int) -> str:
         """For ``migrate``."""
         return f"unix:{self.path}" if self.path else f"tcp:{self.connect}:{port}"
+
+    def listening_address(self) -> Mapping[str, Any]:
+        """The same as a QAPI ``SocketAddress``; only for one port."""
+        return self._address(self.bind)
+
+    def connecting_address(self) -> Mapping[str, Any]:
+        """The other end of :meth:`listening_address`."""
+        return self._address(self.connect)
+
+    def _address(self, host: str) -> Mapping[str, Any]:
+        if self.path:
+            return {"type": "unix", "data": {"path": self.path}}
+        (port,) = self.ports
+        data = {"host": host.strip("[]"), "port": str(port)}
+        return {"type": "inet", "data": data}
 
 
 def host_of(uri: str | None) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.drivers.host import Connect, Host, Line
@@ -19,17 +19,57 @@ from libvirt_postcopy.qmp.passthrough import Passthrough
 from libvirt_postcopy.vir.monitor import MonitorWatch
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
-__all__ = ["End", "Seat", "Settings", "half_of_destination", "half_of_source"]
+__all__ = [
+    "End",
+    "Seat",
+    "Settings",
+    "half_of_destination",
+    "half_of_source",
+    "within",
+]
 
 LOG = logging.getLogger("libvirt_postcopy.drivers")
+
+_Answer = TypeVar("_Answer")
 
 _PROBE_S = 1.0
 _ANSWER_S = 3.0
 """A destination's QEMU whose main loop waits for a page does not answer: what it announced last must do then."""
 
 
+def within(seconds: float, job: Callable[[], None]) -> bool:
+    """Do what may hang on a dead host; give False if it has not come to its end in time.
+
+    :raises PostcopyError: If it has come to such an end.
+    """
+    errors: list[PostcopyError] = []
+
+    def run() -> None:
+        try:
+            job()
+        except PostcopyError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run, name="postcopy-within", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if errors:
+        raise errors[0]
+    return not thread.is_alive()
+
+
 class _MonitoredHost(Host):
     """Hears QEMU's passes too."""
+
+    def listen_again(self) -> bool:
+        """Listen anew if the connection has died over which events come; say whether that was done.
+
+        :raises LibvirtError: If the host cannot be reached.
+        """
+        if self._present() is not None or not self.can_be_reached_anew:
+            return False
+        self.renew()
+        return True
 
     def _listen(self, line: Line) -> None:
         assert self._sink is not None
@@ -118,6 +158,7 @@ class End:
 
     :ivar control: The QEMU for what is to be done.
     :ivar readings: The same for what may take long.
+    :ivar pause_seat: For the question whether its user has paused it.
     """
 
     def __init__(
@@ -135,6 +176,7 @@ class End:
         self._uri = uri
         self._seats: list[Seat] = []
         self.seat = self._seat()
+        self.pause_seat = self._seat()
         self._state_seat = self._seat()
         self.control = self._qemu(self.seat)
         self.readings = self._qemu(self._seat())
@@ -169,6 +211,17 @@ class End:
             self._state_seat.forget()
         return half
 
+    def has_ended(self) -> bool:
+        """Its daemon says that its QEMU does not run."""
+        return self.half() in (Half.GONE, Half.INACTIVE)
+
+    def listen_again(self) -> bool:
+        """See to it that events are heard; whether some may have been missed.
+
+        :raises LibvirtError: If the host cannot be reached.
+        """
+        return self.host.listen_again()
+
     def _absence(self, error: LibvirtError) -> Half:
         """A domain that is not there is one thing, a daemon that does not say another."""
         LOG.debug("the %s: %s", self.side.value, error)
@@ -181,13 +234,20 @@ class End:
 
     def ask_migration(self) -> dict[str, Any] | None:
         """``query-migrate``, if QEMU answers soon; None if not.  Called by one thread at a time."""
+        return self._answer(lambda qemu: dict(qemu.migration()))
+
+    def ask_vcpus(self) -> tuple[str, int] | None:
+        """What QEMU says of its vCPUs, and its version, if it answers soon; likewise."""
+        return self._answer(lambda qemu: (qemu.run_state(), qemu.version()))
+
+    def _answer(self, question: Callable[[Qemu], _Answer]) -> _Answer | None:
         if self._asking is not None and self._asking.is_alive():
             return None  # the last question is not answered yet
-        answers: list[dict[str, Any]] = []
+        answers: list[_Answer] = []
 
         def ask() -> None:
             with suppress(PostcopyError):
-                answers.append(dict(self._looks.migration()))
+                answers.append(question(self._looks))
 
         self._asking = threading.Thread(
             target=ask, name=f"postcopy-ask-{self.side.value}", daemon=True

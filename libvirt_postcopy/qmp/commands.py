@@ -263,6 +263,26 @@ class Qemu:
         """Let the vCPUs run."""
         self.ask("cont")
 
+    # A socket of QEMU's, to see whether a connection can be made
+
+    def add_socket(
+        self, name: str, address: Mapping[str, Any], *, is_server: bool
+    ) -> None:
+        """Listen or connect at a QAPI ``SocketAddress``; a client is tried again each second, and does not block QEMU."""
+        data = {"addr": address, "server": is_server}
+        data |= {"wait": False} if is_server else {"reconnect": 1}
+        self.ask("chardev-add", id=name, backend={"type": "socket", "data": data})
+
+    def is_connected(self, name: str) -> bool:
+        """Whether a socket that was added is connected."""
+        listed = self.ask("query-chardev")
+        mine = [each["filename"] for each in listed if each["label"] == name]
+        return bool(mine) and not str(mine[0]).startswith("disconnected")
+
+    def remove_socket(self, name: str) -> None:
+        """Close it."""
+        self.ask("chardev-remove", id=name)
+
     # TLS
 
     def add_tls_credentials(self, name: str, folder: str, *, is_server: bool) -> None:

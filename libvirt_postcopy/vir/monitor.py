@@ -31,6 +31,8 @@ __all__ = [
     "is_paused",
     "is_paused_by_others",
     "is_persistent",
+    "is_running",
+    "live_xml",
     "max_speed_mib_s",
     "migratable_xml",
     "persistent_xml",
@@ -139,6 +141,12 @@ def migratable_xml(dom: Domain) -> str:
         return cast(_Domain, dom).XMLDesc(_SECURE | _MIGRATABLE)
 
 
+def live_xml(dom: Domain) -> str:
+    """The running domain of the destination, as it was started."""
+    with refusals("destination"):
+        return cast(_Domain, dom).XMLDesc(0)
+
+
 def persistent_xml(dom: Domain) -> str:
     """What is started next time."""
     with refusals("source"):
@@ -158,6 +166,15 @@ def is_paused(dom: Domain) -> bool:
     """
     with refusals():
         return dom.state()[0] == DomainState.VIR_DOMAIN_PAUSED
+
+
+def is_running(dom: Domain) -> bool:
+    """Whether libvirt holds the vCPUs for running.
+
+    :raises LibvirtError: If the daemon cannot say.
+    """
+    with refusals():
+        return dom.state()[0] == DomainState.VIR_DOMAIN_RUNNING
 
 
 _BY_MIGRATION = frozenset(

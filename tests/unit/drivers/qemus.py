@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ class Daemon(FakeConnection):
     def __init__(self, uri: str, host_uuid: str) -> None:
         super().__init__(uri, host_uuid)
         self.start: Callable[[Machine], Any] = lambda machine: None
+        self.loses_answer: Exception | None = None  #: what a caller gets of a creation
         self.created: list[str] = []
         self.defined: list[str] = []
 
@@ -105,7 +107,10 @@ class Daemon(FakeConnection):
         self._answer(None)
         self.created.append(xml)
         machine = Machine(self, PAUSED_AT_START)
+        machine.xml = xml
         machine.qemu = self.start(machine)
+        if self.loses_answer is not None:
+            raise self.loses_answer
         return machine
 
     def defineXML(self, xml: str) -> None:
@@ -217,6 +222,8 @@ class Recording:
             machine = self.machines[peer]
             if message["event"] == "STOP":
                 machine.now = PAUSED_BY_QEMU
+            if message["event"] == "RESUME" and peer == "dst":
+                continue  # recorded without -S
             machine.emit(message["event"], message.get("data"))
 
 
@@ -229,7 +236,7 @@ class _Player:
         return self._recording.ask(self._peer, command)
 
     def has_resumed(self) -> None:
-        """The recorded guest went on by itself."""
+        self._recording.machines[self._peer].emit("RESUME")
 
 
 # A model
@@ -249,7 +256,11 @@ class Pair:
     def __init__(self) -> None:
         self.replies: dict[tuple[str, str], Reply] = {}
         self.on: dict[tuple[str, str], Callable[[], None]] = {}
+        self.version = (7, 2, 0)
+        self.missing: set[str] = set()  #: commands that they do not know
         self.dropped: set[str] = set()  #: accepted, and not on afterwards
+        self.taken: set[str] = set()  #: ports at which something else listens
+        self.has_link = True
         self.models: dict[str, Model] = {}
         self.resumed_at: list[str] = (
             []
@@ -279,6 +290,25 @@ class Pair:
         destination.run_state = "paused"
         destination.say("postcopy-active")
 
+    def play(self, path: Path, hosts: Hosts) -> None:
+        """Say what two real ones said from the switch on, until somebody did something."""
+        lines = map(json.loads, path.read_text(encoding="utf-8").splitlines()[1:])
+        for line in dropwhile(lambda line: not _is_asked(line, SWITCH), lines):
+            if _is_asked(line, "cont"):
+                return
+            model = self.models.get(line["side"])
+            if line["dir"] == "eof" and line["side"] == "dst":
+                hosts.destination.domains.clear()
+            elif line["dir"] == "event" and model is not None:
+                model.announce(line["msg"]["event"], line["msg"].get("data"))
+
+
+SWITCH = "migrate-start-postcopy"
+
+
+def _is_asked(line: dict[str, Any], command: str) -> bool:
+    return line["dir"] == "cmd" and line["msg"]["execute"] == command
+
 
 class Model:
     def __init__(self, pair: Pair, peer: str, machine: Machine) -> None:
@@ -294,10 +324,21 @@ class Model:
             "tls-creds": "", "tls-hostname": "",
         }  # fmt: skip
         self.port = 0
+        self.sockets: dict[str, Any] = {}
 
     def say(self, status: str) -> None:
         self.status = status
         self.machine.emit("MIGRATION", {"status": status})
+
+    def announce(self, event: str, data: Any) -> None:
+        """Be in the state of which a recorded event speaks, and say it."""
+        if event == "STOP":
+            self.run_state, self.machine.now = "finish-migrate", PAUSED_BY_QEMU
+        if event == "RESUME":
+            self.run_state, self.machine.now = "running", RUNNING
+        if event == "MIGRATION":
+            self.status = data["status"]
+        self.machine.emit(event, data)
 
     def has_resumed(self) -> None:
         self.run_state = "running"
@@ -334,9 +375,14 @@ class Model:
     def _query_status(self) -> Reply:
         return ok({"status": self.run_state})
 
+    def _query_version(self) -> Reply:
+        major, minor, micro = self.pair.version
+        return ok({"qemu": {"major": major, "minor": minor, "micro": micro}})
+
     def _query_commands(self) -> Reply:
         names = (name[1:].replace("_", "-") for name in dir(Model) if name[0] == "_")
-        return ok([{"name": name} for name in (*names, "announce-self")])
+        known = {*names, "announce-self", "yank"} - self.pair.missing
+        return ok([{"name": name} for name in sorted(known)])
 
     def _query_migrate_capabilities(self) -> Reply:
         listed = self.capabilities.items()
@@ -358,6 +404,8 @@ class Model:
         return ok()
 
     def _migrate_incoming(self, uri: str) -> Reply:
+        if uri.startswith("unix:"):
+            return ok()
         self.port = int(uri.split(",")[0].rpartition(":")[2])
         return ok()
 
@@ -376,6 +424,42 @@ class Model:
         return ok()
 
     def _migrate_pause(self) -> Reply:
+        return ok()
+
+    def _chardev_add(self, id: str, backend: dict[str, Any]) -> Reply:
+        data = backend["data"]
+        address = data["addr"]["data"]
+        if data["server"] and address["port"] in self.pair.taken:
+            return refuse("Failed to bind socket: Address already in use")
+        self.sockets[id] = address
+        return ok()
+
+    def _query_chardev(self) -> Reply:
+        other = self.pair.models["dst" if self.peer == "src" else "src"]
+        return ok(
+            [
+                {
+                    "label": name,
+                    "filename": (
+                        "tcp:"
+                        if address == other.sockets.get(name) and self.pair.has_link
+                        else "disconnected:tcp:"
+                    ),
+                }
+                for name, address in self.sockets.items()
+            ]
+        )
+
+    def _chardev_remove(self, id: str) -> Reply:
+        if id not in self.sockets:
+            return refuse(f"Chardev '{id}' not found")
+        del self.sockets[id]
+        return ok()
+
+    def _object_add(self, **given: Any) -> Reply:
+        return ok()
+
+    def _object_del(self, id: str) -> Reply:
         return ok()
 
     def _migrate_cancel(self) -> Reply:

@@ -10,13 +10,14 @@ from typing import Any
 
 import pytest
 
-from libvirt_postcopy.constants import MigrateFlags
-from libvirt_postcopy.drivers import ends, passthrough
+from libvirt_postcopy.constants import ErrorNumber, MigrateFlags
+from libvirt_postcopy.drivers import aftermath, ends, landing, passthrough, rejoin
 from libvirt_postcopy.drivers.native import Target
 from libvirt_postcopy.drivers.passthrough import QemuDriver
 from libvirt_postcopy.drivers.runner import Runner
 from libvirt_postcopy.drivers.wishes import Wishes
 from libvirt_postcopy.errors import (
+    LibvirtError,
     NotSupportedError,
     PostcopyError,
     StateError,
@@ -38,6 +39,8 @@ from libvirt_postcopy.incoming import incoming_xml
 from libvirt_postcopy.policy import parse
 from unit.drivers.qemus import (
     PAUSED_BY_USER,
+    XML,
+    Daemon,
     Hosts,
     Machine,
     Pair,
@@ -45,7 +48,7 @@ from unit.drivers.qemus import (
     ok,
     refuse,
 )
-from unit.fakes import DST, NO_ANSWER, SRC
+from unit.fakes import DST, NO_ANSWER, RUNNING, SRC, refused
 
 pytestmark = pytest.mark.usefixtures("monitor")
 
@@ -75,11 +78,18 @@ def closed(monitor: None) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passthrough, "_POLL_S", 0.05)
-    monkeypatch.setattr(passthrough, "_RETRY_S", 0.05)
-    monkeypatch.setattr(passthrough, "_GO_ON_S", 1.0)
-    monkeypatch.setattr(passthrough, "_RESUME_S", 0.5)
-    monkeypatch.setattr(ends, "_ANSWER_S", 1.0)
+    for module in (aftermath, landing, passthrough):
+        monkeypatch.setattr(module, "_RETRY_S", 0.05)
+    monkeypatch.setattr(landing, "_POLL_S", 0.05)
+    monkeypatch.setattr(landing, "_RESUME_S", 0.2)
+    monkeypatch.setattr(landing, "_CONFIRM_S", 0.3)
+    monkeypatch.setattr(rejoin, "_PROBE_S", 0.2)
+    monkeypatch.setattr(rejoin, "_PROBE_POLL_S", 0.01)
+    monkeypatch.setattr(aftermath, "_GO_ON_S", 0.5)
+    monkeypatch.setattr(aftermath, "_REJECTED_S", 0.2)
+    monkeypatch.setattr(passthrough, "_HAND_OVER_S", 0.3)
+    monkeypatch.setattr(passthrough, "_REJECTED_S", 0.3)
+    monkeypatch.setattr(ends, "_ANSWER_S", 0.3)
 
 
 class Play:
@@ -255,6 +265,7 @@ def test_guest_that_its_user_has_paused_is_not_resumed(
 ) -> None:
     play = _begun(hosts)
     hosts.dom.now = PAUSED_BY_USER
+    hosts.dom.emit("STOP")
     pair.say("src", "postcopy-active")
     pair.models["dst"].run_state = "paused"
     pair.say("dst", "postcopy-active")
@@ -576,6 +587,436 @@ def test_destination_that_does_not_answer_is_known_by_what_it_announced(
     pair.say("dst", "postcopy-paused")
     assert play.driver.look(DST).half is Half.SPLIT_FAILED
     silent.set()
+
+
+# Not started there
+
+
+def _unstarted(pair: Pair, hosts: Hosts) -> Play:
+    """All has arrived, and the destination's daemon does not start it."""
+    play = _begun(hosts)
+    hosts.there.errors["resume"] = NO_ANSWER
+    pair.switch()
+    play.until_status("postcopy-active")
+    pair.complete()
+    return play
+
+
+def test_guest_that_was_never_started_has_not_moved(pair: Pair, hosts: Hosts) -> None:
+    play = _unstarted(pair, hosts)
+    ended = play.ended()
+    assert "its vCPUs are not started" in str(ended.error)
+    assert (ended.here, ended.there) == (Half.SPLIT_FAILED, Half.UNKNOWN)
+    looks = play.driver.look(SRC).half, play.driver.look(DST).half
+    assert looks == (Half.SPLIT, Half.SPLIT)
+    assert hosts.dom.calls == []
+    # It goes on to be tried, and then it has moved.
+    del hosts.there.errors["resume"]
+    _wait_for(lambda: play.driver.look(DST).half is Half.WHOLE)
+    assert play.driver.look(SRC).half is Half.INACTIVE
+    play.driver.hand_over()
+    assert hosts.dom.calls == [("destroy",)] and play.driver.notes == []
+
+
+def test_hand_over_says_what_was_not_done(pair: Pair, hosts: Hosts) -> None:
+    play = _unstarted(pair, hosts)
+    play.ended()
+    play.driver.hand_over()
+    assert hosts.dom.calls == []
+    [note] = play.driver.notes
+    assert "vCPUs are not started" in note and "virsh resume" in note
+
+
+def test_unstarted_guest_is_no_success_of_the_whole(pair: Pair, hosts: Hosts) -> None:
+    seen: list[object] = []
+    play = Play(hosts)
+    runner = Runner(play.driver, parse("manual"), seen.append, patience_s=0.5)
+    runner.start()
+    _wait_for(lambda: StatusSeen(SRC, "active") in seen)
+    hosts.there.errors["resume"] = NO_ANSWER
+    pair.switch()
+    pair.complete()
+    assert runner.wait(PATIENCE_S)
+    assert runner.migration.place is Place.SPLIT
+    assert hosts.dom.calls == []
+
+
+@pytest.mark.parametrize("is_announced", [True, False])
+def test_start_whose_answer_was_lost(
+    pair: Pair, hosts: Hosts, is_announced: bool
+) -> None:
+    """libvirt refuses another: it is running already."""
+    play = _begun(hosts)
+    there = hosts.there
+    start = there.resume
+
+    def lost() -> int:
+        if there.now == RUNNING:
+            raise refused(ErrorNumber.VIR_ERR_OPERATION_INVALID, "already running")
+        start()
+        raise NO_ANSWER
+
+    there.resume = lost  # type: ignore[method-assign]
+    if not is_announced:
+        pair.models["dst"].has_resumed = lambda: None  # type: ignore[method-assign]
+    pair.switch()
+    _wait_for(lambda: there.calls == [("resume",)])
+    pair.complete()
+    assert play.ended().error is None
+    assert hosts.dom.calls == [("destroy",)]
+
+
+def test_start_comes_not_after_the_way_back(pair: Pair, hosts: Hosts) -> None:
+    """Pre-copy has sent all, but the destination is never ready: the guest goes on here, and only here."""
+    play = _begun(hosts)
+    there = hosts.there
+    pair.say("src", "completed")
+    pair.models["src"].run_state = "postmigrate"
+    ended = play.ended()
+    assert (ended.here, ended.there) == (Half.WHOLE, Half.GONE)
+    assert "cont" in hosts.dom.commands
+    pair.models["dst"].run_state = "paused"
+    pair.models["dst"].say("completed")
+    _no_thread_is_left("postcopy-start_vcpus")
+    assert there.calls == [("destroy",)]
+
+
+def _no_thread_is_left(name: str) -> None:
+    for thread in threading.enumerate():
+        if thread.name == name:
+            thread.join(PATIENCE_S)
+            assert not thread.is_alive()
+
+
+def test_way_back_comes_not_after_the_start(pair: Pair, hosts: Hosts) -> None:
+    play = _begun(hosts)
+    there = hosts.there
+    there.emit("RESUME")  # whoever has started it
+    pair.say("src", "failed")
+    ended = play.ended()
+    assert (ended.here, ended.there) == (Half.SPLIT_FAILED, Half.MIGRATING)
+    assert there.calls == [] and hosts.dom.calls == []
+    assert "cont" not in hosts.dom.commands
+
+
+def test_nothing_is_started_once_nobody_listens(pair: Pair, hosts: Hosts) -> None:
+    play = _begun(hosts)
+    pair.say("src", "postcopy-active")
+    _wait_for(lambda: "query-status" in hosts.there.commands)
+    play.driver.close()
+    pair.models["dst"].run_state = "paused"
+    _no_thread_is_left("postcopy-start_vcpus")
+    assert hosts.there.calls == []
+
+
+def test_destination_is_started_only_with_its_device_state(
+    pair: Pair, hosts: Hosts
+) -> None:
+    """Up to QEMU 10.1 it says ``postcopy-active`` before it has that."""
+    play = _begun(hosts)
+    pair.say("src", "postcopy-active")
+    pair.say("dst", "postcopy-active")
+    play.until_status("postcopy-active")
+    _wait_for(lambda: hosts.there.commands.count("query-status") > 3)
+    assert hosts.there.calls == []
+    pair.models["dst"].run_state = "paused"
+    _wait_for(lambda: hosts.there.calls == [("resume",)])
+
+
+def test_destination_that_tells_of_its_loading_is_not_asked(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _begun(hosts)
+    pair.say("dst", "postcopy-device")
+    pair.say("dst", "postcopy-active")
+    pair.say("src", "postcopy-active")
+    play.until_status("postcopy-active")
+    _wait_for(lambda: hosts.there.calls == [("resume",)])
+    assert "query-status" not in hosts.there.commands
+
+
+# Its user's pause
+
+
+def test_guest_that_its_user_resumes_in_precopy_is_started(
+    pair: Pair, hosts: Hosts
+) -> None:
+    hosts.dom.now = PAUSED_BY_USER
+    play = _begun(hosts)
+    hosts.dom.now = RUNNING
+    hosts.dom.emit("RESUME")
+    pair.switch()
+    _wait_for(lambda: hosts.there.calls == [("resume",)])
+    pair.complete()
+    assert play.ended().error is None
+
+
+def test_guest_that_its_user_resumes_in_precopy_goes_on_after_a_failure(
+    pair: Pair, hosts: Hosts
+) -> None:
+    hosts.dom.now = PAUSED_BY_USER
+    play = _begun(hosts)
+    hosts.dom.now = RUNNING
+    hosts.dom.emit("RESUME")
+    pair.models["src"].announce("STOP", None)
+    pair.say("src", "failed")
+    assert play.ended().here is Half.WHOLE
+    assert hosts.dom.calls == [("resume",)]
+
+
+def test_source_that_does_not_answer_does_not_hold_the_switch_up(
+    pair: Pair, hosts: Hosts
+) -> None:
+    """From QEMU 10.0 on it stops before it says that it is in post-copy."""
+    play = _begun(hosts)
+    answers = threading.Event()
+    state = hosts.dom.state
+    hosts.dom.state = lambda flags=0: answers.wait(PATIENCE_S) and state()  # type: ignore[method-assign]
+    pair.models["src"].announce("STOP", None)
+    pair.switch()
+    _wait_for(lambda: hosts.there.calls == [("resume",)])
+    assert not answers.is_set()
+    answers.set()
+    pair.complete()
+    assert play.ended().error is None
+
+
+# A device state that is rejected
+
+TRANSCRIPTS = Path(__file__).parents[2] / "transcripts"
+NOT_YET = refused(
+    ErrorNumber.VIR_ERR_OPERATION_FAILED,
+    "internal error: unable to execute QEMU command 'cont': Migration is not finalized yet",
+)
+
+
+@pytest.mark.parametrize(
+    ("transcript", "can_go_on", "words"),
+    [
+        ("qemu-3.0/recorded-dst-load-fails", True, "goes on on the source"),
+        ("qemu-6.2/recorded-dst-load-fails", False, "cannot go on from there"),
+        ("qemu-7.2/device-state-rejected", False, "cannot go on from there"),
+        ("qemu-10.0/device-state-rejected", False, "cannot go on from there"),
+        ("qemu-11.1/device-state-rejected", True, "failed"),
+    ],
+)
+def test_guest_that_never_ran_there_goes_on_where_qemu_lets_it(
+    pair: Pair, hosts: Hosts, transcript: str, can_go_on: bool, words: str
+) -> None:
+    major, minor = transcript.partition("/")[0][len("qemu-") :].split(".")
+    pair.version = (int(major), int(minor), 0)
+    play = _begun(hosts)
+    there = hosts.there
+    if not can_go_on:
+        hosts.dom.errors["resume"] = NOT_YET
+    pair.play(TRANSCRIPTS / f"{transcript}.ndjson", hosts)
+    ended = play.ended()
+    assert words in str(ended.error)
+    assert ended.there is Half.GONE
+    assert ended.here is (Half.WHOLE if can_go_on else Half.SPLIT_FAILED)
+    assert (hosts.dom.now == RUNNING) is can_go_on
+    assert pair.models["src"].capabilities["postcopy-ram"] is not can_go_on
+    pair.models["dst"].run_state = "paused"  # as if it had been loaded after all
+    _no_thread_is_left("postcopy-start_vcpus")
+    assert ("resume",) not in there.calls
+
+
+def test_guest_that_may_have_run_there_is_not_started_here(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _split(pair, hosts)
+    hosts.destination.domains.clear()
+    pair.say("src", "postcopy-paused")
+    ended = play.ended()
+    assert (ended.here, ended.there) == (Half.SPLIT_FAILED, Half.UNKNOWN)
+    assert hosts.dom.calls == [] and "cont" not in hosts.dom.commands
+
+
+# Going back
+
+
+def test_creation_whose_answer_was_lost_is_undone(pair: Pair, hosts: Hosts) -> None:
+    hosts.destination.loses_answer = NO_ANSWER
+    _refused(hosts, LibvirtError, "client socket is closed")
+    assert len(hosts.destination.created) == 1
+
+
+def test_what_another_run_has_created_is_left(pair: Pair, hosts: Hosts) -> None:
+    def start(machine: Machine) -> Any:
+        machine.xml = incoming_xml(XML, run="another")
+        return pair.start("dst")(machine)
+
+    hosts.destination.start = start
+    hosts.destination.loses_answer = NO_ANSWER
+    play = Play(hosts).begin()
+    assert not play.ended().was_sent
+    assert hosts.there.calls == []
+
+
+def test_source_goes_on_before_the_destination_answers(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aftermath, "_REMOVE_S", 0.2)
+    play = _begun(hosts)
+    answers = threading.Event()
+    hosts.there.destroy = lambda: int(answers.wait(PATIENCE_S))  # type: ignore[method-assign]
+    pair.models["src"].run_state = "postmigrate"
+    pair.say("src", "failed")
+    ended = play.ended()
+    assert ended.here is Half.WHOLE and "cont" in hosts.dom.commands
+    assert "still on the destination: its daemon does not answer" in str(ended.error)
+    answers.set()
+
+
+def test_source_that_cannot_be_continued_is_told_of(pair: Pair, hosts: Hosts) -> None:
+    play = _begun(hosts)
+    hosts.dom.errors["resume"] = NOT_YET
+    pair.models["src"].announce("STOP", None)
+    pair.say("src", "failed")
+    ended = play.ended()
+    assert "the source stands still: virsh resume web1" in str(ended.error)
+    assert (ended.here, ended.there) == (Half.MIGRATING, Half.GONE)
+
+
+def test_source_that_cannot_be_asked_is_not_destroyed(pair: Pair, hosts: Hosts) -> None:
+    play = _split(pair, hosts)
+    hosts.dom.errors["state"] = hosts.dom.errors["monitor"] = NO_ANSWER
+    pair.complete()
+    assert play.ended().error is None
+    assert hosts.dom.calls == []
+    threading.Timer(0.1, hosts.dom.errors.clear).start()
+    play.driver.hand_over()
+    assert hosts.dom.calls == [("destroy",)] and play.driver.notes == []
+
+
+def test_source_that_stays_silent_is_told_of(pair: Pair, hosts: Hosts) -> None:
+    play = _split(pair, hosts)
+    hosts.dom.errors["state"] = hosts.dom.errors["monitor"] = NO_ANSWER
+    pair.complete()
+    assert play.ended().error is None
+    play.driver.hand_over()
+    assert hosts.dom.calls == []
+    assert "the source's daemon does not answer" in play.driver.notes[0]
+
+
+def test_events_of_a_restarted_daemon_are_heard(pair: Pair, hosts: Hosts) -> None:
+    play = _begun(hosts)
+    old, hosts.source = hosts.source, Daemon("fake:///a", "aaaa")
+    hosts.source.domains = old.domains
+    hosts.dom.connection = hosts.source
+    pair.models["src"].status = "postcopy-active"  # said while nobody listened
+    old.is_dead = True
+    _wait_for(lambda: "MIGRATION" in hosts.source.listened_to)
+    pair.models["dst"].run_state = "paused"
+    _wait_for(lambda: hosts.there.calls == [("resume",)])
+    pair.complete()
+    assert play.ended().error is None
+
+
+# A recovery that has one try
+
+
+def _frail(pair: Pair, hosts: Hosts, *missing: str) -> Play:
+    """QEMU before 7.1, broken."""
+    del pair.models["src"].capabilities["postcopy-preempt"]
+    pair.missing.update(missing)
+    play = _split(pair, hosts)
+    pair.say("src", "postcopy-paused")
+    play.ended()
+    return play
+
+
+def _sent(machine: Machine, command: str) -> list[dict[str, Any]]:
+    return [c["arguments"] for c in machine.sent if c["execute"] == command]
+
+
+def test_way_is_tried_before_it_is_used(pair: Pair, hosts: Hosts) -> None:
+    play = _frail(pair, hosts)
+    pair.taken.add("49184")
+    pair.on["src", "migrate"] = lambda: pair.say("src", "postcopy-recover")
+    play.driver.resume()
+    play.until_status("postcopy-recover")
+    assert _sent(hosts.there, "migrate-recover") == [{"uri": "tcp:192.0.2.2:49185"}]
+    for model in pair.models.values():
+        assert model.sockets == {}, "something of the try is left"
+    tried = hosts.dom.commands.index("query-chardev")
+    assert tried < len(hosts.dom.commands) - hosts.dom.commands[::-1].index("migrate")
+
+
+def test_way_that_leads_nowhere_is_not_used(pair: Pair, hosts: Hosts) -> None:
+    """The first migrate-recover would count, and the resume be the guest's end."""
+    play = _frail(pair, hosts)
+    pair.has_link = False
+    for _ in range(2):
+        play.driver.resume()
+        assert "does not reach the destination" in str(play.ended().error)
+    assert "migrate-recover" not in hosts.there.commands
+    assert len(_sent(hosts.dom, "migrate")) == 1
+    assert play.driver.look(SRC).obstacle == ""
+    assert all(model.sockets == {} for model in pair.models.values())
+
+
+def test_resume_that_has_reached_nobody_is_the_last(pair: Pair, hosts: Hosts) -> None:
+    """QEMU 3.0 to 5.2: the next one crashes both."""
+    play = _frail(pair, hosts, "yank")
+    play.driver.resume()
+    play.ended()
+    assert "would crash both" in play.driver.look(SRC).obstacle
+
+
+def test_resume_that_fails_is_not_the_last_of_a_newer_one(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _frail(pair, hosts)
+    play.driver.resume()
+    play.ended()
+    assert play.driver.look(SRC).obstacle == ""
+
+
+def test_port_that_is_not_told_is_given(pair: Pair, hosts: Hosts) -> None:
+    """QEMU before 4.0."""
+    pair.missing.add("announce-self")
+    play = _split(pair, hosts)
+    pair.say("src", "postcopy-paused")
+    play.ended()
+    play.driver.resume()
+    play.ended()
+    assert _sent(hosts.there, "migrate-incoming") == [{"uri": "tcp:192.0.2.2:49184"}]
+    assert _sent(hosts.there, "migrate-recover") == [{"uri": "tcp:192.0.2.2:49184"}]
+
+
+# TLS, and what is not promised
+
+
+def test_both_ends_encrypt(pair: Pair, hosts: Hosts) -> None:
+    _moved(pair, hosts, LIVE | MigrateFlags.VIR_MIGRATE_TLS)
+    there = pair.models["dst"].machine
+    set_there, set_here = (
+        {name: it for given in _sent(each, "migrate-set-parameters") for name, it in given.items() if it}
+        for each in (there, hosts.dom)
+    )  # fmt: skip
+    assert set_there == {"tls-creds": "libvirt-postcopy-tls"}
+    assert set_here["tls-creds"] == "libvirt-postcopy-tls"
+    assert set_here["tls-hostname"] == "192.0.2.2"
+    ends = [_sent(each, "object-add")[0]["endpoint"] for each in (hosts.dom, there)]
+    assert ends == ["client", "server"]
+
+
+def test_certificate_needs_a_name(pair: Pair, hosts: Hosts) -> None:
+    flags = LIVE | MigrateFlags.VIR_MIGRATE_TLS
+    unix = {"migrate_uri": "unix:///run/m.sock"}
+    _refused(hosts, UsageError, "tls.destination", flags=flags, **unix)
+    _moved(pair, hosts, flags, **unix, **{"tls.destination": "b"})
+    assert pair.models["src"].parameters["tls-hostname"] == "b"
+
+
+def test_release_ram_is_refused_where_it_crashes_qemu(pair: Pair, hosts: Hosts) -> None:
+    pair.version = (2, 12, 1)
+    wishes = Wishes(release_ram=True)
+    _refused(hosts, NotSupportedError, "2.12.1 crashes", wishes=wishes)
+    assert hosts.destination.created == []
+    pair.version = (3, 0, 0)
+    _moved(pair, hosts, wishes=wishes)
 
 
 # Questions

@@ -1,0 +1,174 @@
+"""A new channel for a migration that broke after the switch.
+
+Up to QEMU 7.0 the first ``migrate-recover`` counts, even one that cannot listen; up to 5.2 a ``migrate`` with
+``resume`` that reaches nobody leads to the crash of both QEMUs at the next one.  There the way is tried first with
+sockets that have nothing to do with the migration, and after a resume that failed none is sent any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+
+from libvirt_postcopy.drivers.channel import Channel
+from libvirt_postcopy.drivers.course import Course
+from libvirt_postcopy.drivers.ends import End
+from libvirt_postcopy.drivers.landing import Landing
+from libvirt_postcopy.errors import PostcopyError
+from libvirt_postcopy.phases import Status
+from libvirt_postcopy.qmp.commands import CommandError, MonitorError
+from libvirt_postcopy.units import MIB
+
+__all__ = ["Rejoin"]
+
+LOG = logging.getLogger("libvirt_postcopy.drivers")
+
+_NUDGE_S = 5.0
+"""How long a destination may fail to notice what its source has noticed, until it is told."""
+
+_PROBE_S = 5.0
+_PROBE_POLL_S = 0.1
+_PROBE = "libvirt-postcopy-probe"
+
+_CAN_BREAK = frozenset((Status.POSTCOPY_ACTIVE, Status.POSTCOPY_RECOVER))
+
+
+class Rejoin:
+    """Breaks a migration for good, and goes on with it.
+
+    :param channel: At whose address the destination has listened before.
+    :param is_frail: The way is tried before it is used.
+    :param bandwidth: Post-copy's limit in MiB/s from the first recovery on; None keeps the one before.
+    :ivar obstacle: Why it must not be tried again; empty where it may.
+    """
+
+    def __init__(
+        self,
+        source: End,
+        destination: End,
+        course: Course,
+        channel: Channel,
+        *,
+        is_frail: bool,
+        bandwidth: int | None,
+    ) -> None:
+        self._source = source
+        self._destination = destination
+        self._course = course
+        self._channel = channel
+        self._is_frail = is_frail
+        self._bandwidth = bandwidth
+        self._port: int | None = None  # at which the destination waits
+        self.obstacle = ""
+
+    def go_on(self, landing: Landing) -> None:
+        """Let the destination listen anew and the source connect, and stay with it.
+
+        :raises PostcopyError: If it breaks again, or cannot be resumed now.
+        """
+        port = self._listen()
+        if self._bandwidth is not None:
+            limit = {"max-postcopy-bandwidth": self._bandwidth * MIB}
+            self._source.control.set_parameters(limit)
+        is_last = not self._source.control.has_command("yank")  # since QEMU 6.0
+        self._course.forget_source(Status.POSTCOPY_PAUSED.value)
+        changes = self._course.changes
+        try:
+            uri = self._channel.connecting_uri(port)
+            self._source.control.migrate(uri, resume=True)
+            landing.follow(is_resumed=True)
+        except CommandError:
+            raise  # it was not even tried
+        except PostcopyError:
+            if is_last and self._course.changes == changes:
+                self.obstacle = "a resume has reached nobody, and another would crash both QEMUs (3.0 to 5.2)"
+            raise
+
+    def _listen(self) -> int:
+        """Let the destination wait for the source; give its port."""
+        if self._is_frail and self._port is None:
+            self._try_way()
+        qemu = self._destination.control
+        try:
+            qemu.recover(self._channel.listening_uri())
+        except CommandError as error:
+            if "triggered already" not in error.desc:
+                raise
+            if self._port is None:
+                self.obstacle = "the destination has been told to recover before, and cannot be told again (QEMU 3.0 to 7.0)"
+                raise
+            return self._port  # it still waits there
+        # Up to QEMU 7.2 the ports of before are told too, after the new one.
+        ports = qemu.listening_ports() or tuple(self._channel.ports)
+        self._port = 0 if self._channel.path else ports[0]
+        return self._port
+
+    # The way
+
+    def _try_way(self) -> None:
+        """See whether the destination can listen at a port, and the source gets there; then use that port.
+
+        :raises PostcopyError: If it does not; nothing has changed then.
+        """
+        ports = self._channel.ports or (0,)
+        refusals = []
+        for port in ports:
+            channel = self._channel.at_port(port) if port else self._channel
+            try:
+                self._try_port(channel)
+            except CommandError as error:
+                refusals.append(error.desc)
+                continue
+            self._channel = channel
+            return
+        raise PostcopyError(
+            f"the destination cannot listen for a recovery: {refusals[-1]}",
+            side="destination",
+        )
+
+    def _try_port(self, channel: Channel) -> None:
+        there, here = self._destination.control, self._source.control
+        for qemu in (here, there):
+            with suppress(CommandError):  # of a try whose end was not heard
+                qemu.remove_socket(_PROBE)
+        there.add_socket(_PROBE, channel.listening_address(), is_server=True)
+        try:
+            here.add_socket(_PROBE, channel.connecting_address(), is_server=False)
+            try:
+                self._await_connection()
+            finally:
+                here.remove_socket(_PROBE)
+        finally:
+            there.remove_socket(_PROBE)
+
+    def _await_connection(self) -> None:
+        end_at = time.monotonic() + _PROBE_S
+        while not self._source.control.is_connected(_PROBE):
+            if time.monotonic() >= end_at or self._course.over.wait(_PROBE_POLL_S):
+                raise PostcopyError(
+                    "the source does not reach the destination yet", side="source"
+                )
+
+    # Breaking
+
+    def nudge(self, status: str) -> None:
+        """Tell a destination of a break that only its source has noticed.
+
+        :param status: The destination's.
+        """
+        since = self._course.paused_since
+        if since is None or status not in _CAN_BREAK:
+            return
+        if time.monotonic() - since >= _NUDGE_S:
+            with suppress(PostcopyError):
+                self._destination.readings.pause()
+
+    def break_both(self) -> None:
+        """Make both QEMUs break the migration: on a link that swallows packets neither hears of the other's.
+
+        :raises MonitorError: If the source refuses.
+        """
+        with suppress(MonitorError):
+            self._destination.readings.pause()
+        self._source.control.pause()
