@@ -8,8 +8,10 @@ Source: System V ABI, "Dynamic Linking"; "ELF Symbol Versioning" (Ulrich Drepper
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -17,6 +19,12 @@ __all__ = ["ElfError", "Shared", "read_shared"]
 
 _LARGEST = 64 << 20
 """Bytes; a library that is larger is none."""
+
+_MOST = 200_000
+"""Symbols, version nodes or entries of a table; libvirt has some 7,000.  A damaged file may claim any number."""
+
+_LONGEST = 4096
+"""Bytes of a name."""
 
 _PT_LOAD, _PT_DYNAMIC = 1, 2
 _DT_NULL, _DT_NEEDED, _DT_HASH, _DT_STRTAB, _DT_SYMTAB = 0, 1, 4, 5, 6
@@ -62,8 +70,30 @@ def read_shared(path: str | Path) -> Shared:
         raise ElfError("it is too large for a library")
     try:
         return _Reader(content).shared(str(path))
-    except (struct.error, IndexError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError, OverflowError, UnicodeDecodeError) as error:
         raise ElfError(f"it is damaged: {error}") from error
+
+
+def _machine(head: bytes) -> tuple[bytes, bytes]:
+    """32 or 64 bits and the order of bytes; ``e_machine``."""
+    return head[4:6], head[18:20]
+
+
+@lru_cache(maxsize=1)
+def _own_machine() -> tuple[bytes, bytes] | None:
+    """That of this Python; None where it does not tell."""
+    try:
+        with open(sys.executable, "rb") as file:
+            head = file.read(20)
+    except OSError:
+        return None
+    return _machine(head) if head.startswith(b"\x7fELF") else None
+
+
+def _bounded(count: int) -> int:
+    if count > _MOST:
+        raise ElfError(f"it claims {count} entries of a table")
+    return count
 
 
 @dataclass(frozen=True)
@@ -97,12 +127,16 @@ class _Reader:
         self._program_size, self._program_count = header[8], header[9]
         self._loads: list[tuple[int, int, int]] = []  # address, offset, size
         self._dynamic: dict[int, list[int]] = {}
+        self._names = range(0)
 
     def shared(self, path: str) -> Shared:
         if self._type != 3:  # ET_DYN
             raise ElfError("it is an ELF file, but no shared library")
+        if _own_machine() not in (None, _machine(self._content)):
+            raise ElfError("it is for another machine than this Python")
         self._read_segments()
         strings = self._of(_DT_STRTAB)
+        self._names = range(strings, strings + self._dynamic.get(_DT_STRSZ, [0])[0])
         return Shared(
             path,
             soname=self._text(strings + self._dynamic.get(_DT_SONAME, [0])[0]),
@@ -139,6 +173,7 @@ class _Reader:
 
     def _read_dynamic(self, offset: int, size: int) -> None:
         step = struct.calcsize(self._order + self._layout.dynamic)
+        _bounded(size // step)
         for at in range(offset, offset + size - step + 1, step):
             tag, value = self._unpack(self._layout.dynamic, at)
             if tag == _DT_NULL:
@@ -158,28 +193,28 @@ class _Reader:
         raise ElfError(f"address {address:#x} is in no segment")
 
     def _text(self, offset: int) -> str:
-        end = self._content.find(b"\0", offset)
-        if not 0 <= offset <= end:
+        if offset not in self._names:
+            raise ElfError("a name is not among the names")
+        end = self._content.find(b"\0", offset, min(self._names.stop, offset + _LONGEST))  # fmt: skip
+        if end < 0:
             raise ElfError("a name has no end")
         return self._content[offset:end].decode("utf-8")
 
     def _symbol_count(self) -> int:
         if _DT_GNU_HASH in self._dynamic:
             return self._gnu_count(self._of(_DT_GNU_HASH))
-        return self._unpack("II", self._of(_DT_HASH))[1]
+        return _bounded(self._unpack("II", self._of(_DT_HASH))[1])
 
     def _gnu_count(self, offset: int) -> int:
         """One more than the last symbol: the end of the chain that begins last."""
         buckets, first, blooms, _ = self._unpack("IIII", offset)
         word = struct.calcsize(self._order + self._layout.word)
         at = offset + 16 + blooms * word
-        if at + buckets * 4 > len(self._content):
-            raise ElfError("its hash table has no end")
-        last = max(self._unpack(f"{buckets}I", at), default=0)
+        last = max(self._unpack(f"{_bounded(buckets)}I", at), default=0)
         if last < first:
             return first
         chain = at + buckets * 4
-        while not self._unpack("I", chain + (last - first) * 4)[0] & 1:
+        while not self._unpack("I", chain + (_bounded(last) - first) * 4)[0] & 1:
             last += 1
         return last + 1
 
@@ -208,7 +243,7 @@ class _Reader:
         if _DT_VERDEF not in self._dynamic:
             return {}
         found, at = {}, self._of(_DT_VERDEF)
-        for _ in range(self._dynamic.get(_DT_VERDEFNUM, [0])[0]):
+        for _ in range(_bounded(self._dynamic.get(_DT_VERDEFNUM, [0])[0])):
             _, flags, number, _, _, names, following = self._unpack("HHHHIII", at)
             if not flags & 1:  # VER_FLG_BASE
                 found[number] = self._text(strings + self._unpack("I", at + names)[0])
@@ -225,7 +260,7 @@ class _Reader:
         if _DT_VERNEED not in self._dynamic:
             return found
         at = self._of(_DT_VERNEED)
-        for _ in range(self._dynamic.get(_DT_VERNEEDNUM, [0])[0]):
+        for _ in range(_bounded(self._dynamic.get(_DT_VERNEEDNUM, [0])[0])):
             _, count, file, first, following = self._unpack("HHIII", at)
             found[self._text(strings + file)] = frozenset(
                 self._wanted_nodes(strings, at + first, count)

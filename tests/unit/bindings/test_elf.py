@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import libvirt
@@ -133,3 +134,106 @@ def test_damage_at_the_head_is_an_error_of_ours_or_none(
         assert read_shared(path).path == str(path)
     except ElfError as error:
         assert str(error)
+
+
+# Extreme values of fields
+
+
+EHDR_PHOFF, EHDR_MACHINE, EHDR_PHNUM = 32, 18, 56  # Elf64_Ehdr
+
+
+def changed(place: int, layout: str, value: int, content: bytes = SMALL) -> bytes:
+    new = bytearray(content)
+    struct.pack_into("<" + layout, new, place, value)
+    return bytes(new)
+
+
+def dynamic_entries(content: bytes) -> dict[int, int]:
+    """Tags of the dynamic section, and where in the file their values are."""
+    first, size, count = struct.unpack_from("<Q14xHH", content, EHDR_PHOFF)
+    for number in range(count):
+        kind, _, offset, _, _, length = struct.unpack_from("<IIQQQQ", content, first + number * size)  # fmt: skip
+        if kind == 2:  # PT_DYNAMIC
+            places = range(offset, offset + length, 16)
+            return {struct.unpack_from("<q", content, at)[0]: at + 8 for at in places}
+    raise AssertionError("no dynamic section")
+
+
+@pytest.fixture
+def wrong(tmp_path: Path) -> Callable[[bytes], str]:
+    """Why a library cannot be read."""
+
+    def read(content: bytes) -> str:
+        path = tmp_path / "libvirt.so.0"
+        path.write_bytes(content)
+        with pytest.raises(ElfError) as caught:
+            read_shared(path)
+        return str(caught.value)
+
+    return read
+
+
+def test_program_headers_beyond_all_files(wrong: Callable[[bytes], str]) -> None:
+    assert "damaged" in wrong(changed(EHDR_PHOFF, "Q", (1 << 64) - 1))
+
+
+def test_library_for_another_machine(wrong: Callable[[bytes], str]) -> None:
+    s390 = 22
+    assert "another machine" in wrong(changed(EHDR_MACHINE, "H", s390))
+
+
+@pytest.mark.parametrize("value", [0, 1 << 31, (1 << 63) - 1, (1 << 64) - 1])
+def test_each_entry_of_the_dynamic_section_at_its_extremes(
+    tmp_path: Path, value: int
+) -> None:
+    path = tmp_path / "libvirt.so.0"
+    for at in dynamic_entries(SMALL).values():
+        path.write_bytes(changed(at, "Q", value))
+        try:
+            assert isinstance(read_shared(path), Shared)
+        except ElfError as error:
+            assert str(error)
+
+
+def test_names_lie_where_the_names_are(wrong: Callable[[bytes], str]) -> None:
+    (size,) = (at for tag, at in dynamic_entries(SMALL).items() if tag == 10)
+    assert "not among the names" in wrong(changed(size, "Q", 1))
+
+
+def library_with(names: bytes, symbols: int) -> bytes:
+    """A library of one segment, whose symbols all have the first name."""
+    header, programs, entries = 64, 2 * 56, 7 * 16
+    at_dynamic = header + programs
+    at_hash = at_dynamic + entries
+    at_symbols = at_hash + 8
+    at_names = at_symbols + (symbols + 1) * 24
+    size = at_names + len(names)
+    tags = ((4, at_hash), (5, at_names), (6, at_symbols), (10, len(names)), (14, 0), (11, 24), (0, 0))  # fmt: skip
+    return b"".join(
+        (
+            SMALL[:16],
+            struct.pack("<HHIQQQIHHHHHH", 3, *struct.unpack_from("<H", SMALL, 18), 1, 0, header, 0, 0, 64, 56, 2, 64, 0, 0),  # fmt: skip
+            struct.pack("<IIQQQQQQ", 1, 4, 0, 0, 0, size, size, 4096),
+            struct.pack("<IIQQQQQQ", 2, 4, at_dynamic, at_dynamic, 0, entries, entries, 8),  # fmt: skip
+            *(struct.pack("<qQ", *tag) for tag in tags),
+            struct.pack("<II", 1, symbols + 1),
+            bytes(24),
+            struct.pack("<IBBHQQ", 0, 0x12, 0, 1, 1, 1) * symbols,
+            names,
+        )
+    )
+
+
+def test_library_made_by_hand_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "libvirt.so.0"
+    path.write_bytes(library_with(b"virName\0", 3))
+    assert read_shared(path).defined == {"virName": ""}
+
+
+def test_name_of_four_mebibytes(wrong: Callable[[bytes], str]) -> None:
+    """Two thousand symbols that share it took seconds."""
+    assert "no end" in wrong(library_with(b"v" * (4 << 20) + b"\0", 2000))
+
+
+def test_more_symbols_than_any_library_has(wrong: Callable[[bytes], str]) -> None:
+    assert "claims 500001 entries" in wrong(library_with(b"v\0", 500_000))
