@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from libvirt_postcopy.bindings.description import DESCRIPTION
+from libvirt_postcopy.bindings.description import find_description
 from libvirt_postcopy.bindings.report import CANNOT_CHECK, Report, Severity
 from libvirt_postcopy.cli.commands.bindings import examine_installed, options, trouble
 
@@ -34,9 +34,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\nusage")[0])
     options(parser)
     args = parser.parse_args(argv)
-    problem = trouble()
-    if not problem and not Path(args.api or DESCRIPTION).is_file():
-        problem = f"there is no {args.api or DESCRIPTION} (install libvirt-dev)"
+    problem = trouble(args)
+    described = Path(args.api or find_description())
+    if not problem and not described.is_file():
+        problem = f"there is no {described} (install libvirt-dev)"
     if problem:
         print(f"error: {problem}", file=sys.stderr)
         return CANNOT_CHECK

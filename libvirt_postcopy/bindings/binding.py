@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,15 +11,23 @@ from types import ModuleType
 from typing import Any
 
 from libvirt_postcopy.bindings.elf import ElfError, read_shared
-from libvirt_postcopy.bindings.library import MAPS
+from libvirt_postcopy.bindings.library import DELETED, MAPS
 from libvirt_postcopy.bindings.parameters import PARAMETERS
-from libvirt_postcopy.bindings.symbols import LIBVIRT, Symbol, newest_release
+from libvirt_postcopy.bindings.symbols import (
+    LIBVIRT,
+    QEMU,
+    Symbol,
+    newest_release,
+)
 
 __all__ = ["Binding"]
 
 LOG = logging.getLogger("libvirt_postcopy.bindings")
 
 MEMORY = "/proc/self/mem"
+
+_GLUES = {LIBVIRT: "libvirtmod", QEMU: "libvirtmod_qemu"}
+"""The C modules, by the library that they call."""
 
 _FIRST_KEY = "migrate_uri"
 """In every libvirt-python's table, and in no other table."""
@@ -43,7 +52,12 @@ class Binding:
     @property
     def file(self) -> str:
         """The C module; empty where it is not known."""
-        glue = getattr(self.module, "libvirtmod", None)
+        return self.file_for(LIBVIRT)
+
+    def file_for(self, library: str) -> str:
+        """The C module that calls a library; empty where it is not known."""
+        module = self.module if library == LIBVIRT else self.qemu
+        glue = getattr(module, _GLUES[library], None)
         return getattr(glue, "__file__", None) or ""
 
     @property
@@ -54,10 +68,12 @@ class Binding:
     def has(self, symbol: Symbol) -> bool:
         """Whether it wraps a function: in Python and, where that can be seen, in its C module."""
         owner, _, method = symbol.binding.rpartition(".")
-        module = self.module if owner or self.qemu is None else self.qemu
-        where = getattr(module, owner, None) if owner else self.qemu
-        glue = getattr(module, "libvirtmod_qemu" if not owner else "libvirtmod", None)
-        return hasattr(where, method) and (glue is None or hasattr(glue, symbol.name))
+        module = self.module if symbol.library == LIBVIRT else self.qemu
+        where = getattr(module, owner, None) if owner else module
+        glue = getattr(module, _GLUES[symbol.library], None)
+        return hasattr(where, method) and (
+            glue is None or hasattr(glue, symbol.glue or symbol.name)
+        )
 
     def numbers(self) -> dict[str, int]:
         """Its constants ``VIR_*``."""
@@ -90,14 +106,15 @@ class Binding:
         }
         return frozenset(constants | methods)
 
-    def newest(self) -> str:
+    def newest(self, library: str = LIBVIRT) -> str:
         """The newest release whose functions its C module calls; empty where that cannot be seen."""
-        if not self.file:
+        file = self.file_for(library)
+        if not file:
             return ""
         try:
-            nodes = read_shared(self.file).wanted.get(LIBVIRT, frozenset())
+            nodes = read_shared(file).wanted.get(library, frozenset())
         except ElfError as error:
-            LOG.debug("%s: %s", self.file, error)
+            LOG.debug("%s: %s", file, error)
             return ""
         return newest_release(nodes)
 
@@ -129,12 +146,14 @@ class _Memory:
 
     @classmethod
     def of(cls, path: str) -> _Memory:
-        blocks = []
+        blocks, wanted = [], os.path.realpath(path)
         with open(MAPS, encoding="utf-8", errors="surrogateescape") as maps:
             places = [line.rstrip("\n").split(maxsplit=5) for line in maps]
         with open(MEMORY, "rb", buffering=0) as memory:
             for place in places:
-                if place[5:] == [path] and place[1].startswith("r"):
+                name = "".join(place[5:]).removesuffix(DELETED)
+                # The kernel tells the file itself, Python the way to it: over /lib64, or a link.
+                if place[1].startswith("r") and name and name in (path, wanted):
                     first, _, end = place[0].partition("-")
                     memory.seek(int(first, 16))
                     size = int(end, 16) - int(first, 16)

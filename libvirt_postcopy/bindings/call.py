@@ -10,8 +10,10 @@ drops a domain in another thread takes only their own reference away.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 
 from libvirt_postcopy.bindings.parameters import ParameterType, typed
@@ -24,10 +26,14 @@ __all__ = [
     "NoSuchFunction",
     "Pointed",
     "abort_job_flags",
+    "can_call",
+    "hindrance",
     "migrate3",
     "migrate_to_uri3",
     "start_postcopy",
 ]
+
+LOG = logging.getLogger("libvirt_postcopy.bindings")
 
 CALLABLE = frozenset(
     (
@@ -51,6 +57,30 @@ class NoSuchCall(Exception):
 
 class NoSuchFunction(NoSuchCall):
     """The library that is loaded lacks it."""
+
+
+def can_call(name: str) -> bool:
+    """Whether a function can be called here, if the library has it."""
+    return name in CALLABLE and _has_cffi()
+
+
+@lru_cache(maxsize=1)
+def _has_cffi() -> bool:
+    try:
+        import cffi  # noqa: F401  # there, but built for another Python, is not there
+    except ImportError as error:
+        LOG.debug("no calls past libvirt-python: %s", error)
+        return False
+    return True
+
+
+def hindrance(name: str) -> str:
+    """Why a function cannot be called here; empty if it can."""
+    try:
+        _function(name)
+    except NoSuchCall as error:
+        return str(error)
+    return ""
 
 
 class Pointed(Protocol):
@@ -180,7 +210,7 @@ def _array(params: Mapping[str, Any]) -> tuple[Any, int, list[Any]]:
 _lock = threading.Lock()
 _opened: list[tuple[Any, Any]] = []
 
-_DECLARED = (*sorted(CALLABLE), "virDomainGetUUIDString")
+_DECLARED = (*sorted(CALLABLE), "virDomainGetUUIDString", "virDomainFree")
 
 
 def _open() -> tuple[Any, Any]:
@@ -196,9 +226,10 @@ def _open() -> tuple[Any, Any]:
                 ffi = FFI()
                 ffi.cdef(TYPES)
                 ffi.cdef("".join(f"{SYMBOLS[n].prototype};\n" for n in _DECLARED))
-                ffi.cdef("int virDomainFree(virDomainPtr domain);")
                 _opened.append((ffi, ffi.dlopen(LIBVIRT)))
-            except (ImportError, OSError) as error:
+            except ImportError as error:
+                raise NoSuchCall(f"{error} (pip install cffi)") from error
+            except OSError as error:
                 raise NoSuchCall(str(error)) from error
         return _opened[0]
 

@@ -7,16 +7,11 @@ from pathlib import Path
 
 from libvirt_postcopy.bindings import judge
 from libvirt_postcopy.bindings.binding import Binding
-from libvirt_postcopy.bindings.description import (
-    DESCRIPTION,
-    QEMU_DESCRIPTION,
-    Description,
-    read_description,
-)
+from libvirt_postcopy.bindings.description import beside, read_description
 from libvirt_postcopy.bindings.library import Library, loaded, read
-from libvirt_postcopy.bindings.parameters import PARAMETERS
 from libvirt_postcopy.bindings.report import Finding, Report, Severity
-from libvirt_postcopy.bindings.symbols import LIBVIRT, QEMU
+from libvirt_postcopy.bindings.symbols import LIBVIRT, QEMU, version_number
+from libvirt_postcopy.features import Path as Way
 from libvirt_postcopy.features import version_text
 
 __all__ = ["Compile", "disagreement", "examine"]
@@ -30,7 +25,7 @@ def examine(
     *,
     library: str = "",
     qemu_library: str = "",
-    description: Path | None = DESCRIPTION,
+    description: Path | None = None,
     compile: Compile | None = None,
     is_quick: bool = False,
 ) -> Report:
@@ -38,7 +33,8 @@ def examine(
 
     :param library: Look at this file instead of the ``libvirt.so.0`` that is loaded; it is read, not loaded.
     :param qemu_library: The same for ``libvirt-qemu.so.0``.
-    :param description: libvirt's description of its API; what is not there is not asked.
+    :param description: libvirt's description of its API; what is not there is not asked.  That of the functions for QEMU is
+        looked for beside it.
     :param compile: Asks the compiler too.
     :param is_quick: Take a library's file at its word, and do not ask the loader.
     """
@@ -49,13 +45,14 @@ def examine(
         )
         for soname, file in files.items()
     }
-    rows, findings = judge.symbols(found, binding)
-    parameters, more = judge.parameters(binding)
+    version = (_release(found[LIBVIRT]) if library else 0) or binding.libvirt
+    rows, findings = judge.symbols(found, binding, version)
+    parameters, more = judge.parameters(binding, version)
     compiled, by_compiler = ("not asked for", list[Finding]())
     if compile is not None:
         compiled, by_compiler = compile()
     return Report(
-        libvirt=version_text(binding.libvirt),
+        libvirt=version_text(version),
         files=tuple(_files(found, binding)),
         binding=binding.version,
         newest=binding.newest(),
@@ -64,14 +61,22 @@ def examine(
         findings=(
             *judge.libraries(found.values()),
             *findings,
+            *judge.unknown_functions(found.values(), version),
             *more,
             *judge.against_binding(binding),
             *judge.age(binding, found[LIBVIRT]),
+            *judge.age(binding, found[QEMU]),
             *_described(description, binding.libvirt),
             *by_compiler,
         ),
         compiled=compiled,
     )
+
+
+def _release(library: Library) -> int:
+    """Of a library that is read, not loaded; 0 if it does not tell."""
+    release = library.release()
+    return version_number(release) if release else 0
 
 
 def _files(found: dict[str, Library], binding: Binding) -> list[tuple[str, str]]:
@@ -82,13 +87,13 @@ def _files(found: dict[str, Library], binding: Binding) -> list[tuple[str, str]]
 def _described(path: Path | None, version: int) -> list[Finding]:
     if path is None or not path.exists():
         return []
-    paths = [path]
-    if path == DESCRIPTION and QEMU_DESCRIPTION.exists():
-        paths.append(QEMU_DESCRIPTION)
     try:
-        described: Description = read_description(*paths)
+        described = read_description(*beside(path))
     except (OSError, ValueError) as error:
         return [Finding(Severity.WARNING, "libvirt-api.xml", str(error))]
+    if LIBVIRT not in described.libraries:
+        text = f"{path}: it does not describe {LIBVIRT}"
+        return [Finding(Severity.WARNING, "libvirt-api.xml", text)]
     return list(judge.against_description(described, described.version or version))
 
 
@@ -96,13 +101,11 @@ def disagreement(binding: Binding) -> str:
     """What breaks our own migrations, in one line; empty if nothing does.
 
     Only what is loaded is looked at: no headers, no compiler.  Typed parameters that the binding would pass wrong are
-    passed past it (:mod:`libvirt_postcopy.bindings.call`).
+    passed past it where that can be done (:mod:`libvirt_postcopy.bindings.call`).
     """
-    errors = [
-        each
-        for each in examine(binding, description=None, is_quick=True).errors
-        if each.what not in PARAMETERS
-    ]
+    report = examine(binding, is_quick=True)
+    passed_right = {row.key for row in report.parameters if row.path is Way.CFFI}
+    errors = [each for each in report.errors if each.what not in passed_right]
     if not errors:
         return ""
     first, *more = errors

@@ -14,7 +14,7 @@ from typing import Any
 
 from libvirt_postcopy.bindings.binding import Binding
 from libvirt_postcopy.bindings.names import is_about_postcopy, ours
-from libvirt_postcopy.bindings.report import Finding, Severity
+from libvirt_postcopy.bindings.report import Finding, Severity, unknown
 from libvirt_postcopy.bindings.symbols import (
     SYMBOLS,
     TYPES,
@@ -126,7 +126,7 @@ def _comparisons(headers: Headers) -> Iterator[tuple[str, str]]:
 def calls(headers: Headers) -> Source:
     """Calls of all functions whose types are declared here, so that cffi can make one."""
     known = {"virDomainPtr", "virConnectPtr", "virTypedParameterPtr"}
-    types = re.compile(r"\bvir\w+(?:Ptr|Callback)\b")
+    types = re.compile(r"\bvir\w+(?:Ptr|Callback|Func)\b")
     functions = (
         each for each in _functions(headers) if set(types.findall(each.prototype)) <= known
     )  # fmt: skip
@@ -226,7 +226,8 @@ def _values(
             )
     for name in dir(lib):
         if _is_constant_for_postcopy(name) and not mine.has(name):
-            yield _not_ours(f"{name} ({_value(lib, ffi, name)})", name)
+            what = f"the headers have {name} ({_value(lib, ffi, name)})"
+            yield unknown(name, what, headers.version)
     yield from _taken(lib, headers)
 
 
@@ -285,15 +286,10 @@ def _unknown(headers: Headers) -> Iterator[Finding]:
     for name, text in headers.strings.items():
         is_relevant = name.startswith("VIR_MIGRATE_PARAM_") or is_about_postcopy(name)
         if is_relevant and not ours().has(name):
-            yield _not_ours(f'{name} ("{text}")', name)
+            what = f'the headers have {name} ("{text}")'
+            yield unknown(name, what, headers.version)
     for name in sorted(filter(is_about_postcopy, headers.functions - SYMBOLS.keys())):
-        yield _not_ours(f"{name}()", name)
-
-
-def _not_ours(what: str, name: str) -> Finding:
-    return Finding(
-        Severity.WARNING, name, f"the headers have {what}, this package has not"
-    )
+        yield unknown(name, f"the headers have {name}()", headers.version)
 
 
 def _error(name: str, evidence: str) -> Finding:

@@ -10,12 +10,16 @@ from types import MappingProxyType
 
 from lxml import etree
 
-from libvirt_postcopy.bindings.symbols import version_number
+from libvirt_postcopy.bindings.symbols import LIBVIRT, QEMU, version_number
+from libvirt_postcopy.bindings.toolchain import ask_pkg_config
 
-__all__ = ["DESCRIPTION", "QEMU_DESCRIPTION", "Description", "Name", "read_description"]
+__all__ = ["Description", "Name", "beside", "find_description", "read_description"]
 
-DESCRIPTION = Path("/usr/share/libvirt/api/libvirt-api.xml")
-QEMU_DESCRIPTION = DESCRIPTION.with_name("libvirt-qemu-api.xml")
+_DESCRIPTION = Path("/usr/share/libvirt/api/libvirt-api.xml")
+_QEMU = "libvirt-qemu-api.xml"
+
+_DESCRIBED = {"libvirt": LIBVIRT, "libvirt-qemu": QEMU}
+"""A description's own name, and the library that it describes."""
 
 _RELEASE = re.compile(r"\d+\.\d+\.\d+")
 _TYPE = re.compile(r"VIR_TYPED_PARAM_(INT|UINT|LLONG|ULLONG|DOUBLE|BOOLEAN|STRING)\b")
@@ -37,11 +41,15 @@ class Name:
 
 @dataclass(frozen=True)
 class Description:
-    """All names of the API."""
+    """All names of the API.
+
+    :ivar libraries: The libraries that are described.
+    """
 
     constants: Mapping[str, Name] = field(default_factory=dict)
     macros: Mapping[str, Name] = field(default_factory=dict)
     functions: Mapping[str, Name] = field(default_factory=dict)
+    libraries: frozenset[str] = frozenset()
 
     @property
     def version(self) -> int:
@@ -58,6 +66,18 @@ class Description:
         )
 
 
+def find_description() -> Path:
+    """Where libvirt's description is: pkg-config says, or where distributions put it."""
+    told = ask_pkg_config("--variable=libvirt_api", "libvirt")
+    return Path(told) if told and Path(told).is_file() else _DESCRIPTION
+
+
+def beside(path: Path) -> list[Path]:
+    """A description, and that of libvirt's functions for QEMU if it lies beside."""
+    qemu = path.with_name(_QEMU)
+    return [path, qemu] if qemu != path and qemu.is_file() else [path]
+
+
 def read_description(*paths: Path) -> Description:
     """Read one or several files as one.
 
@@ -67,8 +87,10 @@ def read_description(*paths: Path) -> Description:
     constants: dict[str, Name] = {}
     macros: dict[str, Name] = {}
     functions: dict[str, Name] = {}
+    libraries = set()
     for path in paths:
         root = _root(path)
+        libraries.add(_DESCRIBED.get(root.get("name", ""), ""))
         for node in root.iterfind("symbols/enum"):
             constants[node.get("name", "")] = _constant(node)
         for node in root.iterfind("symbols/macro"):
@@ -79,6 +101,7 @@ def read_description(*paths: Path) -> Description:
         MappingProxyType(constants),
         MappingProxyType(macros),
         MappingProxyType(functions),
+        frozenset(libraries),
     )
 
 

@@ -6,25 +6,32 @@ from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from libvirt_postcopy.bindings.binding import Binding
-from libvirt_postcopy.bindings.call import CALLABLE
-from libvirt_postcopy.bindings.description import Description, Name
+from libvirt_postcopy.bindings.call import can_call
+from libvirt_postcopy.bindings.description import Description
 from libvirt_postcopy.bindings.library import Library
-from libvirt_postcopy.bindings.names import ours
+from libvirt_postcopy.bindings.names import is_about_postcopy, ours
 from libvirt_postcopy.bindings.parameters import (
     PARAMETERS,
     Parameter,
     ParameterType,
     guess,
 )
+from libvirt_postcopy.bindings.paths import path_of
 from libvirt_postcopy.bindings.report import (
     Finding,
     ParameterRow,
-    Path,
     Row,
     Severity,
+    unknown,
 )
-from libvirt_postcopy.bindings.symbols import SYMBOLS, Symbol, version_number
+from libvirt_postcopy.bindings.symbols import (
+    SYMBOLS,
+    Symbol,
+    release_of,
+    version_number,
+)
 from libvirt_postcopy.constants import CLIENT_SIDE_FLAGS
+from libvirt_postcopy.features import Path, call_path
 
 __all__ = [
     "against_binding",
@@ -33,6 +40,7 @@ __all__ = [
     "libraries",
     "parameters",
     "symbols",
+    "unknown_functions",
 ]
 
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
@@ -63,17 +71,23 @@ def libraries(found: Collection[Library]) -> Iterator[Finding]:
 
 
 def symbols(
-    found: Mapping[str, Library], binding: Binding
+    found: Mapping[str, Library], binding: Binding, version: int
 ) -> tuple[list[Row], list[Finding]]:
-    """Each function: where it is, and what way a call takes."""
+    """Each function: where it is, and what way a call takes.
+
+    :param version: Of the libraries.
+    """
     rows: list[Row] = []
     findings: list[Finding] = []
-    version = binding.libvirt
+
+    def has(name: str) -> bool:
+        return found[SYMBOLS[name].library].version(name) is not None
+
     for symbol in SYMBOLS.values():
         library = found[symbol.library]
         node = library.version(symbol.name)
         is_wrapped = binding.has(symbol)
-        path = _path(symbol, node, found, binding, is_wrapped=is_wrapped)
+        path = path_of(symbol.name, binding, has)
         rows.append(
             Row(
                 symbol.name,
@@ -89,23 +103,17 @@ def symbols(
     return rows, findings
 
 
-def _path(
-    symbol: Symbol,
-    node: str | None,
-    found: Mapping[str, Library],
-    binding: Binding,
-    *,
-    is_wrapped: bool,
-) -> Path:
-    if node is not None and is_wrapped:
-        return Path.BINDING
-    if node is not None and symbol.name in CALLABLE:
-        return Path.CFFI
-    monitor = SYMBOLS["virDomainQemuMonitorCommand"]
-    has_monitor = found[monitor.library].version(monitor.name) is not None
-    if symbol.passthrough and has_monitor and binding.has(monitor):
-        return Path.PASSTHROUGH
-    return Path.NONE
+def unknown_functions(found: Collection[Library], version: int) -> Iterator[Finding]:
+    """Functions for post-copy that a library has and this package has not.
+
+    :param version: Of the libraries.
+    """
+    for library in found:
+        defined = library.shared.defined if library.shared is not None else {}
+        for name, node in sorted(defined.items()):
+            # Private functions, of which libvirt has many for post-copy, are no business of ours.
+            if is_about_postcopy(name) and release_of(node) and name not in SYMBOLS:
+                yield unknown(name, f"{library.soname} has {name}()", version)
 
 
 def _about(
@@ -138,8 +146,13 @@ def _instead(path: Path) -> str:
 # Parameters
 
 
-def parameters(binding: Binding) -> tuple[list[ParameterRow], list[Finding]]:
-    """Each typed parameter: the type that a dict comes out with."""
+def parameters(
+    binding: Binding, version: int
+) -> tuple[list[ParameterRow], list[Finding]]:
+    """Each typed parameter: the type that a dict comes out with, and how our own API passes it.
+
+    :param version: Of the library.
+    """
     hints = binding.hints()
     rows, findings = [], []
     if hints is None:
@@ -153,6 +166,12 @@ def parameters(binding: Binding) -> tuple[list[ParameterRow], list[Finding]]:
     for each in PARAMETERS.values():
         hint = None if hints is None else hints.get(each.key)
         passed = hint or guess("" if each.type.word == "STRING" else 1)
+        path = call_path(
+            in_library=True,
+            in_binding=passed == each.type,
+            past_binding=can_call("virDomainMigrate3"),
+            by_monitor=False,
+        )
         rows.append(
             ParameterRow(
                 each.key,
@@ -160,22 +179,27 @@ def parameters(binding: Binding) -> tuple[list[ParameterRow], list[Finding]]:
                 each.type.word,
                 None if hint is None else _word(hint),
                 _word(passed),
-                Path.BINDING if passed == each.type else Path.CFFI,
+                path,
             )
         )
         if hints is not None:
-            findings += _about_type(each, hint, passed, binding.libvirt)
+            findings += _about_type(each, hint, passed, path, version)
     return rows, findings
 
 
 def _about_type(
-    each: Parameter, hint: int | None, passed: int | None, version: int
+    each: Parameter, hint: int | None, passed: int | None, path: Path, version: int
 ) -> Iterator[Finding]:
     is_due = version >= version_number(each.since)
     if passed != each.type:
         evidence = (
             f"libvirt-python passes it as {_word(passed)}, the daemon wants"
-            f" {each.type.word} and refuses it; this package passes it right"
+            f" {each.type.word} and refuses it; "
+        )
+        evidence += (
+            "this package passes it right, through cffi"
+            if path is Path.CFFI
+            else "without cffi this package cannot pass it either (pip install cffi)"
         )
         if is_due:
             yield Finding(ERROR, each.key, evidence, _REINSTALL)
@@ -213,7 +237,7 @@ def against_binding(binding: Binding) -> Iterator[Finding]:
     wrapped = {symbol.binding for symbol in SYMBOLS.values()}
     for name in sorted(binding.postcopy_names()):
         if not mine.has(name) and name not in wrapped:
-            yield _unknown(name, "libvirt-python")
+            yield unknown(name, _for_postcopy("libvirt-python"), binding.libvirt)
 
 
 def age(binding: Binding, library: Library) -> Iterator[Finding]:
@@ -221,14 +245,29 @@ def age(binding: Binding, library: Library) -> Iterator[Finding]:
 
     Not every release brings functions, so the newest that the library has is what counts.
     """
-    uses, has = binding.newest(), library.newest()
-    if uses and has and version_number(uses) < version_number(has):
+    if library.error:
+        return
+    uses, has = binding.newest(library.soname), library.newest()
+    what = "libvirt-python"
+    if not uses or not has:
+        whose = f"{what}'s C module" if not uses else library.soname
         yield Finding(
             NOTE,
-            "libvirt-python",
-            f"it was built against an older libvirt: it calls no function newer than {uses}, the library has some of {has}",
+            what,
+            f"whether it was built against an older {library.soname} is not known: {whose} does not tell",
+        )
+    elif version_number(uses) < version_number(has):
+        yield Finding(
+            NOTE,
+            what,
+            f"it was built against an older {library.soname}: it calls no function newer than {uses},"
+            f" the library has some of {has}",
             _REINSTALL,
         )
+
+
+def _for_postcopy(whose: str) -> str:
+    return f"{whose} has this name for post-copy"
 
 
 def _is_flag(name: str) -> bool:
@@ -257,15 +296,6 @@ def _client_side(flags: Iterator[int], whose: str) -> Iterator[Finding]:
         )
 
 
-def _unknown(name: str, whose: str) -> Finding:
-    return Finding(
-        WARNING,
-        name,
-        f"{whose} has this name for post-copy, this package has not",
-        "upgrade libvirt-postcopy; if that changes nothing, report it",
-    )
-
-
 def against_description(described: Description, version: int) -> Iterator[Finding]:
     """Our names, numbers, types and releases against libvirt's description of its API, both ways.
 
@@ -283,19 +313,21 @@ def against_description(described: Description, version: int) -> Iterator[Findin
             yield _different(name, value, found.value, whose)
         yield from _since(name, mine.since.get(name, ""), found.since)
     for symbol in SYMBOLS.values():
+        if symbol.library not in described.libraries:
+            continue
         if symbol.name in described.functions:
             since = described.functions[symbol.name].since
             yield from _since(symbol.name, symbol.since, since)
         elif version_number(symbol.since) <= version:
             yield _not_there(symbol.name, whose)
-    yield from _types(described)
+    yield from _types(described, version)
     flags = (
         each.value
         for name, each in described.constants.items()
         if each.kind == "virDomainMigrateFlags" and isinstance(each.value, int)
     )
     yield from _client_side(flags, whose)
-    yield from _lacking(described, whose)
+    yield from _lacking(described, version)
 
 
 def _not_there(name: str, whose: str) -> Finding:
@@ -311,26 +343,26 @@ def _since(name: str, mine: str, theirs: str) -> Iterator[Finding]:
         )
 
 
-def _types(described: Description) -> Iterator[Finding]:
+def _types(described: Description, version: int) -> Iterator[Finding]:
     """The types of typed parameters, and parameters that we do not know."""
     known = {each.name: each for each in PARAMETERS.values()}
     for name, found in described.macros.items():
         if not name.startswith("VIR_MIGRATE_PARAM_"):
             continue
         if name not in known:
-            yield Finding(
-                WARNING, name, f"a parameter of migrations that is not known here: {found.value}"
-            )  # fmt: skip
+            what = f"libvirt-api.xml has the parameter {found.value}"
+            yield unknown(name, what, version)
         elif found.kind and found.kind != known[name].type.word:
             yield _different(name, known[name].type.word, found.kind, "libvirt-api.xml")
 
 
-def _lacking(described: Description, whose: str) -> Iterator[Finding]:
-    mine = ours()
-    names: list[Mapping[str, Name]] = [described.constants, described.macros]
-    for name in sorted(name for each in names for name in each if "POSTCOPY" in name):
-        if not mine.has(name):
-            yield _unknown(name, whose)
-    for name in sorted(described.functions):
-        if "postcopy" in name.lower() and name not in SYMBOLS:
-            yield _unknown(name, whose)
+def _lacking(described: Description, version: int) -> Iterator[Finding]:
+    mine, what = ours(), _for_postcopy("libvirt-api.xml")
+    values = {**described.constants, **described.macros}
+    for name in sorted(filter(is_about_postcopy, values)):
+        # Parameters have been looked at by their types.
+        if not mine.has(name) and not name.startswith("VIR_MIGRATE_PARAM_"):
+            yield unknown(name, what, version)
+    for name in sorted(described.functions.keys() - SYMBOLS.keys()):
+        if is_about_postcopy(name):
+            yield unknown(name, what, version)

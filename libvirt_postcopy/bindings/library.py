@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Callable
 
 from libvirt_postcopy.bindings.elf import ElfError, Shared, read_shared
-from libvirt_postcopy.bindings.symbols import SYMBOLS, newest_release
+from libvirt_postcopy.bindings.symbols import SYMBOLS, newest_release, own_release
 
 __all__ = ["Library", "loaded", "loaded_files", "read"]
 
 LOG = logging.getLogger("libvirt_postcopy.bindings")
 
 MAPS = "/proc/self/maps"
+
+DELETED = " (deleted)"
+"""What the kernel adds to a file that an upgrade has replaced."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,14 @@ class Library:
 
     def newest(self) -> str:
         """The newest release that brought a function; empty where that is not known."""
-        return "" if self.shared is None else newest_release(self.shared.defined.values())  # fmt: skip
+        return newest_release(self._nodes())
+
+    def release(self) -> str:
+        """The release that it is of, as its file tells, which the library itself says more exactly; empty if unknown."""
+        return own_release(self._nodes()) or self.newest()
+
+    def _nodes(self) -> Collection[str]:
+        return () if self.shared is None else self.shared.defined.values()
 
 
 def read(soname: str, path: str) -> Library:
@@ -95,7 +105,7 @@ def _files(soname: str, maps: Iterable[str]) -> tuple[str, ...]:
     found: dict[str, None] = {}
     for line in maps:
         path = "".join(line.rstrip("\n").split(maxsplit=5)[5:])
-        path = path.removesuffix(" (deleted)")
+        path = path.removesuffix(DELETED)
         name = os.path.basename(path)
         if name == soname or name.startswith(f"{soname}."):  # libvirt.so.0.9000.0
             found[path] = None

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from libvirt_postcopy.bindings.symbols import NEWEST_KNOWN
+from libvirt_postcopy.features import Path
+
 __all__ = [
     "CANNOT_CHECK",
     "FORMAT",
@@ -16,6 +19,7 @@ __all__ = [
     "Report",
     "Row",
     "Severity",
+    "unknown",
 ]
 
 FORMAT = 1
@@ -23,15 +27,6 @@ FORMAT = 1
 
 CANNOT_CHECK = 2
 """Exit status where there is nothing to be checked."""
-
-
-class Path(Enum):
-    """The way that a call takes."""
-
-    BINDING = "binding"  #: libvirt-python
-    CFFI = "cffi"  #: the library itself, past libvirt-python
-    PASSTHROUGH = "passthrough"  #: QEMU's own command, through libvirt's monitor passthrough  # fmt: skip
-    NONE = "none"  #: it cannot be made
 
 
 class Severity(Enum):
@@ -61,6 +56,20 @@ class Finding:
     def __str__(self) -> str:
         cure = f" ({self.cure})" if self.cure else ""
         return f"{self.severity.value}: {self.what}: {self.evidence}{cure}"
+
+
+def unknown(name: str, what: str, version: int) -> Finding:
+    """A name that libvirt has and this package has not.
+
+    :param what: Who has it, and as what.
+    :param version: Of that libvirt: a later one than this package knows may well have more.
+    """
+    return Finding(
+        Severity.NOTE if version > NEWEST_KNOWN else Severity.WARNING,
+        name,
+        f"{what}, this package has not",
+        "upgrade libvirt-postcopy; if that changes nothing, report it",
+    )
 
 
 @dataclass(frozen=True)

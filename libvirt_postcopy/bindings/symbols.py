@@ -12,15 +12,21 @@ from types import MappingProxyType
 
 __all__ = [
     "LIBVIRT",
+    "NEWEST_KNOWN",
     "QEMU",
     "SYMBOLS",
     "TYPES",
     "Symbol",
     "newest_release",
+    "own_release",
+    "release_of",
     "version_number",
 ]
 
 LIBVIRT, QEMU = "libvirt.so.0", "libvirt-qemu.so.0"
+
+NEWEST_KNOWN = 12_008_000
+"""The newest libvirt that this package was compared with; names that a later one adds are worth a note, no more."""
 
 _NODES = {LIBVIRT: "LIBVIRT", QEMU: "LIBVIRT_QEMU"}
 
@@ -35,6 +41,7 @@ class Symbol:
     :ivar is_needed: Whether there is no post-copy migration without it.
     :ivar purpose: What is lost without it.
     :ivar passthrough: QEMU's command for the same, where it may be sent instead.
+    :ivar glue: What libvirt-python's C module calls it, where that is another name.
     """
 
     name: str
@@ -45,6 +52,7 @@ class Symbol:
     is_needed: bool = False
     library: str = LIBVIRT
     passthrough: str = ""
+    glue: str = ""
 
     @property
     def node(self) -> str:
@@ -59,13 +67,23 @@ def version_number(text: str) -> int:
 
 
 def newest_release(nodes: Iterable[str]) -> str:
-    """The newest release among version nodes of ``libvirt.so.0``; empty if there is none."""
-    releases = (_NODE.fullmatch(node) for node in nodes)
-    found = [each[1] for each in releases if each]
-    return max(found, key=version_number, default="")
+    """The newest release among version nodes; empty if there is none."""
+    return max(filter(None, map(release_of, nodes)), key=version_number, default="")
 
 
-_NODE = re.compile(r"LIBVIRT_(\d+\.\d+\.\d+)")  # not LIBVIRT_PRIVATE_9.0.0
+def release_of(node: str) -> str:
+    """The release that a version node of one of the libraries speaks of; empty if it is none, or private."""
+    found = _NODE.fullmatch(node)
+    return found[1] if found else ""
+
+
+def own_release(nodes: Iterable[str]) -> str:
+    """The release that ``libvirt.so.0`` itself is of, which its private functions tell; empty if they do not."""
+    return next((found[1] for found in map(_PRIVATE.fullmatch, nodes) if found), "")
+
+
+_NODE = re.compile(r"LIBVIRT_(?:QEMU_)?(\d+\.\d+\.\d+)")
+_PRIVATE = re.compile(r"LIBVIRT_PRIVATE_(\d+\.\d+\.\d+)")
 
 
 def _symbol(
@@ -77,10 +95,11 @@ def _symbol(
     needed: bool = False,
     library: str = LIBVIRT,
     passthrough: str = "",
+    glue: str = "",
 ) -> Symbol:
     name = prototype.partition("(")[0].split()[-1].lstrip("*")
     return Symbol(
-        name, since, prototype, binding, purpose, needed, library, passthrough
+        name, since, prototype, binding, purpose, needed, library, passthrough, glue
     )
 
 
@@ -210,6 +229,54 @@ _ALL = (
     ),
     # Events and connections.
     _symbol(
+        "0.9.0",
+        "int virEventRegisterDefaultImpl(void)",
+        "virEventRegisterDefaultImpl",
+        "events: a loop that delivers them",
+        needed=True,
+    ),
+    _symbol(
+        "0.9.0",
+        "int virEventRunDefaultImpl(void)",
+        "virEventRunDefaultImpl",
+        "events: a loop that delivers them",
+        needed=True,
+    ),
+    _symbol(
+        "0.9.3",
+        "int virEventAddTimeout(int frequency, virEventTimeoutCallback cb, void *opaque, virFreeCallback ff)",
+        "virEventAddTimeout",
+        "seeing whether there is a loop for events already",
+        needed=True,
+    ),
+    _symbol(
+        "0.9.3",
+        "int virEventRemoveTimeout(int timer)",
+        "virEventRemoveTimeout",
+        "seeing whether there is a loop for events already",
+        needed=True,
+    ),
+    _symbol(
+        "0.0.3",
+        "virConnectPtr virConnectOpen(const char *name)",
+        "open",
+        "connections",
+        needed=True,
+    ),
+    _symbol(
+        "0.4.0",
+        "virConnectPtr virConnectOpenAuth(const char *name, virConnectAuthPtr auth, unsigned int flags)",
+        "openAuth",
+        "connections to daemons that ask for a name and a password",
+    ),
+    _symbol(
+        "0.1.0",
+        "void virSetErrorFunc(void *userData, virErrorFunc handler)",
+        "registerErrorHandler",
+        "programs that print an error once",
+        glue="virRegisterErrorHandler",
+    ),
+    _symbol(
         "0.8.0",
         "int virConnectDomainEventRegisterAny(virConnectPtr conn, virDomainPtr dom, int eventID,"
         " virConnectDomainEventGenericCallback cb, void *opaque, virFreeCallback freecb)",
@@ -305,6 +372,147 @@ _ALL = (
         "char *virDomainGetXMLDesc(virDomainPtr domain, unsigned int flags)",
         "virDomain.XMLDesc",
         "the preflight of a domain",
+    ),
+    _symbol(
+        "0.0.3",
+        "int virDomainFree(virDomainPtr domain)",
+        "virDomain.__del__",
+        "letting go of a domain",
+        needed=True,
+    ),
+    _symbol(
+        "0.0.3",
+        "unsigned int virDomainGetID(virDomainPtr domain)",
+        "virDomain.ID",
+        "finding a domain by its number",
+    ),
+    _symbol(
+        "0.7.3",
+        "int virDomainIsPersistent(virDomainPtr dom)",
+        "virDomain.isPersistent",
+        "whether the domain is defined",
+    ),
+    _symbol(
+        "0.9.10",
+        "char *virDomainGetMetadata(virDomainPtr domain, int type, const char *uri, unsigned int flags)",
+        "virDomain.metadata",
+        "a domain's own policy",
+    ),
+    _symbol(
+        "0.9.10",
+        "int virDomainSetMetadata(virDomainPtr domain, int type, const char *metadata, const char *key,"
+        " const char *uri, unsigned int flags)",
+        "virDomain.setMetadata",
+        "giving a domain its own policy",
+    ),
+    # Without libvirt's migration job, and a QEMU that is only asked.
+    _symbol(
+        "0.5.0",
+        "virDomainPtr virDomainCreateXML(virConnectPtr conn, const char *xmlDesc, unsigned int flags)",
+        "virConnect.createXML",
+        "the qemu driver; asking a destination's QEMU",
+    ),
+    _symbol(
+        "0.1.1",
+        "virDomainPtr virDomainDefineXML(virConnectPtr conn, const char *xml)",
+        "virConnect.defineXML",
+        "the qemu driver: a definition that moves with the guest",
+    ),
+    _symbol(
+        "0.0.3",
+        "int virDomainResume(virDomainPtr domain)",
+        "virDomain.resume",
+        "the qemu driver: the guest's start on the destination",
+    ),
+    _symbol(
+        "0.0.3",
+        "int virDomainDestroy(virDomainPtr domain)",
+        "virDomain.destroy",
+        "the qemu driver: an end to what is left, and to a QEMU that was only asked",
+    ),
+    _symbol(
+        "0.9.4",
+        "int virDomainUndefineFlags(virDomainPtr domain, unsigned int flags)",
+        "virDomain.undefineFlags",
+        "the qemu driver: no definition where the guest has left",
+    ),
+    # The preflight of a host.
+    _symbol(
+        "0.0.3",
+        "const char *virConnectGetType(virConnectPtr conn)",
+        "virConnect.getType",
+        "the preflight of a host",
+    ),
+    _symbol(
+        "0.3.0",
+        "char *virConnectGetHostname(virConnectPtr conn)",
+        "virConnect.getHostname",
+        "the preflight of a host",
+    ),
+    _symbol(
+        "0.1.0",
+        "int virNodeGetInfo(virConnectPtr conn, virNodeInfoPtr info)",
+        "virConnect.getInfo",
+        "the preflight of a host's memory",
+    ),
+    _symbol(
+        "0.3.3",
+        "unsigned long long virNodeGetFreeMemory(virConnectPtr conn)",
+        "virConnect.getFreeMemory",
+        "the preflight of a host's memory",
+    ),
+    _symbol(
+        "0.9.3",
+        "int virNodeGetMemoryStats(virConnectPtr conn, int cellNum, virNodeMemoryStatsPtr params,"
+        " int *nparams, unsigned int flags)",
+        "virConnect.getMemoryStats",
+        "the preflight of a host's memory",
+    ),
+    _symbol(
+        "1.2.6",
+        "int virNodeGetFreePages(virConnectPtr conn, unsigned int npages, unsigned int *pages, int startcell,"
+        " unsigned int cellcount, unsigned long long *counts, unsigned int flags)",
+        "virConnect.getFreePages",
+        "the preflight of a host's huge pages",
+    ),
+    _symbol(
+        "1.2.7",
+        "char *virConnectGetDomainCapabilities(virConnectPtr conn, const char *emulatorbin, const char *arch,"
+        " const char *machine, const char *virttype, unsigned int flags)",
+        "virConnect.getDomainCapabilities",
+        "the preflight of emulator and machine type",
+    ),
+    _symbol(
+        "4.4.0",
+        "int virConnectCompareHypervisorCPU(virConnectPtr conn, const char *emulator, const char *arch,"
+        " const char *machine, const char *virttype, const char *xmlCPU, unsigned int flags)",
+        "virConnect.compareHypervisorCPU",
+        "the preflight of the CPU",
+    ),
+    # Network filters.
+    _symbol(
+        "0.10.2",
+        "int virConnectListAllNWFilters(virConnectPtr conn, virNWFilterPtr **filters, unsigned int flags)",
+        "virConnect.listAllNWFilters",
+        "nwfilter-define --keep-uuid",
+    ),
+    _symbol(
+        "0.8.0",
+        "const char *virNWFilterGetName(virNWFilterPtr nwfilter)",
+        "virNWFilter.name",
+        "nwfilter-define --keep-uuid",
+    ),
+    _symbol(
+        "0.8.0",
+        "int virNWFilterGetUUIDString(virNWFilterPtr nwfilter, char *buf)",
+        "virNWFilter.UUIDString",
+        "nwfilter-define --keep-uuid",
+    ),
+    _symbol(
+        "7.7.0",
+        "virNWFilterPtr virNWFilterDefineXMLFlags(virConnectPtr conn, const char *xmlDesc, unsigned int flags)",
+        "virConnect.nwfilterDefineXMLFlags",
+        "nwfilter-define --validate",
     ),
     _symbol(
         "0.8.0",

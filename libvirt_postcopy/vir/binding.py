@@ -7,11 +7,14 @@ import libvirt_qemu
 
 from libvirt_postcopy.bindings.binding import Binding
 
-__all__ = ["installed"]
+__all__ = ["LOADED", "installed"]
+
+LOADED = Binding(libvirt, libvirt_qemu)
+"""The binding that this process has loaded; which version it is, :func:`installed` says."""
 
 
 def installed() -> Binding:
-    """The binding that this process has loaded."""
+    """The binding that this process has loaded, with its version."""
     from importlib import metadata  # slow, and only the check asks for it
 
     try:

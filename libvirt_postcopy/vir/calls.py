@@ -25,7 +25,7 @@ from libvirt_postcopy.constants import (
 )
 from libvirt_postcopy.errors import LibvirtError, refusal
 from libvirt_postcopy.events import Half, Side
-from libvirt_postcopy.features import explain
+from libvirt_postcopy.features import Path, explain
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir import fallback
 from libvirt_postcopy.vir.protocols import Connection, Domain
@@ -141,12 +141,12 @@ def start_postcopy(dom: Domain, flags: int = 0) -> None:
     :raises LibvirtError: If libvirt or QEMU refuses.
     :source: libvirt ``virDomainMigrateStartPostCopy`` (since 1.3.3)
     """
-    call = getattr(dom, "migrateStartPostCopy", None)
+    way = fallback.path(fallback.START)
     with refusals("source"):
-        if call is None:
-            fallback.start_postcopy(dom, flags)
+        if way is Path.BINDING:
+            dom.migrateStartPostCopy(flags)
         else:
-            call(flags)
+            fallback.start_postcopy(dom, flags, way)
 
 
 def migrate3(
@@ -158,10 +158,10 @@ def migrate3(
     :raises UsageError: If a parameter cannot be written; nothing was sent.
     """
     with refusals():
-        if not hasattr(dom, "migrate3") or fallback.is_misread(params):
-            fallback.migrate3(dom, destination, params, flags)
-        else:
+        if fallback.path(fallback.MIGRATE, params) is Path.BINDING:
             dom.migrate3(destination, params, flags)
+        else:
+            fallback.migrate3(dom, destination, params, flags)
 
 
 def migrate_to_uri3(
@@ -169,10 +169,10 @@ def migrate_to_uri3(
 ) -> None:
     """As :func:`migrate3`, from daemon to daemon."""
     with refusals("source"):
-        if not hasattr(dom, "migrateToURI3") or fallback.is_misread(params):
-            fallback.migrate_to_uri3(dom, uri, params, flags)
-        else:
+        if fallback.path(fallback.MIGRATE_TO_URI, params) is Path.BINDING:
             dom.migrateToURI3(uri, params, flags)
+        else:
+            fallback.migrate_to_uri3(dom, uri, params, flags)
 
 
 def read_stats(dom: Domain) -> Stats | None:
@@ -347,13 +347,12 @@ def pause_postcopy(dom: Domain) -> None:
     :raises LibvirtError: If libvirt or QEMU refuses.
     :source: libvirt ``virDomainAbortJobFlags`` with ``VIR_DOMAIN_ABORT_JOB_POSTCOPY`` (since 8.5.0)
     """
-    call = getattr(dom, "abortJobFlags", None)
     flags = int(AbortJobFlags.VIR_DOMAIN_ABORT_JOB_POSTCOPY)
     with refusals("source"):
-        if call is None:
-            fallback.abort_job_flags(dom, flags)
+        if fallback.path(fallback.ABORT) is Path.BINDING:
+            dom.abortJobFlags(flags)
         else:
-            call(flags)
+            fallback.abort_job_flags(dom, flags)
 
 
 def is_alive(connection: Connection) -> bool:

@@ -1,4 +1,5 @@
-"""Calls that libvirt-python has not, or would get wrong: past it, into the library that it has loaded.
+"""Which way a call takes, and the calls that libvirt-python has not, or would get wrong: past it, into the library that it
+has loaded.
 
 Errors are libvirt's own (``libvirtError``), except where said.
 """
@@ -9,47 +10,83 @@ import json
 import logging
 from collections.abc import Mapping
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import libvirt
 import libvirt_qemu
 
 from libvirt_postcopy.bindings import call
-from libvirt_postcopy.bindings.parameters import PARAMETERS, ParameterType, misread
+from libvirt_postcopy.bindings.parameters import misread
+from libvirt_postcopy.bindings.paths import path_of
 from libvirt_postcopy.bindings.symbols import SYMBOLS
 from libvirt_postcopy.constants import ErrorNumber
 from libvirt_postcopy.errors import LibvirtError, NotSupportedError, UsageError
-from libvirt_postcopy.vir.binding import installed
+from libvirt_postcopy.features import Path
+from libvirt_postcopy.vir.binding import LOADED
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
 __all__ = [
+    "ABORT",
+    "MIGRATE",
+    "MIGRATE_TO_URI",
+    "START",
     "abort_job_flags",
-    "is_misread",
     "migrate3",
     "migrate_to_uri3",
+    "path",
     "start_postcopy",
 ]
 
 LOG = logging.getLogger("libvirt_postcopy.vir")
 
-_START = SYMBOLS["virDomainMigrateStartPostCopy"]
+START = "virDomainMigrateStartPostCopy"
+ABORT = "virDomainAbortJobFlags"
+MIGRATE = "virDomainMigrate3"
+MIGRATE_TO_URI = "virDomainMigrateToURI3"
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
-def start_postcopy(dom: Domain, flags: int) -> None:
+def path(name: str, params: Mapping[str, Any] = _NOTHING) -> Path:
+    """The way that a call of a C function takes.
+
+    :param params: Typed parameters that it is to be given.
+    """
+    wrong = misread(params, _hints()) if params else ()
+    found = path_of(name, LOADED, _is_in_library, is_misread=bool(wrong))
+    why = f", for libvirt-python passes {', '.join(wrong)} in a wrong type" if wrong else ""  # fmt: skip
+    level = logging.DEBUG if found is Path.BINDING else logging.INFO
+    LOG.log(level, "%s: path %s%s", name, found.value, why)
+    return found
+
+
+def _is_in_library(name: str) -> bool:
+    # libvirt-python could not have been loaded if a function that its C module calls were missing.
+    return LOADED.has(SYMBOLS[name]) or not call.hindrance(name)
+
+
+@lru_cache(maxsize=1)
+def _hints() -> Mapping[str, int] | None:
+    return LOADED.hints()
+
+
+def start_postcopy(dom: Domain, flags: int, way: Path) -> None:
     """Switch without libvirt-python's ``migrateStartPostCopy``.
 
     A library before 1.3.3 has no such function either; QEMU's own command does the same then.
 
+    :param way: As :func:`path` says.
     :raises NotSupportedError: If there is no way.
     :raises LibvirtError: If QEMU refuses.
     """
+    if way is Path.PASSTHROUGH:
+        _send(dom, SYMBOLS[START].passthrough)
+        return
     try:
         call.start_postcopy(_pointed(dom), flags, libvirt.libvirtError)
-    except call.NoSuchFunction as error:
-        LOG.info("%s: %s is sent to QEMU", error, _START.passthrough)
-        _send(dom, _START.passthrough)
     except call.NoSuchCall as error:
-        raise _lacking("migrateStartPostCopy", "1.3.3", error) from error
+        raise _lacking(START, error) from error
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -64,7 +101,7 @@ def abort_job_flags(dom: Domain, flags: int) -> None:
     try:
         call.abort_job_flags(_pointed(dom), flags, libvirt.libvirtError)
     except call.NoSuchCall as error:
-        lacking = _lacking("abortJobFlags", "8.5.0", error)
+        lacking = _lacking(ABORT, error)
         ours = LibvirtError(lacking.what, side=lacking.side, cure=lacking.cure)
         ours.code = ErrorNumber.VIR_ERR_NO_SUPPORT
         raise ours from error
@@ -82,7 +119,7 @@ def migrate3(
         failed = libvirt.libvirtError
         call.migrate3(_pointed(dom), _pointed(dconn), params, int(flags), failed)
     except call.NoSuchCall as error:
-        raise _lacking("migrate3", "1.1.0", error) from error
+        raise _lacking(MIGRATE, error, params) from error
     except ValueError as error:
         raise UsageError(str(error)) from error
 
@@ -95,27 +132,9 @@ def migrate_to_uri3(
         failed = libvirt.libvirtError
         call.migrate_to_uri3(_pointed(dom), uri, params, int(flags), failed)
     except call.NoSuchCall as error:
-        raise _lacking("migrateToURI3", "1.1.0", error) from error
+        raise _lacking(MIGRATE_TO_URI, error, params) from error
     except ValueError as error:
         raise UsageError(str(error)) from error
-
-
-def is_misread(params: Mapping[str, Any]) -> bool:
-    """Whether libvirt-python would pass a parameter in another type than the daemon wants."""
-    return bool(_NOT_GUESSED & params.keys()) and bool(misread(params, _hints()))
-
-
-_NOT_GUESSED = {
-    key
-    for key, each in PARAMETERS.items()
-    if each.type is ParameterType.VIR_TYPED_PARAM_INT
-}
-"""What is right only with a hint: a number without one becomes an ``ULLONG``."""
-
-
-@lru_cache(maxsize=1)
-def _hints() -> Mapping[str, int] | None:
-    return installed().hints()
 
 
 def _pointed(thing: Any) -> call.Pointed:
@@ -125,11 +144,20 @@ def _pointed(thing: Any) -> call.Pointed:
     return pointed
 
 
-def _lacking(method: str, since: str, error: Exception) -> NotSupportedError:
+def _lacking(
+    name: str, error: Exception, params: Mapping[str, Any] = _NOTHING
+) -> NotSupportedError:
+    """Why neither libvirt-python nor a call past it will do."""
+    symbol = SYMBOLS[name]
+    if LOADED.has(symbol):
+        wrong = ", ".join(misread(params, _hints()))
+        what = f"libvirt-python passes {wrong} in a type that the daemon refuses"
+        cure = "build libvirt-python against this libvirt: pip install --force-reinstall --no-binary :all: libvirt-python"
+    else:
+        what = f"this libvirt-python has no {symbol.binding.rpartition('.')[2]}"
+        cure = f"install libvirt-python >= {symbol.since}, built against libvirt >= {symbol.since}"
     return NotSupportedError(
-        f"this libvirt-python has no {method}, and there is no way past it: {error}",
-        side="client",
-        cure=f"install libvirt-python >= {since}, built against libvirt >= {since}",
+        f"{what}, and there is no way past it: {error}", side="client", cure=cure
     )
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from libvirt_postcopy.features import (
     MULTIFD_AND_POSTCOPY,
     after_rejection,
+    call_path,
     explain,
     is_about_certificates,
     is_about_migration_tls,
@@ -282,3 +283,32 @@ def test_source_whose_destination_rejects_the_devices(
     found = after_rejection(qemu)
     assert found.can_go_on is can_go_on
     assert (version_text(qemu) in found.text) is bool(qemu)
+
+
+# The way of a call
+
+
+@pytest.mark.parametrize(
+    "library, binding, past, monitor, path",
+    [
+        (True, True, True, True, "binding"),
+        (True, True, False, False, "binding"),
+        (True, False, True, True, "cffi"),
+        (True, False, False, True, "passthrough"),
+        (True, False, False, False, "none"),
+        (False, True, True, True, "passthrough"),
+        (False, True, True, False, "none"),
+        (False, False, True, False, "none"),
+    ],
+)
+def test_way_of_a_call(
+    library: bool, binding: bool, past: bool, monitor: bool, path: str
+) -> None:
+    """Past the binding only into a library that has the function."""
+    found = call_path(
+        in_library=library,
+        in_binding=binding,
+        past_binding=past,
+        by_monitor=monitor,
+    )
+    assert found.value == path

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.programs import FAILED, printable
 
 if TYPE_CHECKING:
@@ -48,12 +47,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, out: TextIO) -> int:
     """Print the tables; the exit status is 1 if a migration would break, 2 if nothing could be checked."""
-    for option, file in (("--library", args.library), ("--qemu-library", args.qemu_library), ("--api", args.api)):  # fmt: skip
-        if file and not Path(file).is_file():
-            raise UsageError(f"{option}: there is no file '{file}'")
     from libvirt_postcopy.bindings.report import CANNOT_CHECK
 
-    problem = trouble()
+    problem = trouble(args)
     if problem:
         print(f"error: {printable(problem)}", file=sys.stderr)
         return CANNOT_CHECK
@@ -69,7 +65,7 @@ def examine_installed(args: argparse.Namespace) -> Report:
     """Compare all that is here, as :func:`options` say."""
     from libvirt_postcopy.bindings.check import examine
     from libvirt_postcopy.bindings.compiled import check_compiled
-    from libvirt_postcopy.bindings.description import DESCRIPTION
+    from libvirt_postcopy.bindings.description import find_description
     from libvirt_postcopy.vir.binding import installed
     from libvirt_postcopy.vir.calls import silence_libvirt
 
@@ -79,7 +75,7 @@ def examine_installed(args: argparse.Namespace) -> Report:
         binding,
         library=args.library,
         qemu_library=args.qemu_library,
-        description=Path(args.api) if args.api else DESCRIPTION,
+        description=Path(args.api) if args.api else find_description(),
         compile=None if args.no_compile else (lambda: check_compiled(binding)),
     )
 
@@ -108,7 +104,20 @@ _CURES = (
 )
 
 
-def trouble() -> str:
+def trouble(args: argparse.Namespace) -> str:
+    """Why nothing can be checked, as :func:`options` say; empty if it can."""
+    files = {
+        "--library": args.library,
+        "--qemu-library": args.qemu_library,
+        "--api": args.api,
+    }
+    for option, file in files.items():
+        if file and not Path(file).is_file():
+            return f"{option}: there is no file '{file}'"
+    return _loading_trouble()
+
+
+def _loading_trouble() -> str:
     """Why libvirt cannot be loaded at all; empty if it can.
 
     Tried in another process: a damaged library ends the one that loads it.

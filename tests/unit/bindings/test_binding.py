@@ -52,17 +52,23 @@ class Scene:
     def entry(self, place: int, text: int, kind: int) -> None:
         self.write(place, struct.pack("@Pi", text, kind))
 
-    def hints(self, monkeypatch: pytest.MonkeyPatch) -> dict[str, int] | None:
+    def hints(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        file: str = "/lib/libvirtmod.so",
+        mapped: str = "/lib/libvirtmod.so",
+    ) -> dict[str, int] | None:
+        """What is read of the module that Python knows as ``file``, and the kernel as ``mapped``."""
         end = self.first + len(self.content)
         self.memory.write_bytes(bytes(self.first) + self.content)
         self.maps.write_text(
-            f"{self.first:x}-{end:x} r--p 00000000 08:01 12  /lib/libvirtmod.so\n"
-            f"{end:x}-{end + 4096:x} ---p 00000000 08:01 12  /lib/libvirtmod.so\n"
+            f"{self.first:x}-{end:x} r--p 00000000 08:01 12  {mapped}\n"
+            f"{end:x}-{end + 4096:x} ---p 00000000 08:01 12  {mapped}\n"
             "f000-f001 r--p 00000000 08:01 13  /lib/other.so\n"
         )
         monkeypatch.setattr(tested, "MAPS", str(self.maps))
         monkeypatch.setattr(tested, "MEMORY", str(self.memory))
-        glue = type("libvirtmod", (), {"__file__": "/lib/libvirtmod.so"})
+        glue = type("libvirtmod", (), {"__file__": file})
         return Binding(type("libvirt", (), {"libvirtmod": glue})).hints()
 
 
@@ -80,6 +86,32 @@ def scene(tmp_path: Path) -> Scene:
 
 def test_table_is_read_both_ways(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     assert scene.hints(monkeypatch) == {"migrate_uri": 7, "disks_port": 1}
+
+
+def test_module_behind_a_link(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As where /lib64 is one: Python knows the way, the kernel the file."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib64").symlink_to("lib")
+    mapped = (tmp_path / "lib" / "libvirtmod.so").resolve()
+    found = scene.hints(
+        monkeypatch, str(tmp_path / "lib64" / "libvirtmod.so"), str(mapped)
+    )
+    assert found == {"migrate_uri": 7, "disks_port": 1}
+
+
+def test_module_that_an_upgrade_has_replaced(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = scene.hints(monkeypatch, mapped="/lib/libvirtmod.so (deleted)")
+    assert found == {"migrate_uri": 7, "disks_port": 1}
+
+
+def test_another_module_is_not_taken_for_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert scene.hints(monkeypatch, mapped="/opt/libvirtmod.so") is None
 
 
 def test_table_ends_at_what_is_no_entry(

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import libvirt
 import libvirt_qemu
 import pytest
 
-from libvirt_postcopy.bindings import call
+from libvirt_postcopy.bindings import call, judge
+from libvirt_postcopy.bindings.check import examine
+from libvirt_postcopy.bindings.library import Library, loaded
+from libvirt_postcopy.bindings.symbols import LIBVIRT, QEMU, SYMBOLS
 from libvirt_postcopy.constants import ErrorNumber
 from libvirt_postcopy.errors import LibvirtError, NotSupportedError, UsageError
+from libvirt_postcopy.features import Path
 from libvirt_postcopy.vir import calls, fallback
+from libvirt_postcopy.vir.binding import installed
 from unit.fakes import FakeConnection, FakeDomain
 
 ZLIB = {"compression.zlib.level": 3, "migrate_uri": "tcp://b"}
@@ -132,7 +138,31 @@ def test_migration_without_the_bindings_methods(
 
 
 def test_parameters_are_hinted_right_by_the_binding_here() -> None:
-    assert not fallback.is_misread({"parallel.connections": 2, "disks_port": 5})
+    params = {"parallel.connections": 2, "disks_port": 5}
+    assert fallback.path(fallback.MIGRATE, params) is Path.BINDING
+
+
+@pytest.mark.parametrize(
+    "hints, params",
+    [({"bandwidth": 2}, {"bandwidth": 5}), ({}, {"bandwidth": True})],
+    ids=["a wrong hint", "a wrong guess"],
+)
+def test_number_of_another_type_goes_past_the_binding(
+    dom: libvirt.virDomain,
+    in_place: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    hints: dict[str, int],
+    params: dict[str, Any],
+) -> None:
+    """An INT is not the only type that libvirt-python can get wrong."""
+    ffi, library = in_place
+    monkeypatch.setattr(fallback, "_hints", lambda: hints)
+    calls.migrate_to_uri3(dom, "qemu+tls://b/system", params, 3)
+    expected = f"bandwidth 4 {int(params['bandwidth'])}\n"
+    assert ffi.string(library.shim_given).decode() == expected
+    library.shim_given[0] = b"\0"
+    calls.migrate3(dom, dom.connect(), params, 1)
+    assert ffi.string(library.shim_given).decode() == expected
 
 
 def test_refused_migration_past_the_binding(poor: None, dom: libvirt.virDomain) -> None:
@@ -150,5 +180,122 @@ def test_parameter_that_cannot_be_written(poor: None, dom: libvirt.virDomain) ->
 
 
 def test_no_way_past_the_binding(poor: None) -> None:
-    with pytest.raises(NotSupportedError, match="no way past it"):
+    with pytest.raises(NotSupportedError, match="no way past it") as caught:
         calls.migrate3(FakeDomain(), FakeConnection(), ZLIB, 1)
+    assert "passes compression.zlib.level in a type" in caught.value.what
+
+
+# Which way
+
+
+def test_binding_whose_c_module_lacks_it_is_called_past(
+    dom: libvirt.virDomain, in_place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Python has the method all the same, which would only say that the C module has not."""
+    for name in (fallback.START, fallback.ABORT):
+        monkeypatch.delattr(libvirt.libvirtmod, name)
+        report = examine(installed(), is_quick=True)
+        assert report.path(name) is fallback.path(name) is Path.CFFI
+    calls.start_postcopy(dom)
+    calls.pause_postcopy(dom)
+
+
+LOST = [
+    (),
+    ("method",),
+    ("glue",),
+    ("method", "library"),
+    ("method", "cffi"),
+    ("glue", "library", "monitor"),
+    ("method", "cffi", "monitor"),
+]
+
+
+@pytest.mark.parametrize("name", sorted(call.CALLABLE))
+@pytest.mark.parametrize("lost", LOST, ids=lambda lost: " ".join(lost) or "nothing")
+def test_report_and_call_choose_the_same_way(
+    monkeypatch: pytest.MonkeyPatch, lost: tuple[str, ...], name: str
+) -> None:
+    gone = {name} if "library" in lost else set()
+    if "method" in lost:
+        monkeypatch.delattr(libvirt.virDomain, SYMBOLS[name].binding.split(".")[1])
+    if "glue" in lost:
+        monkeypatch.delattr(libvirt.libvirtmod, name)
+    if "monitor" in lost:
+        monkeypatch.delattr(libvirt_qemu, "qemuMonitorCommand")
+    if "cffi" in lost:
+        monkeypatch.setattr(call, "_has_cffi", lambda: False)
+        monkeypatch.setattr(call, "_opened", [])
+        monkeypatch.setitem(sys.modules, "cffi", None)
+    if "library" in lost:
+        monkeypatch.setattr(call, "_opened", [(None, Old())])
+    is_quick = "cffi" in lost
+    whole = {soname: loaded(soname, is_looked_up=not is_quick) for soname in (LIBVIRT, QEMU)}  # fmt: skip
+    rows, _ = judge.symbols(
+        {soname: Less(each, gone) for soname, each in whole.items()},
+        installed(),
+        libvirt.getVersion(),
+    )
+    reported = next(row.path for row in rows if row.symbol == name)
+    assert fallback.path(name) is reported
+    if not lost:
+        assert reported is Path.BINDING
+    elif "library" not in lost and "cffi" not in lost:
+        assert reported is Path.CFFI
+    elif name == fallback.START and "monitor" not in lost:
+        assert reported is Path.PASSTHROUGH
+    else:
+        assert reported is Path.NONE
+
+
+class Less:
+    """A library that lacks some symbols."""
+
+    def __init__(self, library: Library, gone: set[str]) -> None:
+        self._library, self._gone = library, gone
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._library, name)
+
+    def version(self, symbol: str) -> str | None:
+        return None if symbol in self._gone else self._library.version(symbol)
+
+
+def test_way_is_logged(
+    bare: libvirt.virDomain, in_place: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="libvirt_postcopy.vir"):
+        calls.start_postcopy(bare)
+    assert caplog.messages == ["virDomainMigrateStartPostCopy: path cffi"]
+
+
+@pytest.fixture
+def without_cffi(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call, "_has_cffi", lambda: False)
+    monkeypatch.setattr(call, "_opened", [])
+    monkeypatch.setitem(sys.modules, "cffi", None)
+
+
+def test_switch_without_cffi_goes_through_the_monitor(
+    bare: Any, without_cffi: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+    monkeypatch.setattr(
+        libvirt_qemu,
+        "qemuMonitorCommand",
+        lambda dom, line, flags: sent.append(line) or '{"return": {}}',
+    )
+    calls.start_postcopy(bare)
+    assert [json.loads(line) for line in sent] == [
+        {"execute": "migrate-start-postcopy"}
+    ]
+
+
+def test_parameter_that_cannot_be_passed_right_without_cffi(
+    poor: None, dom: libvirt.virDomain, without_cffi: None
+) -> None:
+    with pytest.raises(NotSupportedError) as caught:
+        calls.migrate3(dom, dom.connect(), ZLIB, 1)
+    text = str(caught.value)
+    assert "passes compression.zlib.level in a type that the daemon refuses" in text
+    assert "pip install cffi" in text and "has no migrate3" not in text

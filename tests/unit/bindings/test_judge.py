@@ -7,17 +7,18 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, SimpleNamespace
 
+import libvirt
 import pytest
 
-from libvirt_postcopy.bindings import judge
+from libvirt_postcopy.bindings import call, judge
 from libvirt_postcopy.bindings.binding import Binding
 from libvirt_postcopy.bindings.call import CALLABLE
 from libvirt_postcopy.bindings.check import disagreement, examine
 from libvirt_postcopy.bindings.description import (
-    DESCRIPTION,
-    QEMU_DESCRIPTION,
     Description,
     Name,
+    beside,
+    find_description,
     read_description,
 )
 from libvirt_postcopy.bindings.library import Library, loaded
@@ -27,15 +28,18 @@ from libvirt_postcopy.bindings.report import Finding, Severity
 from libvirt_postcopy.bindings.report import Path as Way
 from libvirt_postcopy.bindings.symbols import (
     LIBVIRT,
+    NEWEST_KNOWN,
     QEMU,
     SYMBOLS,
     version_number,
 )
-from libvirt_postcopy.vir import probe, protocols
 from unit.bindings.conftest import Copy
 
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 START = "virDomainMigrateStartPostCopy"
+
+
+HERE = libvirt.getVersion()
 
 
 def serious(findings: object) -> list[tuple[Severity, str]]:
@@ -68,7 +72,7 @@ def without(name: str) -> dict[str, Library]:
 
 
 def test_all_is_well_here(binding: Binding) -> None:
-    rows, findings = judge.symbols(libraries(), binding)
+    rows, findings = judge.symbols(libraries(), binding, HERE)
     assert findings == []
     assert [row.symbol for row in rows] == list(SYMBOLS)
     for row in rows:
@@ -76,23 +80,12 @@ def test_all_is_well_here(binding: Binding) -> None:
         assert row.path is Way.BINDING and row.binding == SYMBOLS[row.symbol].binding
 
 
-def test_every_call_of_the_adapters_is_looked_at() -> None:
-    listed = {symbol.binding for symbol in SYMBOLS.values()}
-    for name in vars(protocols.Connection):
-        if not name.startswith("_"):
-            assert f"virConnect.{name}" in listed
-    for name in vars(protocols.Domain):
-        if not name.startswith("_") and name != "connect":  # asks no daemon
-            assert f"virDomain.{name}" in listed
-    assert hasattr(probe, "ask_qemu") and "qemuMonitorCommand" in listed
-
-
 @pytest.mark.parametrize("name", sorted(CALLABLE))
 def test_binding_without_a_method_is_called_past(
     binding: Binding, module: Copy, name: str
 ) -> None:
     module.lose(*SYMBOLS[name].binding.split("."))
-    rows, findings = judge.symbols(libraries(), binding)
+    rows, findings = judge.symbols(libraries(), binding, HERE)
     assert serious(findings) == [(WARNING, name)]
     assert "through cffi" in one(findings, name).evidence
     assert "libvirt-python" in one(findings, name).cure
@@ -102,7 +95,7 @@ def test_binding_without_a_method_is_called_past(
 
 def test_binding_without_what_has_no_other_way(binding: Binding, module: Copy) -> None:
     module.lose("virDomain", "jobStats")
-    rows, findings = judge.symbols(libraries(), binding)
+    rows, findings = judge.symbols(libraries(), binding, HERE)
     assert serious(findings) == [(ERROR, "virDomainGetJobStats")]
     row = next(row for row in rows if row.symbol == "virDomainGetJobStats")
     assert row.path is Way.NONE
@@ -113,12 +106,12 @@ def test_binding_whose_c_module_lacks_what_its_python_has(
 ) -> None:
     glue = {n: v for n, v in vars(module.libvirtmod).items() if n != START}
     module.libvirtmod = SimpleNamespace(**glue)
-    _, findings = judge.symbols(libraries(), binding)
+    _, findings = judge.symbols(libraries(), binding, HERE)
     assert serious(findings) == [(WARNING, START)]
 
 
 def test_library_without_the_switch_leaves_the_monitor(binding: Binding) -> None:
-    rows, findings = judge.symbols(without(START), binding)
+    rows, findings = judge.symbols(without(START), binding, HERE)
     assert serious(findings) == [(WARNING, START)]
     assert "monitor" in one(findings, START).evidence
     row = next(row for row in rows if row.symbol == START)
@@ -131,15 +124,14 @@ def test_neither_switch_nor_monitor(binding: Binding) -> None:
         soname: replace(each, has=lambda n: n not in gone)
         for soname, each in libraries().items()
     }
-    _, findings = judge.symbols(found, binding)
+    _, findings = judge.symbols(found, binding, HERE)
     assert one(findings, START).severity is ERROR
 
 
-def test_library_that_is_too_old_for_something_dispensable(
-    binding: Binding, module: Copy
-) -> None:
-    module.getVersion = lambda: 7_000_000
-    rows, findings = judge.symbols(without("virDomainAbortJobFlags"), binding)
+def test_library_that_is_too_old_for_something_dispensable(binding: Binding) -> None:
+    rows, findings = judge.symbols(
+        without("virDomainAbortJobFlags"), binding, 7_000_000
+    )
     found = one(findings, "virDomainAbortJobFlags")
     assert (found.severity, found.cure) == (NOTE, "libvirt >= 8.5.0 has it")
     assert "recovery" in found.evidence
@@ -152,7 +144,7 @@ def test_another_version_node(binding: Binding) -> None:
     assert shared is not None
     defined = {**shared.defined, START: "LIBVIRT_9.9.9"}
     found[LIBVIRT] = replace(found[LIBVIRT], shared=replace(shared, defined=defined))
-    _, findings = judge.symbols(found, binding)
+    _, findings = judge.symbols(found, binding, HERE)
     assert "LIBVIRT_9.9.9" in one(findings, START).evidence
 
 
@@ -188,6 +180,7 @@ def test_bit_of_ours_that_libvirt_uses(binding: Binding, module: Copy) -> None:
 def test_name_for_postcopy_that_we_lack(
     binding: Binding, module: Copy, owner: str
 ) -> None:
+    module.getVersion = lambda: 9_000_000
     if owner:
         module.virDomain.migratePausePostCopy = None  # type: ignore[attr-defined]
     else:
@@ -203,17 +196,46 @@ def test_constants_that_the_binding_lacks_are_no_finding(
     assert serious(judge.against_binding(binding)) == []
 
 
-def test_binding_built_against_an_older_libvirt(binding: Binding) -> None:
-    library = libraries()[LIBVIRT]
+@pytest.mark.parametrize(
+    "soname, prefix", [(LIBVIRT, "LIBVIRT_"), (QEMU, "LIBVIRT_QEMU_")]
+)
+def test_binding_built_against_an_older_libvirt(
+    binding: Binding, soname: str, prefix: str
+) -> None:
+    library = libraries()[soname]
     assert list(judge.age(binding, library)) == []
     shared = library.shared
     assert shared is not None
-    defined = {**shared.defined, "virNew": "LIBVIRT_99.0.0", "x": "LIBVIRT_PRIVATE_99.9.0"}  # fmt: skip
+    defined = {**shared.defined, "virNew": f"{prefix}99.0.0", "x": "LIBVIRT_PRIVATE_99.9.0"}  # fmt: skip
     (found,) = judge.age(
         binding, replace(library, shared=replace(shared, defined=defined))
     )
     assert found.severity is NOTE and found.evidence.endswith("of 99.0.0")
-    assert list(judge.age(binding, replace(library, shared=None))) == []
+    assert soname in found.evidence
+
+
+def test_age_that_nobody_tells(binding: Binding, module: Copy) -> None:
+    library = libraries()[LIBVIRT]
+    (found,) = judge.age(binding, replace(library, shared=None))
+    assert found.severity is NOTE and "libvirt.so.0 does not tell" in found.evidence
+    module.libvirtmod = SimpleNamespace()
+    (found,) = judge.age(binding, library)
+    assert "C module does not tell" in found.evidence
+    assert list(judge.age(binding, Library(LIBVIRT, error="it is truncated"))) == []
+
+
+def test_function_for_postcopy_that_only_the_library_has() -> None:
+    library = libraries()[LIBVIRT]
+    assert library.shared is not None
+    private = {n for n in library.shared.defined if "Postcopy" in n}
+    assert private, "libvirt has private ones, which are none of ours"
+    assert list(judge.unknown_functions([library], HERE)) == []
+    defined = {**library.shared.defined, "virDomainPausePostCopy": "LIBVIRT_9.0.0"}
+    more = replace(library, shared=replace(library.shared, defined=defined))
+    (found,) = judge.unknown_functions([more], NEWEST_KNOWN)
+    assert (found.severity, found.what) == (WARNING, "virDomainPausePostCopy")
+    (found,) = judge.unknown_functions([more], NEWEST_KNOWN + 1000)
+    assert found.severity is NOTE, "a later libvirt may well have more"
 
 
 # Types of parameters
@@ -224,11 +246,9 @@ def test_parameter_that_would_be_refused(
 ) -> None:
     hints = {k: int(p.type) for k, p in PARAMETERS.items() if "zlib" not in k}
     monkeypatch.setattr(Binding, "hints", lambda self: hints)
-    module.getVersion = lambda: 9_003_000
-    _, findings = judge.parameters(binding)
+    _, findings = judge.parameters(binding, 9_003_000)
     assert one(findings, "compression.zlib.level").severity is NOTE
-    module.getVersion = lambda: 9_004_000
-    rows, findings = judge.parameters(binding)
+    rows, findings = judge.parameters(binding, 9_004_000)
     found = one(findings, "compression.zlib.level")
     assert found.severity is ERROR and "ULLONG" in found.evidence
     assert len(findings) == 1
@@ -240,7 +260,7 @@ def test_parameter_that_would_be_refused(
 def test_wrong_hint(binding: Binding, monkeypatch: pytest.MonkeyPatch) -> None:
     hints = {k: int(p.type) for k, p in PARAMETERS.items()}
     monkeypatch.setattr(Binding, "hints", lambda self: {**hints, "bandwidth": 2})
-    rows, findings = judge.parameters(binding)
+    rows, findings = judge.parameters(binding, HERE)
     assert serious(findings) == [(ERROR, "bandwidth")]
     assert next(r for r in rows if r.key == "bandwidth").hint == "UINT"
 
@@ -250,8 +270,7 @@ def test_type_that_is_right_by_luck(
 ) -> None:
     hints = {k: int(p.type) for k, p in PARAMETERS.items() if "switchover" not in k}
     monkeypatch.setattr(Binding, "hints", lambda self: hints)
-    module.getVersion = lambda: 12_008_000
-    (found,) = judge.parameters(binding)[1]
+    (found,) = judge.parameters(binding, 12_008_000)[1]
     assert found.what == "bandwidth.avail.switchover"
     assert found.severity is NOTE and "guesses ULLONG" in found.evidence
 
@@ -260,14 +279,17 @@ def test_table_that_cannot_be_read(
     binding: Binding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Binding, "hints", lambda self: None)
-    rows, findings = judge.parameters(binding)
+    rows, findings = judge.parameters(binding, HERE)
     assert [each.severity for each in findings] == [NOTE]
     assert {row.hint for row in rows} == {None}
 
 
 # libvirt's description
 
-DESCRIBED = read_description(DESCRIPTION, QEMU_DESCRIPTION)
+API = Path(__file__).parent / "api" / "libvirt-api.xml"
+"""Of libvirt itself, cut down to what this package has."""
+
+DESCRIBED = read_description(*beside(API))
 
 
 def described(kind: str, name: str, change: Mapping[str, object] | None) -> Description:
@@ -299,6 +321,8 @@ def test_description_of_this_libvirt_agrees() -> None:
         ("macros", "VIR_MIGRATE_PARAM_BANDWIDTH", {"kind": "INT"}, ERROR, "'INT'"),
         ("macros", "VIR_MIGRATE_PARAM_DISKS_PORT", {"value": "port"}, ERROR, "port"),
         ("macros", "VIR_MIGRATE_PARAM_WARP", {"value": "warp"}, WARNING, "warp"),
+        ("macros", "VIR_MIGRATE_PARAM_X_POSTCOPY", {"value": "x"}, WARNING, "has not"),
+        ("macros", "VIR_DOMAIN_JOB_POSTCOPY_X", {"value": "x"}, WARNING, "has not"),
         ("functions", START, {"since": "1.4.0"}, WARNING, "1.4.0"),
         ("functions", START, None, ERROR, "no such name"),
         ("functions", "virDomainPostCopyAgain", {}, WARNING, "has not"),
@@ -344,11 +368,40 @@ def test_releases_are_read_from_the_comments() -> None:
 
 
 def test_whole_check_is_well_here(binding: Binding) -> None:
-    report = examine(binding)
+    report = examine(binding, description=API)
     assert report.is_ok, str(report)
     assert serious(report.findings) == []
     assert report.path(START) is Way.BINDING and report.path("virNoSuch") is Way.NONE
     assert report.newest and report.files[0][1].startswith("/")
+
+
+def test_description_beside_another(binding: Binding, tmp_path: Path) -> None:
+    """A copy of libvirt-api.xml alone says nothing of the functions for QEMU."""
+    copy = tmp_path / "libvirt-api.xml"
+    copy.write_bytes(API.read_bytes())
+    assert serious(examine(binding, description=copy).findings) == []
+    qemu = tmp_path / "libvirt-qemu-api.xml"
+    qemu.write_bytes(b"<api name='libvirt-qemu'><symbols/></api>")
+    found = {f.what for f in examine(binding, description=copy).errors}
+    assert found == {each.name for each in SYMBOLS.values() if each.library == QEMU}
+
+
+def test_description_of_something_else(binding: Binding) -> None:
+    other = API.with_name("libvirt-qemu-api.xml")
+    (found,) = serious(examine(binding, description=other).findings)
+    assert found == (WARNING, "libvirt-api.xml")
+
+
+def test_description_is_where_pkg_config_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program = tmp_path / "pkg-config"
+    program.write_text(f"#!/bin/sh\n[ $1 = --variable=libvirt_api ] && echo {API}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert find_description() == API
+    program.write_text("#!/bin/sh\nexit 1\n")
+    assert find_description().parent == Path("/usr/share/libvirt/api")
 
 
 def test_one_line_for_the_preflight(
@@ -358,6 +411,9 @@ def test_one_line_for_the_preflight(
     monkeypatch.setattr(Binding, "hints", lambda self: {})
     assert any(each.what in PARAMETERS for each in examine(binding).errors)
     assert disagreement(binding) == "", "they are passed right"
+    with monkeypatch.context() as patch:
+        patch.setattr(call, "_has_cffi", lambda: False)
+        assert "pip install cffi" in disagreement(binding)
     module.VIR_MIGRATE_POSTCOPY = 1
     module.lose("virDomain", "jobStats")
     line = disagreement(binding)
@@ -373,6 +429,15 @@ def test_missing_symbol_in_a_file(binding: Binding, tmp_path: Path) -> None:
     report = examine(binding, library=str(path))
     assert serious(report.findings) == [(WARNING, START)]
     assert report.path(START) is Way.PASSTHROUGH
+
+
+def test_file_is_judged_by_its_own_release(binding: Binding, module: Copy) -> None:
+    """Not by that of the libvirt that is loaded."""
+    file = dict(examine(binding).files)[LIBVIRT]
+    module.getVersion = lambda: 99_000_000
+    assert examine(binding).libvirt == "99.0.0"
+    told = examine(binding, library=file).libvirt
+    assert version_number(told) // 1000 == HERE // 1000
 
 
 def test_library_that_is_not_libvirt(binding: Binding) -> None:
