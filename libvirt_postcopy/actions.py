@@ -30,7 +30,10 @@ class ReadStats(Action):
 
 @dataclass(frozen=True)
 class Switch(Action):
-    """Send ``migrate-start-postcopy``; answer with ``SwitchAccepted`` or ``SwitchRefused``."""
+    """Send ``migrate-start-postcopy``; answer with ``SwitchAccepted``, ``SwitchRefused`` or ``SwitchHeld``.
+
+    :ivar attempt: One more than have been sent; the same again after one that was held back.
+    """
 
     reason: str
     attempt: int

@@ -150,7 +150,12 @@ class SwitchRequested(Event):
 
 @dataclass(frozen=True)
 class SwitchAccepted(Event):
-    """``migrate-start-postcopy`` was accepted, which means only that QEMU set a boolean."""
+    """``migrate-start-postcopy`` was accepted, which means only that QEMU set a boolean.
+
+    :ivar unchecked: Why the destination's daemon could not be asked before whether it lives.
+    """
+
+    unchecked: str = ""
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ __all__ = ["Figures", "Summary", "SwitchRecord"]
 class SwitchRecord:
     """When and why the switch was asked for, and when it came.  Times are ms since the start.
 
-    :ivar attempts: How often ``migrate-start-postcopy`` was sent.
+    :ivar attempts: How often ``migrate-start-postcopy`` was sent by us, accepted or refused.
     :ivar took_effect_ms: When the source said that it is in post-copy; None if it never did.
     """
 
     reason: str
     asked_ms: float
-    attempts: int = 1
+    attempts: int = 0
     took_effect_ms: float | None = None
 
 

@@ -71,8 +71,16 @@ ABORT_S = 5.0
 """From an accepted abort to the next, if the migration still goes on then."""
 
 _LONGEST_VERIFY_S = 8.0
+_TOLD_AT = 3
+"""A refusal in a row that somebody should know of: the first may only mean that it was too early."""
+
 _SOONEST_S = (
     0.01  # a policy that always wants to be asked again must not make the loop spin
+)
+
+_NOT_ENABLED = "post-copy is not enabled for this migration"
+_UNCHECKED = (
+    "the switch was sent without knowing whether the destination's daemon lives"
 )
 
 _CAN_ABORT = frozenset((Phase.PREPARING, Phase.PRECOPY))
@@ -142,7 +150,7 @@ class Migration:
         self._precopy: _Precopy | None = None  # set when it begins
         self._switch: SwitchRecord | None = None
         self._wanted: str | None = None  # a switch asked for before pre-copy began
-        self._can_switch = policy.enables_postcopy
+        self._cannot_switch = "" if policy.enables_postcopy else _NOT_ENABLED
         self._can_switch_by_policy = True
         self._verify_at: float | None = None
         self._retry_at: float | None = None
@@ -200,6 +208,11 @@ class Migration:
     def downtime_ms(self) -> float | None:
         """From the source's STOP to the destination's RESUME; None until both were seen."""
         return self._figures.downtime_ms
+
+    @property
+    def cannot_switch(self) -> str:
+        """Why no switch can be asked for, in this migration; empty if one can."""
+        return self._cannot_switch
 
     @property
     def given_up(self) -> str:
@@ -326,8 +339,8 @@ class Migration:
     def _take_switch_requested(
         self, event: ev.SwitchRequested, now: float
     ) -> list[Action]:
-        if not self._can_switch:
-            return [Note("post-copy is not enabled for this migration")]
+        if self._cannot_switch:
+            return [Note(self._cannot_switch)]
         if self._source is Phase.PREPARING:
             self._wanted = event.reason  # sent now, libvirt would refuse or lose it
             return []
@@ -336,24 +349,38 @@ class Migration:
     def _take_switch_accepted(
         self, event: ev.SwitchAccepted, now: float
     ) -> list[Action]:
-        if self._switch is not None and self._source is Phase.PRECOPY:
+        if self._switch is None:
+            return []
+        self._count_attempt(self._switch)
+        if self._source is Phase.PRECOPY:
             wait = VERIFY_S * 2 ** min(self._switch.attempts - 1, 8)
             self._verify_at = now + min(wait, _LONGEST_VERIFY_S)
-        return []
+        if not event.unchecked or self._switch.attempts > 1:
+            return []
+        return [Note(f"{_UNCHECKED}: {event.unchecked}")]
+
+    def _count_attempt(self, switch: SwitchRecord) -> None:
+        self._switch = replace(switch, attempts=switch.attempts + 1)
 
     def _take_switch_refused(self, event: ev.SwitchRefused, now: float) -> list[Action]:
         self._is_switch_out = False
+        if self._switch is not None:
+            self._count_attempt(self._switch)
         if self._source is not Phase.PRECOPY:
             return []
         if self._abort_wanted:
             self._switch = None
             return self._abort(now)
         if event.is_final:
-            self._can_switch = False
             self._switch = None
-            return [Note(f"the switch to post-copy was refused: {event.message}")]
+            self._cannot_switch = (
+                f"the switch to post-copy was refused: {event.message}"
+            )
+            return [Note(self._cannot_switch)]
         self._retry_at = now + RETRY_S
-        return []
+        if self._switch is None or self._switch.attempts != _TOLD_AT:
+            return []
+        return [Note(f"the switch is refused, and asked for again: {event.message}")]
 
     def _take_switch_not_seen(
         self, event: ev.SwitchNotSeen, now: float
@@ -522,7 +549,7 @@ class Migration:
         """Ask the policy, unless a switch or an abort is under way."""
         if self._source is not Phase.PRECOPY or self._precopy is None:
             return []
-        if self._switch or self._abort_wanted or not self._can_switch:
+        if self._switch or self._abort_wanted or self._cannot_switch:
             self._look_again_at = None
             self._needs_stats = False
             return []
@@ -556,15 +583,13 @@ class Migration:
         self._look_again_at = None
         self._needs_stats = False
         self._switch = SwitchRecord(reason, self._figures.ms(now))
-        self._is_switch_out = True
-        return [Switch(reason, attempt=1)]
+        return self._ask_again()
 
     def _ask_again(self) -> list[Action]:
         if not self._can_ask or self._switch is None:
             return []
-        self._switch = replace(self._switch, attempts=self._switch.attempts + 1)
         self._is_switch_out = True
-        return [Switch(self._switch.reason, attempt=self._switch.attempts)]
+        return [Switch(self._switch.reason, attempt=self._switch.attempts + 1)]
 
     def _follow_switch(self, now: float) -> list[Action]:
         if self._verify_at is not None and now >= self._verify_at:

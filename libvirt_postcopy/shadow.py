@@ -43,7 +43,8 @@ class Shadow(Migration):
     def _would(self, action: Action, now: float) -> list[Action]:
         if isinstance(action, Switch):
             # Its reason must not be taken for that of a switch by somebody else.
-            self._switch, self._is_switch_out, self._can_switch = None, False, False
+            self._switch, self._is_switch_out = None, False
+            self._cannot_switch = "this migration is only watched: nothing is sent"
             return [Note(f"would switch to post-copy: {action.reason}")]
         if isinstance(action, Resume):
             self._recovery.begin(now)
