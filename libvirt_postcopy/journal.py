@@ -8,12 +8,12 @@ Each migration has a file of its own, one JSON object a line (:data:`FORMAT`), u
 kernel lets go of it whatever ends the client, so nobody has to guess from process numbers.
 
 Records: ``start`` before the migrate call is made (again if the client comes to manage it after all), ``attach``
-when another client takes over, ``armed`` when pre-copy begins and a switch may be sent from now on, ``switch``,
-``resume`` before that call, ``end``.
+when another client takes over, ``armed`` when pre-copy begins and a switch may be sent from now on, ``switch`` when
+one was accepted, ``pause`` and ``resume`` before those calls, ``end``.
 
-A thread of its own writes, and brings each record to the disk.  Only what must be there before a call is waited
-for, and not for long; nothing waits on the way to a switch.  A journal that cannot be written is one warning and
-no reason to endanger a migration.
+A thread of its own writes, and brings each record to the disk.  Only what must be there before a call that cannot be
+taken back is waited for, and not for long.  ``armed`` is such a record; it is written so early that a switch finds it
+on the disk and loses no time.  A journal that cannot be written is one warning and no reason to endanger a migration.
 
 No secrets: see :func:`without_secrets` and :func:`safe_uri`.  Definitions are held back whole: where in them a
 secret may stand (passwords, cookies, tokens in queries) changes with each libvirt.
@@ -40,7 +40,14 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from libvirt_postcopy.actions import Switch
 from libvirt_postcopy.constants import MigrateParam
-from libvirt_postcopy.events import PassSeen, Place, Side, StatsSeen, StatusSeen
+from libvirt_postcopy.events import (
+    PassSeen,
+    Place,
+    Side,
+    StatsSeen,
+    StatusSeen,
+    SwitchAccepted,
+)
 from libvirt_postcopy.phases import Phase, Status
 
 __all__ = [
@@ -190,6 +197,7 @@ class _Order:
 
     record: dict[str, Any]
     is_done: threading.Event = field(default_factory=threading.Event)
+    is_overdue: bool = False  #: somebody has waited for it in vain
 
 
 class Journal:
@@ -206,7 +214,8 @@ class Journal:
         self._writer: threading.Thread | None = None
         self._warning = ""
         self._is_broken = False
-        self._is_armed = False
+        self._armed: _Order | None = None  # that a switch may be sent
+        self._asked: Switch | None = None
         self._resumes = 0
 
     def hold(self) -> bool:
@@ -235,8 +244,17 @@ class Journal:
 
     def attach(self) -> None:
         """Note that a migration is taken over, wherever it is: a switch may be sent from now on."""
-        self._is_armed = True
-        self._write("attach", self._described(), wait_s=WAIT_S)
+        self._armed = self._write("attach", self._described(), wait_s=WAIT_S)
+
+    def arm(self) -> None:
+        """Note that a switch may be sent from now on, and wait until that is on the disk; the first time only."""
+        self._begin()
+        if self._armed is not None:
+            self._await(self._armed, WAIT_S)
+
+    def pause(self) -> None:
+        """Note a call that breaks the migration, and wait until that is on the disk."""
+        self._write("pause", {}, wait_s=WAIT_S)
 
     def resume(self, *, is_peer2peer: bool) -> None:
         """Note a call that resumes the migration, and wait until that is on the disk."""
@@ -247,10 +265,12 @@ class Journal:
     def see(self, what: object) -> None:
         """Note what matters of events and actions; never waits."""
         if isinstance(what, Switch):
-            self._write("switch", {"reason": what.reason, "attempt": what.attempt})
-        elif not self._is_armed and _begins_precopy(what):
-            self._is_armed = True
-            self._write("armed", {})
+            self._asked = what
+        elif isinstance(what, SwitchAccepted) and self._asked is not None:
+            asked, self._asked = self._asked, None
+            self._write("switch", {"reason": asked.reason, "attempt": asked.attempt})
+        elif _begins_precopy(what):
+            self._begin()
 
     def end(self, guest: Place, phase: Phase, given_up: str = "") -> None:
         """Note the end, and let go of the file."""
@@ -280,11 +300,15 @@ class Journal:
         told["flags"] = int(facts.flags)
         return told
 
+    def _begin(self) -> None:
+        if self._armed is None:
+            self._armed = self._write("armed", {})
+
     def _write(
         self, kind: str, told: Mapping[str, Any], *, wait_s: float = 0.0
-    ) -> None:
+    ) -> _Order | None:
         if self._is_broken:
-            return
+            return None
         order = _Order({**_signature(kind), **told})
         self._orders.put(order)
         if self._writer is None:
@@ -292,8 +316,16 @@ class Journal:
                 target=self._run, name="postcopy-journal", daemon=True
             )
             self._writer.start()
-        if wait_s and not order.is_done.wait(wait_s):
-            self._warn(f"no answer within {wait_s:.0f} s")
+        if wait_s:
+            self._await(order, wait_s)
+        return order
+
+    def _await(self, order: _Order, wait_s: float) -> None:
+        """Wait until it is on the disk; but only once for a disk that does not answer."""
+        if order.is_overdue or order.is_done.wait(wait_s):
+            return
+        order.is_overdue = True
+        self._warn(f"no answer within {wait_s:.0f} s")
 
     # On the writer's thread
 

@@ -13,7 +13,7 @@ import pytest
 
 from libvirt_postcopy import journal as j
 from libvirt_postcopy.actions import Note, Switch
-from libvirt_postcopy.events import PassSeen, Place
+from libvirt_postcopy.events import PassSeen, Place, SwitchAccepted, SwitchHeld
 from libvirt_postcopy.phases import Phase
 from unit.fakes import DST, OTHER_UUID, SRC, UUID, reading, status
 
@@ -114,16 +114,18 @@ def test_each_record_says_when_who_and_in_which_format(home: Path) -> None:
     journal = started()
     journal.see(PassSeen(1))
     journal.see(Switch("now", 1))
+    journal.see(SwitchAccepted())
+    journal.pause()
     journal.resume(is_peer2peer=False)
     journal.resume(is_peer2peer=False)
     journal.end(Place.DESTINATION, Phase.COMPLETED)
     found = records(home)
-    kinds = ["start", "armed", "switch", "resume", "resume", "end"]
+    kinds = ["start", "armed", "switch", "pause", "resume", "resume", "end"]
     assert [record["record"] for record in found] == kinds
     for record in found:
         assert record["format"] == j.FORMAT and record["pid"] == os.getpid()
         assert record["version"] and record["time"].endswith("+00:00")
-    start, _, switch, _, again, end = found
+    start, _, switch, _, _, again, end = found
     assert start["uuid"] == UUID and start["flags"] == 33
     assert start["source_host"] == "aaaa" and start["is_peer2peer"] is True
     assert (switch["reason"], again["attempt"]) == ("now", 2)
@@ -153,12 +155,76 @@ def test_it_is_armed_once_when_precopy_begins(
     assert kinds == ["start", *(["armed"] if arms else []), "end"]
 
 
-def test_no_disk_delays_a_switch(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("call", ["arm", "pause"])
+def test_call_that_cannot_be_taken_back_waits_for_its_record(
+    home: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    journal = started()
+    (path,) = home.iterdir()
+    hangs, may_go_on = threading.Event(), threading.Event()
+
+    def fsync(fd: int) -> None:
+        hangs.set()
+        may_go_on.wait(30)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    asked = threading.Thread(target=getattr(journal, call), daemon=True)
+    asked.start()
+    assert hangs.wait(10) and asked.is_alive()
+    may_go_on.set()
+    asked.join(10)
+    assert not asked.is_alive()
+    assert [record["record"] for record in records(home)][1:] in (["armed"], ["pause"])
+    journal.close()
+
+
+def test_switch_finds_its_record_on_the_disk(home: Path) -> None:
+    """Written when pre-copy begins, it costs a switch nothing; and once is enough."""
+    journal = started()
+    journal.see(PassSeen(1))
+    journal.arm()
+    journal.arm()
+    journal.end(Place.SOURCE, Phase.FAILED)
+    kinds = [record["record"] for record in records(home)]
+    assert kinds == ["start", "armed", "end"]
+
+
+def test_switch_that_was_held_back_is_not_noted(home: Path) -> None:
+    journal = started()
+    for answer in (SwitchHeld("no sign of life"), SwitchAccepted()):
+        journal.see(Switch("now", 1))
+        journal.see(answer)
+    journal.end(Place.SPLIT, Phase.BROKEN)
+    kinds = [record["record"] for record in records(home)]
+    assert kinds == ["start", "switch", "end"]
+
+
+def test_switch_waits_only_once_for_a_disk_that_hangs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    journal = started()
+    hangs = threading.Event()
+    monkeypatch.setattr(j, "WAIT_S", 0.05)
+    monkeypatch.setattr(os, "fsync", lambda fd: hangs.wait(30))
+    try:
+        journal.arm()
+        assert "no answer" in journal.take_warning()
+        monkeypatch.setattr(j, "WAIT_S", 30.0)
+        again = threading.Thread(target=journal.arm, daemon=True)
+        again.start()
+        again.join(10)
+        assert not again.is_alive() and journal.take_warning() == ""
+    finally:
+        hangs.set()
+    journal.close()
+
+
+def test_no_disk_delays_what_is_only_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     journal = started()
     hangs = threading.Event()
     monkeypatch.setattr(os, "fsync", lambda fd: hangs.wait(30))
     try:
-        for what in (PassSeen(1), Switch("now", 1)):
+        for what in (PassSeen(1), Switch("now", 1), SwitchAccepted()):
             thread = threading.Thread(target=journal.see, args=(what,), daemon=True)
             thread.start()
             thread.join(10)
@@ -194,7 +260,8 @@ def test_a_full_disk_is_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     journal = started()
     warning = journal.take_warning()
     assert "No space left on device" in warning and "\n" not in warning
-    journal.see(Switch("now", 1))
+    journal.arm()
+    journal.pause()
     journal.resume(is_peer2peer=True)
     journal.end(Place.SPLIT, Phase.BROKEN)
     assert journal.take_warning() == ""
