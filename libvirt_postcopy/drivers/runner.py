@@ -12,7 +12,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from libvirt_postcopy.actions import (
@@ -27,7 +27,19 @@ from libvirt_postcopy.actions import (
     VerifySwitch,
 )
 from libvirt_postcopy.errors import PostcopyError, StateError
-from libvirt_postcopy.events import Event, Half, Looked, Place, Side, StatsSeen
+from libvirt_postcopy.events import (
+    AbortRefused,
+    Ended,
+    Event,
+    Half,
+    Looked,
+    PauseRefused,
+    Place,
+    Side,
+    StatsSeen,
+    SwitchNotSeen,
+    SwitchRefused,
+)
 from libvirt_postcopy.journal import Journal
 from libvirt_postcopy.migration import Migration
 from libvirt_postcopy.policy import Policy
@@ -46,9 +58,15 @@ Sink = Callable[[Event], None]
 _STUMBLE_S = 1.0
 """After an unexpected error in the loop, until what is due is tried again."""
 
+HAND_OVER_S = 5.0
+"""How long the end waits until nothing of ours uses the guest's connection: a daemon may hang just then."""
+
 
 class Driver(Protocol):
-    """Carries out actions.  Its methods are called on the loop's thread unless said otherwise."""
+    """Carries out actions.  Its methods are called on the loop's thread unless said otherwise.
+
+    An action that raises has failed: the core is told so, and may ask for it again.
+    """
 
     def begin(self, sink: Sink) -> None:
         """Listen, then start the migration; hand everything seen to ``sink``, which never blocks.
@@ -78,10 +96,13 @@ class Driver(Protocol):
         """Resume a broken migration; leads to another ``Ended`` event."""
 
     def hand_over(self) -> None:
-        """Use nothing more of what the caller gets: the guest is on the destination."""
+        """Use nothing more of what the caller gets: the guest is on the destination.
+
+        Called on a thread of its own; may block.
+        """
 
     def close(self) -> None:
-        """Listen no more.  Called once, after ``Ended``."""
+        """Listen no more.  Called once, after ``Ended`` and the end of :meth:`hand_over`."""
 
 
 class Worker:
@@ -135,6 +156,7 @@ class Runner:
         kind = Shadow if is_shadow else Migration
         self._migration = kind(policy, time.monotonic(), recovery)
         self._over = threading.Event()
+        self._when_over: Callable[[], None] = lambda: None
         self._reader = Worker("postcopy-reader")
         self._lookouts: dict[Side, Worker] = {}
 
@@ -143,11 +165,13 @@ class Runner:
         """The core; other threads may read its properties."""
         return self._migration
 
-    def start(self) -> None:
+    def start(self, when_over: Callable[[], None] = lambda: None) -> None:
         """Start the migration.
 
+        :param when_over: Is called when it is over, on the loop's thread.
         :raises PostcopyError: If nothing was started.
         """
+        self._when_over = when_over
         try:
             self._driver.begin(self.put)
         except BaseException:
@@ -180,11 +204,18 @@ class Runner:
                 LOG.exception("unexpected, going on")
                 pause = _STUMBLE_S
         self._close_journal()
-        self._hand_over()
+        handing_over = threading.Thread(
+            target=self._hand_over, name="postcopy-hand-over", daemon=True
+        )
+        handing_over.start()
+        handing_over.join(HAND_OVER_S)
         self._over.set()
+        self._when_over()
         for worker in (self._reader, *self._lookouts.values()):
             worker.close()
-        self._driver.close()  # may hang on a dead host, when nobody waits any more
+        # Either may hang on a dead host, when nobody waits any more.
+        handing_over.join()
+        self._driver.close()
 
     def _step(self, pause: float) -> None:
         """Take one event, or what has become due; act first and let others watch afterwards."""
@@ -198,13 +229,20 @@ class Runner:
         else:
             seen = [event]
             actions = self._feed(event, seen_at)
+        self._note(seen)  # the first switch waits for what this writes
         for action in actions:
             self._carry_out(action)
         for what in (*seen, *actions):
             self._show(what)
-            if self._journal is not None:
-                self._journal.see(what)
-        if self._journal is not None and (warning := self._journal.take_warning()):
+        self._note(actions)
+
+    def _note(self, things: Iterable[object]) -> None:
+        """Hand them to the journal, which does not wait for its disk."""
+        if self._journal is None:
+            return
+        for what in things:
+            self._journal.see(what)
+        if warning := self._journal.take_warning():
             self._show(Note(warning))
 
     def _close_journal(self) -> None:
@@ -237,46 +275,59 @@ class Runner:
         return actions
 
     def _carry_out(self, action: Action) -> None:
+        """Carry it out, or say that it has failed: the core must not wait for an answer in vain."""
+        answer = self._answer(action, lambda: self._perform(action))
+        if answer is not None:
+            self.put(answer)
+
+    def _perform(self, action: Action) -> Event | None:
+        """Do it, or let it be done on a thread that may wait; say what came of it, if that is known by now."""
         if isinstance(action, ReadStats):
-            self._reader.submit(self._read_stats)
+            self._reader.submit(lambda: self._read_stats(action))
         elif isinstance(action, Switch):
-            self.put(self._driver.switch())
+            return self._driver.switch()
         elif isinstance(action, VerifySwitch):
-            self.put(self._driver.verify_switch())
+            return self._driver.verify_switch()
         elif isinstance(action, Abort):
-            refused = self._driver.abort()
-            if refused is not None:
-                self.put(refused)
+            return self._driver.abort()
         elif isinstance(action, Look):
-            self._on_lookout(action.side, lambda: self._driver.look(action.side))
+            side = action.side
+            self._on_lookout(side, action, lambda: self._driver.look(side))
         elif isinstance(action, Pause):
-            self._on_lookout(Side.SOURCE, self._driver.pause)
+            self._on_lookout(Side.SOURCE, action, self._driver.pause)
         elif isinstance(action, Resume):
             self._driver.resume()
         elif isinstance(action, Note):
             LOG.warning("%s", action.text)
+        return None
 
-    def _read_stats(self) -> None:
+    @staticmethod
+    def _answer(action: Action, ask: Callable[[], Event | None]) -> Event | None:
         try:
-            seen = self._driver.read_stats()
+            return ask()
         except PostcopyError as error:
-            LOG.debug("no reading: %s", error)
-            seen = [StatsSeen(None)]
-        except Exception:  # a bug of ours must not end the readings
-            LOG.exception("a reading failed unexpectedly")
-            seen = [StatsSeen(None)]
-        for event in seen:
-            self.put(event)
+            LOG.debug("%s failed: %s", action, error)
+            return _failed(action, str(error))
+        except Exception as error:  # a bug of ours must not leave the guest to itself
+            LOG.exception("%s failed unexpectedly", action)
+            return _failed(action, f"unexpected: {error!r}")
 
-    def _on_lookout(self, side: Side, ask: Callable[[], Event | None]) -> None:
+    def _read_stats(self, action: Action) -> None:
+        def read() -> None:
+            for event in self._driver.read_stats():
+                self.put(event)
+
+        failure = self._answer(action, read)
+        if failure is not None:
+            self.put(failure)
+
+    def _on_lookout(
+        self, side: Side, action: Action, ask: Callable[[], Event | None]
+    ) -> None:
         """Ask something of a host that may be dead, on that host's own thread."""
 
         def run() -> None:
-            try:
-                seen = ask()
-            except Exception:  # a bug of ours must not end the lookout
-                LOG.exception("looking at the %s failed unexpectedly", side.value)
-                seen = Looked(side, Half.UNKNOWN)
+            seen = self._answer(action, ask)
             if seen is not None:
                 self.put(seen)
 
@@ -291,3 +342,20 @@ class Runner:
             self._observer(what)
         except Exception:  # whoever watches must not endanger the guest
             LOG.exception("an observer failed on %s", what)
+
+
+def _failed(action: Action, why: str) -> Event | None:
+    """What the core is told of an action that has failed."""
+    if isinstance(action, Look):
+        return Looked(action.side, Half.UNKNOWN)
+    return _FAILED[type(action)](why) if type(action) in _FAILED else None
+
+
+_FAILED: Mapping[type[Action], Callable[[str], Event]] = {
+    ReadStats: lambda why: StatsSeen(None),
+    Switch: lambda why: SwitchRefused(why, is_final=False),
+    VerifySwitch: lambda why: SwitchNotSeen(),
+    Abort: AbortRefused,
+    Pause: PauseRefused,
+    Resume: lambda why: Ended(error=why),  # nobody knows whether it was sent
+}

@@ -9,7 +9,17 @@ import pytest
 
 from libvirt_postcopy import events as ev
 from libvirt_postcopy import migration
-from libvirt_postcopy.actions import Abort, ReadStats, Switch, VerifySwitch
+from libvirt_postcopy.actions import (
+    Abort,
+    Action,
+    Look,
+    Note,
+    Pause,
+    ReadStats,
+    Resume,
+    Switch,
+    VerifySwitch,
+)
 from libvirt_postcopy.drivers import runner as runner_module
 from libvirt_postcopy.drivers.runner import Runner, Worker
 from libvirt_postcopy.errors import LibvirtError, UsageError
@@ -285,24 +295,161 @@ def test_status_that_cannot_follow_does_not_stop_the_loop(
     assert any("unexpected, ignored" in text for text in caplog.messages)
 
 
-def test_bug_of_ours_does_not_leave_the_guest_to_itself(
+class Stumbling:
+    """Raises the first time, and gives an answer from then on."""
+
+    def __init__(self, error: Exception, answer: object) -> None:
+        self.due = [error]
+        self.answer = answer
+
+    def __call__(self) -> object:
+        if self.due:
+            raise self.due.pop()
+        return self.answer
+
+
+FAILURES = [
+    LibvirtError("no answer"),
+    UsageError("cannot be"),
+    ZeroDivisionError("bug"),
+]
+
+
+@pytest.mark.parametrize("error", FAILURES)
+def test_switch_that_fails_is_asked_for_again(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migration, "RETRY_S", 0.001)
+    driver = FakeDriver(*walk("setup", "active"))
+    driver.on_switch = Stumbling(error, ev.SwitchAccepted())
+    runner = started(driver, "after:0")
+    driver.wait_for("switch")
+    driver.wait_for("switch")
+    finish(driver, runner)
+
+
+@pytest.mark.parametrize("error", FAILURES)
+def test_look_for_a_switch_that_fails_is_one_that_has_not_seen_it(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migration, "VERIFY_S", 0.001)
+    driver = FakeDriver(*walk("setup", "active"))
+    driver.on_verify = Stumbling(error, ev.SplitSeen(SRC))
+    runner = started(driver, "after:0")
+    for name in ("switch", "verify_switch", "switch", "verify_switch"):
+        driver.wait_for(name)
+    finish(driver, runner)
+
+
+@pytest.mark.parametrize("error", FAILURES)
+def test_abort_that_fails_is_repeated(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migration, "RETRY_S", 0.001)
+    driver = FakeDriver(*walk("setup", "active"))
+    driver.on_abort = Stumbling(error, None)
+    runner = started(driver)
+    runner.put(ev.AbortRequested())
+    driver.wait_for("abort")
+    driver.wait_for("abort")
+    finish(driver, runner, Place.SOURCE)
+
+
+@pytest.mark.parametrize(
+    "action, told",
+    [
+        (ReadStats(), StatsSeen(None)),
+        (Switch("now", 1), ev.SwitchRefused("no", is_final=False)),
+        (VerifySwitch(), ev.SwitchNotSeen()),
+        (Abort(), ev.AbortRefused("no")),
+        (Look(SRC), ev.Looked(SRC, ev.Half.UNKNOWN)),
+        (Pause(), ev.PauseRefused("no")),
+        (Resume(1), ev.Ended(error="no")),
+        (Note("no"), None),
+    ],
+)
+def test_core_is_told_of_each_action_that_fails(action: Action, told: object) -> None:
+    assert runner_module._failed(action, "no") == told
+
+
+def test_core_is_told_of_all_actions_there_are() -> None:
+    answered = {*runner_module._FAILED, Look, Note}
+    assert answered == set(Action.__subclasses__())
+
+
+def test_bug_in_the_core_does_not_leave_the_guest_to_itself(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(runner_module, "_STUMBLE_S", 0.001)
     driver = FakeDriver(*walk("setup", "active"))
-    answers = iter([ZeroDivisionError("a bug")])
+    runner = Runner(driver, parse("manual"))
+    feed, errors = runner.migration.feed, [ZeroDivisionError("a bug")]
 
-    def switch() -> Event:
-        raise next(answers)
+    def stumbling(event: Event, now: float) -> list[Action]:
+        if isinstance(event, ev.StatsWanted) and errors:
+            raise errors.pop()
+        return feed(event, now)
 
-    driver.on_switch = switch
-    runner = started(driver)
-    runner.put(ev.SwitchRequested("by hand"))
-    driver.wait_for("switch")
+    monkeypatch.setattr(runner.migration, "feed", stumbling)
+    runner.start()
+    runner.put(ev.StatsWanted())
     runner.put(status("completed"))
     finish(driver, runner)
     assert runner.migration.phase is Phase.COMPLETED
     assert "unexpected, going on" in caplog.messages
+
+
+class Order:
+    """A journal that notes what it is told, in the driver's own list."""
+
+    def __init__(self, driver: FakeDriver) -> None:
+        self.driver = driver
+
+    def see(self, what: object) -> None:
+        self.driver.calls.append((type(what).__name__, "journal"))
+
+    def take_warning(self) -> str:
+        return ""
+
+    def end(self, *args: object) -> None:
+        self.see(self)
+
+
+def test_journal_is_told_of_the_beginning_before_the_switch_is_sent() -> None:
+    driver = FakeDriver(*walk("setup", "active"))
+    runner = Runner(driver, parse("after:0"), journal=Order(driver))  # type: ignore[arg-type]
+    runner.start()
+    driver.wait_for("switch")
+    finish(driver, runner)
+    driver.wait_for("close")
+    until_switch = driver.names[: driver.names.index("switch")]
+    assert until_switch.count("StatusSeen") == 2
+    assert driver.names.index("switch") < driver.names.index("Switch")
+    assert driver.names[-3:] == ["Order", "hand_over", "close"]
+
+
+def test_end_is_told_once() -> None:
+    driver = FakeDriver()
+    told: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    runner = Runner(driver, parse("manual"))
+    runner.start(lambda: told.put(runner.wait(0)))
+    finish(driver, runner)
+    driver.wait_for("close")
+    assert told.get(timeout=PATIENCE_S) is True and told.empty()
+
+
+def test_end_is_told_though_handing_over_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "HAND_OVER_S", 0.01)
+    driver = FakeDriver()
+    release = threading.Event()
+    hand_over = driver.hand_over
+    driver.hand_over = lambda: [hand_over(), release.wait(PATIENCE_S)][0]
+    runner = started(driver)
+    driver.end()
+    driver.wait_for("hand_over")
+    assert runner.wait(PATIENCE_S) and "close" not in driver.names
+    release.set()
+    driver.wait_for("close")
 
 
 def test_end_is_told_though_closing_hangs() -> None:
