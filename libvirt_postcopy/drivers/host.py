@@ -11,7 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,6 +93,22 @@ class Host:
     def can_be_reached_anew(self) -> bool:
         """Whether a dead connection can be replaced."""
         return self._uri is not None
+
+    @property
+    def has_line_of_ours(self) -> bool:
+        """Whether there is one that nobody else uses."""
+        with self._changing:
+            return any(line.is_ours for line in self._lines)
+
+    @contextmanager
+    def busy(self, connection: Connection) -> Iterator[None]:
+        """Let nobody ask over this connection meanwhile: a long call waits on it."""
+        with self._changing:
+            lines = [line for line in self._lines if line.connection is connection]
+        with ExitStack() as turns:
+            for line in lines:
+                turns.enter_context(line.turn)
+            yield
 
     def watch(self, sink: Callable[[Event], None]) -> None:
         """Hand the domain's events to ``sink``, also those of lines to come."""
@@ -192,13 +208,38 @@ class Host:
 
     def _look_over(self, connection: Connection) -> Looked:
         dom = vir.find_domain(connection, self._uuid)
-        half = Half.GONE if dom is None else vir.half(dom)
-        obstacle = "" if half is Half.UNKNOWN else _obstacle(self.side, connection)
-        if dom is None or self.side is Side.DESTINATION:
+        if dom is None:
+            return Looked(self.side, Half.GONE)
+        half = vir.half(dom)
+        # What cannot be asked leaves a half unknown, so that it is looked at again and not resumed meanwhile.
+        obstacle = self._obstacle(dom, connection) if half in _HALVES else ""
+        if self.side is Side.DESTINATION:
             return Looked(self.side, half, obstacle=obstacle)
         # A whole guest may be one that migrates, so a daemon that cannot tell leaves the half unknown.
         told = *_ask_source(dom, half), obstacle, *_ask_vcpus(dom, half)
         return Looked(self.side, half, *told)
+
+    def _obstacle(self, dom: Domain, connection: Connection) -> str:
+        """Why its half must not be resumed.
+
+        :raises LibvirtError: If a version cannot be read.
+        """
+        with vir.refusals(self.side.value):
+            libvirt_version = connection.getLibVersion()
+            qemu_version = self._qemu_version(dom, connection)
+        return resume_obstacle(self.side, libvirt_version, qemu_version)
+
+    def _qemu_version(self, dom: Domain, connection: Connection) -> int:
+        """Of the QEMU that runs, which an upgrade leaves behind; of the one installed where it cannot be asked.
+
+        libvirt lets nobody ask a destination's.
+        """
+        if self.side is Side.SOURCE:
+            try:
+                return vir.running_qemu_version(dom)
+            except LibvirtError as error:
+                LOG.info("the version of the source's QEMU: %s", error)
+        return connection.getVersion()
 
     def pause(self) -> None:
         """Make the source's QEMU break the migration, so that it can be resumed.
@@ -255,16 +296,6 @@ class Host:
             line.release()
 
 
-def _obstacle(side: Side, connection: Connection) -> str:
-    try:
-        with vir.refusals(side.value):
-            versions = connection.getLibVersion(), connection.getVersion()
-    except LibvirtError as error:
-        LOG.debug("no versions: %s", error)
-        return ""
-    return resume_obstacle(side, *versions)
-
-
 def _ask_source(dom: Domain, half: Half) -> tuple[str | None, Stats | None]:
     """Ask QEMU itself once the guest is split, and libvirt before: asking QEMU taints the domain.
 
@@ -301,9 +332,10 @@ def _ask_vcpus(dom: Domain, half: Half) -> tuple[str, int]:
 
 
 ANSWER_S = 1.0
-"""A daemon that has not answered for so long is not trusted with the guest."""
+"""A daemon whose last answer is older is not trusted with the guest."""
 
 _BEAT_S = 0.5
+"""From one question to the next; leaves time for an answer that takes as long."""
 
 
 class Pulse:
@@ -314,8 +346,7 @@ class Pulse:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._asked_at: float | None = None  # of the question that is open
-        self._connection: Connection | None = None
+        self._answer: tuple[float, Connection] | None = None  # when, and over which
         self._is_over = threading.Event()
 
     def start(self) -> None:
@@ -327,23 +358,22 @@ class Pulse:
         self._is_over.set()
 
     def silence(self) -> str:
-        """Say that the daemon does not answer; empty if it does, or was never asked."""
-        asked_at, connection = self._asked_at, self._connection
-        if connection is None:
-            return ""
-        silent_s = 0.0 if asked_at is None else time.monotonic() - asked_at
-        if vir.is_alive(connection) and silent_s < ANSWER_S:
-            return ""
+        """Say that the daemon does not answer; empty if it has done so within :data:`ANSWER_S`."""
+        if self._answer is not None:
+            answered_at, connection = self._answer
+            is_fresh = time.monotonic() - answered_at < ANSWER_S
+            if is_fresh and vir.is_alive(connection):
+                return ""
         return f"the {self._host.side.value}'s daemon does not answer"
 
     def _run(self) -> None:
-        while not self._is_over.wait(_BEAT_S):
-            if self._asked_at is None:
-                self._asked_at = time.monotonic()
+        while not self._is_over.is_set():
+            due = time.monotonic() + _BEAT_S
             with suppress(LibvirtError):
                 self._beat()
+            self._is_over.wait(max(due - time.monotonic(), 0.0))
 
     def _beat(self) -> None:
         with vir.refusals(self._host.side.value), self._host.line() as connection:
             connection.getLibVersion()
-            self._connection, self._asked_at = connection, None
+            self._answer = time.monotonic(), connection

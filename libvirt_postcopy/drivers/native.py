@@ -130,6 +130,7 @@ class NativeDriver:
         self._pulse = Pulse(self._destination)
         uri = self._params.get(MigrateParam.VIR_MIGRATE_PARAM_URI)
         self._way = FrailWay(self._source, self._destination, uuid, str(uri or ""))
+        self._cannot_ask = ""  # why the destination's daemon has no pulse to be felt
         self._control = dom
         self._readings: Domain | None = None
         self._turn = threading.RLock()
@@ -156,12 +157,14 @@ class NativeDriver:
         _in_background(self._run)
 
     def switch(self) -> Event:
-        """Send ``migrate-start-postcopy``, if the destination lives.
+        """Send ``migrate-start-postcopy``, if the destination lives, as far as it can be asked.
 
         libvirt kills the destination's half if its daemon cannot start it, and the source's half is stopped
         by then.
         """
-        silence = self._pulse.silence()
+        if self._journal is not None:
+            self._journal.arm()
+        silence = "" if self._cannot_ask else self._pulse.silence()
         if silence:
             return SwitchHeld(silence)
         try:
@@ -170,9 +173,9 @@ class NativeDriver:
         except LibvirtError as error:
             is_final = is_final_refusal(error.code, error.what)
             return SwitchRefused(error.what, is_final=is_final)
-        except NotSupportedError as error:
+        except (NotSupportedError, UsageError) as error:
             return SwitchRefused(str(error), is_final=True)
-        return SwitchAccepted()
+        return SwitchAccepted(unchecked=self._cannot_ask)
 
     def verify_switch(self) -> Event:
         """Read the source's state."""
@@ -211,6 +214,8 @@ class NativeDriver:
 
     def pause(self) -> Event | None:
         """Make QEMU break the migration, so that it can be resumed."""
+        if self._journal is not None:
+            self._journal.pause()
         try:
             self._source.pause()
         except LibvirtError as error:
@@ -222,8 +227,15 @@ class NativeDriver:
         _in_background(self._run_resume)
 
     def hand_over(self) -> None:
-        """Leave the destination's domain, and its connection, to whoever gets it."""
+        """Leave the destination's domain, and its connection, to whoever gets it.
+
+        Who has given a connection gets the domain of that one: libvirt takes no domain of another.
+        """
         self._pulse.stop()
+        given = self._target.connection
+        if given is not None:
+            with suppress(LibvirtError), self._destination.busy(given):
+                self.domain = vir.find_domain(given, self._uuid) or self.domain
         self._destination.release()
 
     def close(self) -> None:
@@ -307,10 +319,21 @@ class NativeDriver:
                 self._destination.error = error
         finally:
             self._destination.watch(self._hear_destination)
+            self._cannot_ask = self._why_not_to_ask()
             self._connected.set()
-        if self._destination.error is None:
+        if not self._cannot_ask:
             self._pulse.start()
             self._remark()
+
+    def _why_not_to_ask(self) -> str:
+        """Why the destination's daemon is not asked for a sign of life; empty if it is."""
+        if self._destination.has_line_of_ours:
+            return ""
+        if self._target.connection is None:
+            return str(self._destination.error or "it cannot be reached from here")
+        if self._target.is_peer2peer or self.is_attached:
+            return ""
+        return "the migration itself takes the only connection to it"
 
     def _remark(self) -> None:
         """Say beforehand that nobody can resume the migration if it breaks."""
@@ -432,6 +455,7 @@ class NativeDriver:
         :raises PostcopyError: If it cannot be had.
         """
         if self._target.connection is not None:
+            self._connected.wait()  # until then it may be asked for other things
             return self._target.connection
         self._require_destination()
         return self._destination.open()
@@ -512,7 +536,8 @@ class NativeDriver:
         self, dom: Domain, destination: Connection | None, flags: MigrateFlags
     ) -> None:
         if destination is not None:
-            vir.migrate3(dom, destination, self._params, flags)
+            with self._destination.busy(destination):
+                vir.migrate3(dom, destination, self._params, flags)
             return
         flags |= MigrateFlags.VIR_MIGRATE_PEER2PEER
         vir.migrate_to_uri3(dom, str(self._target.uri), self._params, flags)

@@ -175,20 +175,31 @@ def test_lookout_of_the_source_says_unknown_where_the_job_cannot_be_told() -> No
 # The pulse
 
 
+SILENT = "the destination's daemon does not answer"
+
+
 class Beaten(FakeConnection):
     """Answers when told to."""
 
     def __init__(self) -> None:
         super().__init__()
         self.may_answer = threading.Event()
-        self.is_asked = threading.Event()
-        self.has_answered = threading.Event()
+        self.is_waiting = threading.Event()
+        self._answers = threading.Semaphore(0)
+
+    def has_answered_twice(self) -> None:
+        """Wait for two answers from now on, so that the first has been taken."""
+        while self._answers.acquire(blocking=False):
+            pass
+        for _ in range(2):
+            assert self._answers.acquire(timeout=PATIENCE_S)
 
     def getLibVersion(self) -> int:
-        self.is_asked.set()
+        if not self.may_answer.is_set():
+            self.is_waiting.set()
         if not self.may_answer.wait(PATIENCE_S):
             raise NO_ANSWER
-        self.has_answered.set()
+        self._answers.release()
         return super().getLibVersion()
 
 
@@ -209,18 +220,39 @@ def test_pulse_is_silent_once_an_answer_is_late(
     monkeypatch.setattr(module, "time", clock)
     connection = Beaten()
     pulse = Pulse(made_host(connection))
-    assert pulse.silence() == "", "never asked"
     connection.may_answer.set()
     pulse.start()
-    assert connection.has_answered.wait(PATIENCE_S)
+    connection.has_answered_twice()
     connection.may_answer.clear()
-    connection.is_asked.clear()
-    assert connection.is_asked.wait(PATIENCE_S)
+    assert connection.is_waiting.wait(PATIENCE_S)
+    clock.now += ANSWER_S * 0.99
     assert pulse.silence() == ""
-    clock.now += ANSWER_S
-    assert pulse.silence() == "the destination's daemon does not answer"
-    pulse.stop()
+    clock.now += ANSWER_S * 0.02
+    assert pulse.silence() == SILENT, "however long ago it was asked"
     connection.may_answer.set()
+    connection.has_answered_twice()
+    assert pulse.silence() == ""
+    pulse.stop()
+
+
+def test_daemon_that_has_never_answered_is_silent() -> None:
+    connection = Beaten()
+    pulse = Pulse(made_host(connection))
+    assert pulse.silence() == SILENT, "not even asked"
+    pulse.start()
+    assert connection.is_waiting.wait(PATIENCE_S)
+    assert pulse.silence() == SILENT
+    connection.may_answer.set()
+    connection.has_answered_twice()
+    assert pulse.silence() == ""
+    pulse.stop()
+
+
+def test_host_that_cannot_be_reached_is_silent() -> None:
+    pulse = Pulse(made_host())
+    pulse.start()
+    assert pulse.silence() == SILENT
+    pulse.stop()
 
 
 def test_pulse_is_silent_where_the_connection_is_dead() -> None:
@@ -228,23 +260,70 @@ def test_pulse_is_silent_where_the_connection_is_dead() -> None:
     connection.may_answer.set()
     pulse = Pulse(made_host(connection))
     pulse.start()
-    assert connection.has_answered.wait(PATIENCE_S)
-    connection.is_asked.clear()
-    assert connection.is_asked.wait(PATIENCE_S)  # so the first answer has been taken
+    connection.has_answered_twice()
+    assert pulse.silence() == ""
     connection.is_dead = True
-    assert pulse.silence()
+    assert pulse.silence() == SILENT
     pulse.stop()
 
 
-def test_split_source_is_asked_what_its_vcpus_do(monitor: None) -> None:
-    """It may run the guest again, whatever libvirt calls its half."""
-    connection = FakeConnection(URI)
-    dom = FakeDomain(connection, UUID, SPLIT_HERE)
-    dom.migrate_info = {"status": "failed"}
-    dom.run_state, dom.qemu_version = "running", (11, 1, 2)
-    host = Host(SRC, UUID, URI, lambda uri, side: connection)
-    looked = host.look()
-    assert (looked.half, looked.status) == (Half.SPLIT, "failed")
-    assert (looked.run_state, looked.qemu) == ("running", 11_001_002)
-    dom.now = MIGRATED
-    assert host.look().run_state == "", "an ordinary guest's QEMU is left alone"
+def test_nobody_asks_over_a_line_that_a_call_waits_on() -> None:
+    theirs = Beaten()
+    theirs.may_answer.set()
+    FakeDomain(theirs, state=SPLIT_THERE)
+    host = made_host(shared=theirs)
+    looked = threading.Event()
+
+    def look() -> None:
+        host.look()
+        looked.set()
+
+    with host.busy(theirs):
+        thread = threading.Thread(target=look, daemon=True)
+        thread.start()
+        assert not looked.wait(0.02)
+    assert looked.wait(PATIENCE_S)
+    thread.join(PATIENCE_S)
+
+
+# What speaks against a resume
+
+
+def source_of(dom: FakeDomain) -> Host:
+    return Host(SRC, UUID, None, lambda uri, side: dom.connection, dom.connection)
+
+
+def test_half_whose_version_cannot_be_read_is_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Resumed without knowing, a daemon may crash or a QEMU die."""
+    there = FakeConnection()
+    dom = FakeDomain(there, state=SPLIT_THERE)
+    host = made_host(shared=there)
+    assert host.look().half is Half.SPLIT
+
+    def unread() -> int:
+        raise NO_ANSWER
+
+    for version in ("getVersion", "getLibVersion"):
+        with monkeypatch.context() as patch:
+            patch.setattr(there, version, unread)
+            assert host.look() == Looked(DST, Half.UNKNOWN)
+            dom.now = MIGRATED
+            assert host.look() == Looked(DST, Half.WHOLE), "nobody resumes that"
+            dom.now = SPLIT_THERE
+
+
+def test_source_is_judged_by_the_qemu_that_runs_not_by_the_one_installed() -> None:
+    dom = FakeDomain(FakeConnection(version=8_002_000), state=SPLIT_HERE)
+    dom.qemu_version = (2, 12, 0)
+    assert "QEMU 2.12.0 on the source cannot" in source_of(dom).look().obstacle
+    dom.connection.version, dom.qemu_version = 2_012_000, (8, 2, 0)
+    assert source_of(dom).look().obstacle == ""
+
+
+def test_source_whose_monitor_does_not_answer_is_judged_by_what_is_installed() -> None:
+    dom = FakeDomain(FakeConnection(version=2_012_000), state=SPLIT_HERE)
+    dom.errors["monitor"] = NO_ANSWER
+    looked = source_of(dom).look()
+    assert looked.half is Half.SPLIT and "QEMU 2.12.0" in looked.obstacle

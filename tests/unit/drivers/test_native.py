@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from libvirt_postcopy.constants import EventID, MigrateFlags
-from libvirt_postcopy.drivers import native
+from libvirt_postcopy.constants import AbortJobFlags, EventID, MigrateFlags
+from libvirt_postcopy.drivers import host, native
+from libvirt_postcopy.drivers.attached import AttachedDriver
 from libvirt_postcopy.drivers.native import NativeDriver, Target
 from libvirt_postcopy.errors import (
     LibvirtError,
@@ -27,6 +28,7 @@ from libvirt_postcopy.events import (
     StatsSeen,
     Stopped,
     SwitchAccepted,
+    SwitchHeld,
     SwitchNotSeen,
     SwitchRefused,
 )
@@ -46,6 +48,7 @@ from unit.fakes import (
     FakeDomain,
     refused,
 )
+from waiting import wait_until
 
 PATIENCE_S = 10.0
 LIFECYCLE = EventID.VIR_DOMAIN_EVENT_ID_LIFECYCLE
@@ -470,9 +473,15 @@ def driver(hosts: Hosts) -> Iterator[NativeDriver]:
     made = made_driver(hosts, to_uri())
     made.begin(lambda event: None)
     assert hosts.is_sent.wait(PATIENCE_S)
+    await_pulse(made)
     yield made
     made.close()
     hosts.let_return()
+
+
+def await_pulse(driver: NativeDriver) -> None:
+    """Until the destination's daemon has answered."""
+    wait_until(lambda: not driver._pulse.silence(), "its pulse", PATIENCE_S)
 
 
 def test_switch_goes_over_a_connection_of_our_own(
@@ -503,12 +512,171 @@ def test_refused_switch_says_whether_time_may_cure_it(
     assert message in answer.message and answer.is_final is is_final
 
 
-def test_binding_without_the_switch_refuses_for_good(
-    hosts: Hosts, driver: NativeDriver, monkeypatch
+@pytest.mark.parametrize("kind", [NotSupportedError, UsageError])
+def test_switch_that_cannot_be_sent_is_refused_for_good(
+    driver: NativeDriver, monkeypatch: pytest.MonkeyPatch, kind: type[PostcopyError]
 ) -> None:
-    monkeypatch.setattr(FakeDomain, "migrateStartPostCopy", None)
-    answer = driver.switch()
-    assert isinstance(answer, SwitchRefused) and answer.is_final
+    """As where libvirt-python lacks the call, and there is no way past it."""
+
+    def start_postcopy(dom: object) -> None:
+        raise kind("no way")
+
+    monkeypatch.setattr(native.vir, "start_postcopy", start_postcopy)
+    assert driver.switch() == SwitchRefused("no way", is_final=True)
+
+
+# Whether the destination lives
+
+
+class Begun:
+    """A migration that goes on."""
+
+    def __init__(self, hosts: Hosts, target: Target, **more: object) -> None:
+        hosts.dom.on_migrate = hosts.linger
+        self.hosts = hosts
+        self.driver = NativeDriver(hosts.dom, target, {}, LIVE, hosts.open, **more)  # type: ignore[arg-type]
+
+    def __enter__(self) -> NativeDriver:
+        self.driver.begin(lambda event: None)
+        assert self.hosts.is_sent.wait(PATIENCE_S)
+        return self.driver
+
+    def __exit__(self, *args: object) -> None:
+        self.hosts.let_return()
+        self.driver.close()
+
+
+SILENT = SwitchHeld("the destination's daemon does not answer")
+
+
+def test_switch_waits_for_a_daemon_that_hangs(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on = threading.Event()
+    answer = hosts.destination.getLibVersion
+
+    def hang() -> int:
+        if hosts.is_sent.is_set():
+            goes_on.wait(PATIENCE_S)
+        return answer()
+
+    monkeypatch.setattr(hosts.destination, "getLibVersion", hang)
+    with Begun(hosts, to_uri()) as driver:
+        with monkeypatch.context() as patch:
+            patch.setattr(host, "ANSWER_S", 0.01)
+            wait_until(driver._pulse.silence, "its silence", PATIENCE_S)
+            assert driver.switch() == SILENT
+        goes_on.set()
+        await_pulse(driver)
+        assert driver.switch() == SwitchAccepted()
+    assert hosts.control.calls == [("migrateStartPostCopy", 0)]
+
+
+def test_switch_waits_while_the_daemon_is_being_connected_to(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_CONNECT_FIRST_S", 0.0)
+    release = threading.Event()
+    hosts.before_opening = lambda uri: uri == URI and release.wait(PATIENCE_S)
+    with Begun(hosts, to_uri()) as driver:
+        assert driver.switch() == SILENT
+        release.set()
+        await_pulse(driver)
+        assert driver.switch() == SwitchAccepted()
+
+
+def test_daemon_that_only_the_source_can_reach_is_not_asked_and_that_is_told(
+    hosts: Hosts,
+) -> None:
+    hosts.unreachable.add(URI)
+    with Begun(hosts, to_uri()) as driver:
+        told = "destination: no connection to fake:///b"
+        assert driver.switch() == SwitchAccepted(unchecked=told)
+
+
+class Shared(FakeConnection):
+    """The caller's, which notes what is asked over it."""
+
+    def __init__(self) -> None:
+        super().__init__(URI, "bbbb")
+        self.is_asked = threading.Event()
+
+    def getLibVersion(self) -> int:
+        self.is_asked.set()
+        return super().getLibVersion()
+
+
+def test_nobody_asks_over_a_connection_that_the_migration_itself_waits_on(
+    hosts: Hosts,
+) -> None:
+    hosts.unreachable.add(URI)
+    theirs = Shared()
+    with Begun(hosts, Target(connection=theirs)) as driver:
+        told = "the migration itself takes the only connection to it"
+        assert driver.switch() == SwitchAccepted(unchecked=told)
+        assert hosts.migrate_calls[0][1] is theirs
+        pulses = [each for each in threading.enumerate() if "pulse" in each.name]
+        assert not theirs.is_asked.is_set() and not pulses
+
+
+def test_callers_connection_is_asked_where_the_daemons_migrate_between_them(
+    hosts: Hosts,
+) -> None:
+    hosts.unreachable.add(URI)
+    theirs = Shared()
+    target = Target(uri=URI, connection=theirs, is_peer2peer=True)
+    with Begun(hosts, target) as driver:
+        await_pulse(driver)
+        assert driver.switch() == SwitchAccepted()
+        assert theirs.is_asked.is_set()
+
+
+def test_attached_without_a_destination_asks_nobody_and_says_so(hosts: Hosts) -> None:
+    driver = AttachedDriver(hosts.dom, Target(), {}, LIVE, hosts.open)
+    driver.begin(lambda event: None)
+    assert driver._connected.wait(PATIENCE_S)
+    told = "nothing tells which host it is"
+    assert driver.switch() == SwitchAccepted(unchecked=told)
+    driver.close()
+
+
+# The journal
+
+
+class Notes:
+    """A journal that notes what it is told among the domain's calls."""
+
+    def __init__(self, calls: list[tuple[object, ...]]) -> None:
+        self.calls = calls
+
+    def start(self, **told: object) -> None:
+        self.calls.append(("start",))
+
+    def arm(self) -> None:
+        self.calls.append(("arm",))
+
+    def pause(self) -> None:
+        self.calls.append(("pause",))
+
+
+def test_journal_is_told_before_what_cannot_be_taken_back(hosts: Hosts) -> None:
+    told = hosts.control.calls
+    with Begun(hosts, to_uri(), journal=Notes(told)) as driver:
+        await_pulse(driver)
+        driver.switch()
+        hosts.control.now = SPLIT_HERE
+        driver.pause()
+    flags = int(AbortJobFlags.VIR_DOMAIN_ABORT_JOB_POSTCOPY)
+    assert told == [
+        ("start",),
+        ("arm",),
+        ("migrateStartPostCopy", 0),
+        ("pause",),
+        ("abortJobFlags", flags),
+    ]
+
+
+# Other actions
 
 
 @pytest.mark.parametrize(
@@ -629,6 +797,30 @@ def test_connection_of_the_guest_that_has_arrived_is_left_to_the_caller(
     assert not hosts.destination.is_closed
 
 
+@pytest.mark.parametrize("is_peer2peer", [True, False])
+def test_who_gives_a_connection_gets_the_domain_of_that_one(
+    hosts: Hosts, is_peer2peer: bool
+) -> None:
+    """libvirt takes no domain of another connection: "domain must match connection"."""
+    theirs = FakeConnection(URI, "bbbb")
+    target = Target(uri=URI, connection=theirs, is_peer2peer=is_peer2peer)
+    driver = made_driver(hosts, target)
+    seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    driver.begin(seen.put)
+    while not isinstance(seen.get(timeout=PATIENCE_S), Ended):
+        pass
+    ours = driver.domain
+    assert ours is hosts.destination.domains[0]
+    dom = FakeDomain(theirs, state=MIGRATED)
+    driver.hand_over()
+    assert driver.domain is dom
+    theirs.error = NO_ANSWER
+    driver.domain = ours
+    driver.hand_over()
+    assert driver.domain is ours
+    driver.close()
+
+
 def test_callers_connection_serves_where_we_get_none_of_our_own(hosts: Hosts) -> None:
     hosts.unreachable.add("fake:///a")
     hosts.dom.on_migrate = hosts.linger
@@ -636,6 +828,7 @@ def test_callers_connection_serves_where_we_get_none_of_our_own(hosts: Hosts) ->
     driver.begin(lambda event: None)
     assert hosts.is_sent.wait(PATIENCE_S)
     assert LIFECYCLE in hosts.source.listened_to
+    await_pulse(driver)
     assert driver.switch() == SwitchAccepted()
     assert ("migrateStartPostCopy", 0) in hosts.dom.calls
     driver.close()
