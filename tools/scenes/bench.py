@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with own_lab(args.lab, args.release or ()) as lab:
             several = [bench.measure(lab, args)]
     text = "\n\n".join(bench.table(figures) for figures in several)
+    if bench is bench_faults:
+        text += f"\n\n{bench_faults.no_cells()}"
     print(json.dumps(several[0], indent=2) if args.json else text)
     if args.write:
         args.write.write_text(f"# {bench.TITLE}\n\n{text}\n", encoding="utf-8")

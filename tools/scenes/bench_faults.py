@@ -229,7 +229,12 @@ def no_cells() -> str:
     pairs: dict[str, dict[str, list[str]]] = {}
     for (moment, fault), reason in NO_CELL.items():
         pairs.setdefault(reason, {}).setdefault(fault, []).append(moment.value)
-    lines = ["| fault | moments | no cell, because |", "|---|---|---|"]
+    lines = [
+        "Pairs of moment and fault that are not run:",
+        "",
+        "| fault | moments | because |",
+        "|---|---|---|",
+    ]
     for reason, faults in pairs.items():
         moments = list(dict.fromkeys(each for some in faults.values() for each in some))
         lines.append(f"| {', '.join(faults)} | {', '.join(moments)} | {reason} |")
