@@ -92,6 +92,18 @@ class MigrationResult(Summary):
     blocktime: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        way = "peer to peer" if self.is_peer2peer else "managed by this client"
+        took = (("moved in", self.total_ms), ("downtime", self.downtime_ms))
+        told = [f"{what} {ms:.0f} ms" for what, ms in took if ms is not None]
+        told.append(f"passes over memory: {self.passes}")
+        if self.switch is None:
+            told.append("completed as pre-copy")
+        else:
+            told.append(f"switched to post-copy: {self.switch.reason}")
+        told.append(f"driver {self.driver}, {way}")
+        return "; ".join((*told, *self.notes))
+
 
 _SLICE_S = 0.05
 
@@ -166,10 +178,13 @@ class Job:
 
         Returns at once; the switch is verified, and asked for again if it does not come.
 
-        :raises StateError: If the migration is over.
+        :raises StateError: If the migration is over, or cannot switch: post-copy was not enabled, or libvirt has
+            refused the switch for good.
         """
         if self.is_over:
             raise StateError(f"the migration is over: {self.phase.value}")
+        if why := self._runner.migration.cannot_switch:
+            raise StateError(why, cure="let it end as pre-copy, or abort it")
         self._runner.put(SwitchRequested(reason))
 
     def abort(self) -> None:
@@ -225,8 +240,9 @@ class Job:
     def _failure(self) -> PostcopyError:
         cause = self._driver.error
         phase, place = self.phase, self.guest
-        if isinstance(cause, (UsageError, NotSupportedError)):
-            return cause  # nothing was sent
+        was_refused = isinstance(cause, (UsageError, NotSupportedError))
+        if was_refused and place is Place.SOURCE and cause is not None:
+            return cause  # of the first call; a resume may be refused too, and then the guest is split
         kind = MigrationCancelled if phase is Phase.CANCELLED else _FAILURES[place]
         given_up = self._runner.migration.given_up
         told = (cause.what if cause else "", given_up)
@@ -379,7 +395,7 @@ def begin(runner: Runner, driver: AnyDriver, reason: str = "") -> Job:
 
     :raises PostcopyError: If nothing was started.
     """
-    runner.start()
+    runner.start(when_over=_keep)
     job = Job(runner, driver, reason)
     _keep(job)
     return job
@@ -389,10 +405,10 @@ _jobs: list[Job] = []  # those under way, whether the caller has kept them or no
 _keeping = threading.Lock()
 
 
-def _keep(job: Job) -> None:
+def _keep(*new: Job) -> None:
+    """Keep those that are under way, and with them their connections; none that is over."""
     with _keeping:
-        _jobs[:] = [each for each in _jobs if not each.is_over]
-        _jobs.append(job)
+        _jobs[:] = [each for each in (*_jobs, *new) if not each.is_over]
 
 
 @atexit.register

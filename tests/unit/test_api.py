@@ -25,11 +25,14 @@ from libvirt_postcopy.errors import (
     MigrationError,
     MigrationFailed,
     MigrationUnknown,
+    NotSupportedError,
     PostcopyBroken,
+    PostcopyError,
     StateError,
     UsageError,
 )
 from libvirt_postcopy.events import Place
+from libvirt_postcopy.figures import SwitchRecord
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.policy import After, AfterPrecopy, Never
 from libvirt_postcopy.stats import Stats
@@ -46,6 +49,7 @@ from unit.fakes import (
     FakeDomain,
     refused,
 )
+from waiting import wait_until
 
 PATIENCE_S = 10.0
 URI = "fake:///b"
@@ -343,6 +347,29 @@ def test_result_has_the_figures_and_the_domain(stage: Stage) -> None:
     assert result.switch is not None and result.switch.reason == "because"
 
 
+@pytest.mark.parametrize(
+    "result, text",
+    [
+        (
+            api.MigrationResult(
+                total_ms=8900,
+                downtime_ms=79.4,
+                passes=1,
+                switch=SwitchRecord("all of it", 7000.0, 1, 7100.0),
+                is_peer2peer=True,
+            ),
+            "moved in 8900 ms; downtime 79 ms; passes over memory: 1; switched to post-copy: all of it; driver native, peer to peer",
+        ),
+        (
+            api.MigrationResult(driver="qemu", notes=("not defined",)),
+            "passes over memory: 0; completed as pre-copy; driver qemu, managed by this client; not defined",
+        ),
+    ],
+)
+def test_result_can_be_printed(result: api.MigrationResult, text: str) -> None:
+    assert str(result) == text
+
+
 def test_migrate_starts_and_waits(stage: Stage) -> None:
     def move(*args: object) -> None:
         stage.source.domains.remove(stage.dom)
@@ -395,6 +422,44 @@ def test_switch_by_hand_is_sent(stage: Stage) -> None:
     assert switched.wait(PATIENCE_S)
     stage.completes()
     job.wait(PATIENCE_S)
+
+
+def test_switch_by_hand_is_refused_where_postcopy_is_not_enabled(stage: Stage) -> None:
+    job = api.start(stage.dom, URI, policy="never")
+    with pytest.raises(StateError, match="not enabled"):
+        job.start_postcopy()
+    stage.completes()
+    job.wait(PATIENCE_S)
+
+
+def test_switch_by_hand_is_refused_once_libvirt_has_refused_it_for_good(
+    stage: Stage,
+) -> None:
+    noted = threading.Event()
+    job = api.start(
+        stage.dom,
+        URI,
+        policy="manual",
+        observer=lambda what: noted.set() if "was refused" in str(what) else None,
+    )
+    stage.says("setup", "active")
+    message = "requires migration to be started with VIR_MIGRATE_POSTCOPY flag"
+    stage.dom.errors["migrateStartPostCopy"] = refused(55, message)
+    job.start_postcopy()
+    assert noted.wait(PATIENCE_S)
+    with pytest.raises(StateError, match=f"refused: .*{message}"):
+        job.start_postcopy()
+    stage.completes()
+    job.wait(PATIENCE_S)
+
+
+def test_job_that_is_over_is_not_kept(stage: Stage) -> None:
+    """It would keep the connection to the destination."""
+    job = api.start(stage.dom, URI, policy="manual")
+    assert job in api._jobs
+    stage.completes()
+    job.wait(PATIENCE_S)
+    wait_until(lambda: job not in api._jobs, "it is forgotten", PATIENCE_S)
 
 
 def test_abort_before_the_switch_is_sent(stage: Stage) -> None:
@@ -651,6 +716,26 @@ def test_broken_guest_is_left_alone_where_that_is_wanted(
     job = api.start(stage.dom, URI, policy="manual", recover="never")
     fails(job, PostcopyBroken, "split", "broken")
     assert len(mended.flags) == 1
+
+
+@pytest.mark.parametrize("kind", [UsageError, NotSupportedError])
+def test_split_guest_is_told_of_though_the_resume_could_not_be_sent(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, kind: type[PostcopyError]
+) -> None:
+    mended = Mended(stage, monkeypatch)
+    first = stage.dom.on_migrate
+
+    def migrate(*args: object) -> None:
+        if len(mended.flags) > 1:
+            raise kind("no way to write it")
+        first(*args)
+
+    stage.dom.on_migrate = migrate
+    job = api.start(stage.dom, URI, policy="manual", recover=0.1)
+    error = fails(job, PostcopyBroken, "split", "broken")
+    assert "no way to write it" in str(error) and "resume and reset neither" in str(
+        error
+    )
 
 
 def test_obstacle_is_in_the_failure(stage: Stage, monkeypatch) -> None:
