@@ -91,11 +91,16 @@ def translate(error: libvirt.libvirtError, side: str = "") -> LibvirtError:
 
 
 def open_connection(
-    uri: str | None, side: str = "", *, open_: Open | None = None
+    uri: str | None,
+    side: str = "",
+    *,
+    open_: Open | None = None,
+    has_keepalive: bool = True,
 ) -> Connection:
     """Open a connection that notices when its daemon is gone.
 
     :param open_: Instead of ``libvirt.open``, for who must log in.
+    :param has_keepalive: Set :data:`KEEPALIVE`; else the caller sets its own, which can be done once.
     :raises LibvirtError: If it cannot be opened.
     """
     try:
@@ -107,7 +112,8 @@ def open_connection(
         )  # the one that is being connected to, whatever the text says
         raise ours from error
     try:
-        connection.setKeepAlive(*KEEPALIVE)
+        if has_keepalive:
+            connection.setKeepAlive(*KEEPALIVE)
     except libvirt.libvirtError as error:
         LOG.debug("%s: no keepalive: %s", uri, error)  # a local driver has none
     return connection

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from typing import Any
 
 from libvirt_postcopy import takeover
 from libvirt_postcopy.api import RECOVER, Job
-from libvirt_postcopy.constants import ErrorNumber
+from libvirt_postcopy.constants import ErrorNumber, MigrateFlags
 from libvirt_postcopy.errors import (
     LibvirtError,
     MigrationError,
     PostcopyBroken,
     PostcopyError,
     StateError,
+    UsageError,
 )
 from libvirt_postcopy.events import Half, Place
 from libvirt_postcopy.journal import entries, safe_uri
@@ -21,7 +23,14 @@ from libvirt_postcopy.policy import Manual, Policy, parse
 from libvirt_postcopy.vir import calls
 from libvirt_postcopy.vir.events import ensure_event_loop
 from libvirt_postcopy.vir.protocols import Connection, Domain
-from libvirt_postcopy.virsh.daemon import connect, find_domain, guest_on_source, uri_of
+from libvirt_postcopy.virsh.daemon import (
+    connect,
+    find_domain,
+    guest_on_source,
+    login,
+    require_writable,
+    uri_of,
+)
 from libvirt_postcopy.virsh.grammar import Globals, Value
 from libvirt_postcopy.virsh.interrupts import Signals, easily_interrupted
 from libvirt_postcopy.virsh.migrate import Watch
@@ -30,6 +39,7 @@ from libvirt_postcopy.virsh.progress import Progress
 from libvirt_postcopy.virsh.split import look_command
 from libvirt_postcopy.virsh.terminal import Terminal
 from libvirt_postcopy.virsh.texts import LeftAlone, Texts
+from libvirt_postcopy.virsh.verbs import RESUME_OPTIONS
 
 __all__ = ["follow", "run"]
 
@@ -63,8 +73,10 @@ def follow(
     with easily_interrupted():
         calls.silence_libvirt()
         ensure_event_loop()  # only connections opened after it deliver events
-        connection = connect(options, for_call="virDomainMigrateStartPostCopy")
+        connection = connect(options)
         dom = _find(connection, str(given["domain"]))
+        if "shadow" not in given:
+            require_writable(options, for_call="virDomainMigrateStartPostCopy")
         texts = _texts(given, dom)
         progress = Progress(terminal, is_verbose="verbose" in given)
     signals.catch()
@@ -77,7 +89,9 @@ def follow(
             policy=Manual() if only_broken else policy,
             recover=patience_s,
             recover_bandwidth=recover_bandwidth(given),
+            **_call(given, dom),
             shadow="shadow" in given,
+            connect=login(options).open,
             observer=progress.see,
         )
     except StateError as error:
@@ -91,6 +105,25 @@ def follow(
         raise texts.of(
             error, progress.seen, guest_on_source(dom) if is_back else ""
         ) from error
+
+
+def _call(given: Mapping[str, Value], dom: Domain) -> dict[str, Any]:
+    """What was given of the call that is to be made again, beside what the journal has of it.
+
+    :raises UsageError: If it cannot be meant.
+    """
+    if "tls-destination" in given and "tls" not in given:
+        raise UsageError("Option --tls is required by option --tls-destination")
+    named = [option for option in RESUME_OPTIONS if option.name in given]
+    call: dict[str, Any] = {"peer2peer": True} if "p2p" in given else {}
+    flags = sum(int(option.flag or 0) for option in named)
+    flags &= ~int(MigrateFlags.VIR_MIGRATE_PEER2PEER)
+    params = {option.param: given[option.name] for option in named if option.param}
+    if flags or params:
+        entry = takeover.left_behind(dom).entry
+        call["flags"] = flags | (entry.facts.flags if entry else 0)
+        call["params"] = {**(entry.facts.params if entry else {}), **params}
+    return call
 
 
 def _find(connection: Connection, name: str) -> Domain:

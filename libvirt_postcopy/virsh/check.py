@@ -34,7 +34,7 @@ def run(
 def _examine(given: Mapping[str, Value], options: Globals) -> Report:
     calls.silence_libvirt()
     ensure_event_loop()  # a connection opened before it has no keepalive
-    connection = connect(options, for_call="virDomainQemuMonitorCommand")
+    connection = connect(options)
     return examine(
         connection,
         find_domain(connection, str(given["domain"])),

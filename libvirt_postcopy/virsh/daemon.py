@@ -8,47 +8,102 @@ from typing import Any, cast
 
 from libvirt_postcopy.constants import DomainState, ErrorNumber, PausedReason
 from libvirt_postcopy.errors import LibvirtError, UsageError
-from libvirt_postcopy.features import is_about_certificates
 from libvirt_postcopy.vir import calls
+from libvirt_postcopy.vir.events import ensure_event_loop
+from libvirt_postcopy.vir.login import Login
 from libvirt_postcopy.vir.protocols import Connection, Domain
-from libvirt_postcopy.virsh.ending import NotBegunError
 from libvirt_postcopy.virsh.grammar import Globals
+from libvirt_postcopy.virsh.refusals import NotBegunError, RefusedError
 
-__all__ = ["connect", "find_domain", "guest_on_source", "uri_of"]
+__all__ = [
+    "connect",
+    "find_domain",
+    "guest_on_source",
+    "login",
+    "require_writable",
+    "uri_of",
+]
 
 
-def connect(options: Globals, *, for_call: str) -> Connection:
-    """Open the connection that the command line means.
+def connect(options: Globals) -> Connection:
+    """Open the connection that the command line means, as virsh opens it.
 
-    :param for_call: The libvirt function that needs it, which a read-only one would refuse.
-    :raises UsageError: If ``-r`` was given.
-    :raises LibvirtError: If it cannot be opened.
+    Commands of one line or one shell share it, and so does what a user has answered to log in.
+
+    :raises RefusedError: If it cannot be opened.
     """
-    if options.is_readonly:
-        raise UsageError(
-            f"operation forbidden: read only access prevents {for_call}",
-            cure="leave out -r",
-        )
     uri = options.connect
     if uri is None:
         # LIBVIRT_DEFAULT_URI and libvirt.conf are read by libvirt itself
         uri = os.environ.get("VIRSH_DEFAULT_CONNECT_URI") or None
-    try:
-        connection = calls.open_connection(uri, "source")
-    except LibvirtError as error:
-        made = NotBegunError if options.connect is not None else LibvirtError
-        raise made(
-            f"failed to connect to the hypervisor: {error.what}",
-            side="client" if is_about_certificates(error.what) else "source",
-            cure=error.cure,
-        ) from error
-    if options.keepalive_interval is not None:
-        with calls.refusals("source"):
-            connection.setKeepAlive(
-                options.keepalive_interval,
-                options.keepalive_count or calls.KEEPALIVE[1],
-            )
+    kept = _kept.get((uri, options))
+    if kept is not None and calls.is_alive(kept):
+        return kept
+    ensure_event_loop()  # only connections opened after it have a keepalive, and deliver events
+    connection = _open(uri, options)
+    _kept[uri, options] = connection
     return connection
+
+
+_kept: dict[tuple[str | None, Globals], Connection] = {}
+
+
+def require_writable(options: Globals, *, for_call: str) -> None:
+    """Refuse what libvirt would refuse: a migration is carried out on connections of its own.
+
+    :raises UsageError: If ``-r`` was given.
+    """
+    if options.is_readonly:
+        raise UsageError(
+            f"operation forbidden: read only access prevents {for_call}",
+        )
+
+
+def login(options: Globals) -> Login:
+    """What opens further connections, to the destination too; asks nothing twice."""
+    return _logins.setdefault(options.has_agent, Login(has_agent=options.has_agent))
+
+
+_logins: dict[bool, Login] = {}
+
+
+def _open(uri: str | None, options: Globals) -> Connection:
+    refused = NotBegunError if options.connect is not None else RefusedError
+    own = login(options)
+    asks_for_keepalive = not (
+        options.keepalive_interval is None and options.keepalive_count is None
+    )
+    try:
+        connection = calls.open_connection(
+            uri,
+            "source",
+            open_=own.open_readonly if options.is_readonly else own.open,
+            has_keepalive=not asks_for_keepalive,
+        )
+    except LibvirtError as error:
+        raise refused.to_connect(error) from error
+    if asks_for_keepalive:
+        _keep_alive(connection, options, refused)
+    return connection
+
+
+def _keep_alive(
+    connection: Connection, options: Globals, refused: type[RefusedError]
+) -> None:
+    """Set what was asked for, or do without the connection, as virsh does."""
+    interval_s, count = options.keepalive_interval, options.keepalive_count
+    interval_s = calls.KEEPALIVE[0] if interval_s is None else interval_s
+    count = calls.KEEPALIVE[1] if count is None else count
+    if interval_s == 0:
+        return
+    try:
+        with calls.refusals("source"):
+            connection.setKeepAlive(interval_s, count)
+    except LibvirtError as error:
+        calls.close_connections([connection])
+        raise refused.to_connect(
+            error, "Cannot setup keepalive on connection as requested, disconnecting"
+        ) from error
 
 
 def uri_of(connection: Connection) -> str:
@@ -63,7 +118,7 @@ def uri_of(connection: Connection) -> str:
 def find_domain(connection: Connection, text: str) -> Domain:
     """Look a domain up by id, UUID or name, in virsh's order.
 
-    :raises LibvirtError: If there is none, or the daemon cannot say.
+    :raises RefusedError: If there is none, or the daemon cannot say.
     """
     error: LibvirtError | None = None
     for look_up in _lookups(connection, text):
@@ -75,8 +130,7 @@ def find_domain(connection: Connection, text: str) -> Domain:
             if refused.code != ErrorNumber.VIR_ERR_NO_DOMAIN:
                 break
     assert error is not None  # the last look-up is always tried
-    error.what = f"failed to get domain '{text}': {error.what}"
-    raise error
+    raise RefusedError.to_find(text, error) from error
 
 
 _WORDS: Mapping[int, str] = {

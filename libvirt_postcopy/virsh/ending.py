@@ -5,14 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from libvirt_postcopy.errors import LibvirtError
 from libvirt_postcopy.virsh.grammar import Globals
+from libvirt_postcopy.virsh.refusals import NotBegunError
 
-__all__ = ["Ending", "NotBegunError"]
-
-
-class NotBegunError(LibvirtError):
-    """The connection that ``-c`` names cannot be opened, so that virsh would not come to the command."""
+__all__ = ["Ending"]
 
 
 class Ending:

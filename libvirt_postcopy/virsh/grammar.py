@@ -40,8 +40,9 @@ __all__ = [
 class Globals:
     """virsh's options before the command, as far as a command can tell the difference.
 
-    ``-d``, ``-l``, ``-e`` and ``--no-pkttyagent`` are read and checked, and mean nothing to our verbs.
+    ``-d``, ``-l`` and ``-e`` are read and checked, and mean nothing to our verbs.
 
+    :ivar has_agent: Not ``--no-pkttyagent``.
     :ivar complaints: What virsh says of them before anything else.
     """
 
@@ -51,6 +52,7 @@ class Globals:
     is_readonly: bool = False
     keepalive_interval: int | None = None
     keepalive_count: int | None = None
+    has_agent: bool = True
     complaints: tuple[str, ...] = ()
 
 
@@ -171,6 +173,8 @@ def _with(options: Globals, name: str, value: str) -> Globals:
         return replace(options, is_timed=True)
     if name == "readonly":
         return replace(options, is_readonly=True)
+    if name == "no-pkttyagent":
+        return replace(options, has_agent=False)
     if name == "debug":
         return _with_complaint(options, _integer(value))
     if name == "escape" and not (value.isascii() and _ESCAPE.fullmatch(value)):

@@ -56,7 +56,7 @@ def _command(given: Mapping[str, Value]) -> Iterator[str]:
 def _look(given: Mapping[str, Value], options: Globals) -> list[tuple[str, str]]:
     calls.silence_libvirt()
     ensure_event_loop()  # a connection opened before it has no keepalive
-    connection = connect(options, for_call="virDomainGetJobStats")
+    connection = connect(options)
     dom = find_domain(connection, str(given["domain"]))
     return list(rows(dom, has_ended="completed" in given))
 

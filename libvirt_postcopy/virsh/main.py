@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import NoReturn
 
-from libvirt_postcopy.errors import UsageError
+from libvirt_postcopy.errors import LibvirtError, UsageError
 from libvirt_postcopy.programs import (
     FAILED,
     error_handler,
@@ -45,6 +45,7 @@ from libvirt_postcopy.virsh.help import (
 from libvirt_postcopy.virsh.interrupts import Signals
 from libvirt_postcopy.virsh.options import option_names
 from libvirt_postcopy.virsh.real import exec_virsh, run_virsh
+from libvirt_postcopy.virsh.refusals import lines
 from libvirt_postcopy.virsh.strings import Command, split
 from libvirt_postcopy.virsh.terminal import Terminal
 from libvirt_postcopy.virsh.verbs import Verb, claims, read
@@ -136,15 +137,29 @@ def _read_commands(words: list[str], line: CommandLine, signals: Signals) -> int
     return feed.run(line, ours)
 
 
-def _report_errors(run: Callable[[], int], terminal: Terminal | None) -> int:
-    def report(text: str) -> None:
-        text = option_names(text)
-        if terminal is not None:
-            return terminal.say(text)
-        open_streams()  # not sooner: the real virsh gets them as they are
-        return Terminal(sys.stdout, sys.stderr).say(text)
+def _report_errors(
+    run: Callable[[], int], terminal: Terminal | None, *, is_virshs: bool = False
+) -> int:
+    """Run, and say what is wrong.
 
-    return error_handler(run, report, interrupted=_INTERRUPTED, statuses=_STATUSES)
+    :param is_virshs: In virsh's words where it has some, because it has this command too.
+    """
+    in_its_words: list[str] = []
+
+    def attempt() -> int:
+        try:
+            return run()
+        except LibvirtError as error:
+            in_its_words.extend(lines(error, is_virshs=is_virshs))
+            raise
+
+    def report(text: str) -> None:
+        open_streams()  # not sooner: the real virsh gets them as they are
+        out = terminal or Terminal(sys.stdout, sys.stderr)
+        for line in in_its_words or [option_names(text)]:
+            out.say(line)
+
+    return error_handler(attempt, report, interrupted=_INTERRUPTED, statuses=_STATUSES)
 
 
 class _Ours:
@@ -219,7 +234,9 @@ class _Ours:
             )
             return status or 0
 
-        status = _report_errors(lambda: ending.after(run), self.terminal)
+        status = _report_errors(
+            lambda: ending.after(run), self.terminal, is_virshs=verb.is_virshs
+        )
         ending.print()
         return min(status, FAILED) if "strict-exit" in raw else status
 

@@ -23,7 +23,14 @@ from libvirt_postcopy.vir import calls
 from libvirt_postcopy.vir.events import ensure_event_loop
 from libvirt_postcopy.vir.metadata import read_policy
 from libvirt_postcopy.vir.protocols import Domain
-from libvirt_postcopy.virsh.daemon import connect, find_domain, guest_on_source, uri_of
+from libvirt_postcopy.virsh.daemon import (
+    connect,
+    find_domain,
+    guest_on_source,
+    login,
+    require_writable,
+    uri_of,
+)
 from libvirt_postcopy.virsh.grammar import Globals, Value
 from libvirt_postcopy.virsh.interrupts import (
     Answer,
@@ -74,6 +81,7 @@ def run(
         recover_bandwidth=plan.recover_bandwidth,
         driver=plan.driver,
         wishes=plan.wishes,
+        connect=login(options).open,
         observer=progress.see,
     )
     for line in driver_lines(job, plan):
@@ -154,8 +162,10 @@ def _is_back(error: PostcopyError) -> bool:
 def _open(plan: Plan, options: Globals) -> Domain:
     calls.silence_libvirt()
     ensure_event_loop()  # only connections opened after it deliver events
+    dom = find_domain(connect(options), plan.domain)
     call = "virDomainMigrateToURI3" if plan.is_peer2peer else "virDomainMigrate3"
-    return find_domain(connect(options, for_call=call), plan.domain)
+    require_writable(options, for_call=call)
+    return dom
 
 
 def _look_first(plan: Plan, dom: Domain, terminal: Terminal) -> None:

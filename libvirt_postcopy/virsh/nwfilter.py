@@ -27,7 +27,7 @@ def run(
     xml = read_file(name)
     with easily_interrupted():
         calls.silence_libvirt()
-        connection = connect(options, for_call="virNWFilterDefineXML")
+        connection = connect(options)
         defined = define_keeping_uuid(connection, xml, validate="validate" in given)
     if not options.is_quiet:
         terminal.print(f"Network filter {defined.name} defined from {name}\n")

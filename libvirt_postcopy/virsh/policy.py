@@ -29,7 +29,7 @@ def run(
     wanted = parse(str(given["set"])) if "set" in given else None
     with easily_interrupted():
         calls.silence_libvirt()
-        connection = connect(options, for_call="virDomainSetMetadata")
+        connection = connect(options)
         dom = find_domain(connection, str(given["domain"]))
         if "set" in given or "unset" in given:
             write_policy(dom, wanted)

@@ -35,7 +35,7 @@ def run(
     name = str(given["domain"])
     with easily_interrupted():
         calls.silence_libvirt()
-        connection = connect(options, for_call="virDomainMigrateStartPostCopy")
+        connection = connect(options)
         uri = uri_of(connection)
         dom = _find(connection, name)
         domain = SplitDomain(dom, name, uri)

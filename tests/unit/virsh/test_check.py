@@ -53,7 +53,7 @@ def scene(monkeypatch: pytest.MonkeyPatch, signals: Signals) -> SimpleNamespace:
     monkeypatch.setattr(
         check,
         "connect",
-        lambda options, for_call: loops and (options.connect, for_call),
+        lambda options: loops and (options.connect,),
     )
     monkeypatch.setattr(
         check, "find_domain", lambda connection, text: (connection, text)
@@ -69,7 +69,7 @@ def scene(monkeypatch: pytest.MonkeyPatch, signals: Signals) -> SimpleNamespace:
     return made
 
 
-SOURCE = ("x:///", "virDomainQemuMonitorCommand")
+SOURCE = ("x:///",)
 
 
 @pytest.mark.parametrize("probe", [True, False])

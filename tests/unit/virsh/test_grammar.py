@@ -63,7 +63,7 @@ OPTIONS = (
         ("-- list -q", Globals(), "list -q"),
         ("-q -- -x", Globals(is_quiet=True), "-x"),
         ("- list", Globals(), "- list"),
-        ("--no-pkttyagent list", Globals(), "list"),
+        ("--no-pkttyagent list", Globals(has_agent=False), "list"),
     ],
 )  # fmt: skip
 def test_globals(line: str, options: Globals, words: str) -> None:

@@ -45,7 +45,7 @@ def scene(monkeypatch: pytest.MonkeyPatch, signals: Signals) -> SimpleNamespace:
     monkeypatch.setattr(switch.calls, "silence_libvirt", lambda: None)
     monkeypatch.setattr(switch.calls, "start_postcopy", start_postcopy)
     monkeypatch.setattr(
-        switch, "connect", lambda options, for_call: (options.connect, for_call)
+        switch, "connect", lambda options: (options.connect,)
     )
 
     def find_domain(connection: object, text: str) -> FakeDomain:
@@ -63,7 +63,7 @@ def scene(monkeypatch: pytest.MonkeyPatch, signals: Signals) -> SimpleNamespace:
 
 def test_one_call_to_the_domain_that_is_named(scene: SimpleNamespace) -> None:
     scene.run()
-    assert scene.found == (("x:///", "virDomainMigrateStartPostCopy"), "web1")
+    assert scene.found == (("x:///",), "web1")
     assert scene.done == [scene.dom] and scene.err.getvalue() == ""
 
 
