@@ -23,7 +23,7 @@ _virsh_postcopy()
     esac
     if [ -z "$ours" ]; then
         case $verb in
-            migrate) ours="--enable-postcopy --postcopy-after --postcopy-policy --postcopy-check --postcopy-recover --postcopy-recover-bandwidth --postcopy-driver --postcopy-blocktime --postcopy-preempt --postcopy-release-ram --strict-exit" ;;
+            migrate) ours="--enable-postcopy --postcopy-after --postcopy-policy --postcopy-check --postcopy-recover --postcopy-recover-bandwidth --postcopy-driver --postcopy-blocktime --postcopy-monitor-dir --postcopy-preempt --postcopy-release-ram --strict-exit" ;;
             migrate-start-postcopy) ours="--domain --strict-exit" ;;
             migrate-postcopy) ours="--strict-exit" ;;
             domjobinfo) ours="--postcopy" ;;

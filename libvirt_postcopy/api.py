@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -12,6 +12,7 @@ from typing import Any, Union
 
 import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.constants import CLIENT_SIDE_FLAGS, MigrateFlags
+from libvirt_postcopy.drivers.assisted import AssistedDriver
 from libvirt_postcopy.drivers.native import NativeDriver, Target
 from libvirt_postcopy.drivers.passthrough import QemuDriver
 from libvirt_postcopy.drivers.runner import Observer, Runner
@@ -341,7 +342,10 @@ def start(
             Runner(carrier, chosen, observer, patience_s), carrier, choice.reason
         )
     journal = Journal(facts_of(dom, target, wanted, params or {}, chosen, patience_s))
-    native = NativeDriver(
+    native_class: Callable[..., NativeDriver] = NativeDriver
+    if wishes is not None and wishes.needs_second_monitor:
+        native_class = partial(AssistedDriver, wishes=wishes)
+    native = native_class(
         dom,
         target,
         params or {},

@@ -22,6 +22,7 @@ from typing import Any
 
 import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.constants import MigrateFlags, MigrateParam
+from libvirt_postcopy.drivers.carried import without_leftovers
 from libvirt_postcopy.drivers.frail import FrailWay
 from libvirt_postcopy.drivers.host import Connect, Host, Pulse
 from libvirt_postcopy.drivers.runner import Sink
@@ -464,12 +465,13 @@ class NativeDriver:
         destination = None
         if not self._target.is_peer2peer:
             destination = self._connection_for_call()
+        dom = self._over_another() or self._dom
+        self._params = self._prepared(dom)
         self._note_start()
         with self._sending:
             if self._is_abandoned:
                 raise PostcopyError("aborted before anything was started")
             self._was_sent = True
-        dom = self._over_another() or self._dom
         if destination is None:
             try:
                 self._call(dom, None, self._flags)
@@ -482,6 +484,9 @@ class NativeDriver:
             destination = self._connection_for_call()
             self._note_start()
         self._call(dom, destination, self._flags)
+
+    def _prepared(self, dom: Domain) -> dict[str, Any]:
+        return without_leftovers(dom, self._params, self._flags)
 
     def _note_start(self) -> None:
         if self._journal is None:

@@ -68,9 +68,8 @@ def choose(
 
 def _needs_qemu(dom: Domain, flags: MigrateFlags, wishes: Wishes) -> str:
     """What only QEMU itself can give; empty if nothing."""
-    for name in wishes.names:
-        if name != "postcopy-preempt":
-            return f"libvirt does not know {name}"
+    if wishes.release_ram:
+        return "libvirt does not know release-ram"
     if wishes.downtime_limit_ms is not None:
         return "libvirt's migration takes no downtime limit beforehand"
     connection = dom.connect()

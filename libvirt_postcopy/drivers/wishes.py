@@ -24,6 +24,9 @@ class Wishes:
     :ivar release_ram: The source gives memory back as it is sent; a broken migration cannot be recovered then.
     :ivar downtime_limit_ms: Of pre-copy; None: as it is.
     :ivar ports: At which the destination may listen.
+    :ivar monitor_dir: Gives the destination's QEMU a second monitor in this folder, with libvirt's own migration: one of
+        the destination, if that is reached by ssh, else one that this machine shares with it.  Also goes round what
+        libvirt 11.2 and 11.3 cannot do.
     """
 
     preempt: bool = False
@@ -31,23 +34,18 @@ class Wishes:
     release_ram: bool = False
     downtime_limit_ms: int | None = None
     ports: Sequence[int] = PORTS
+    monitor_dir: str | None = None
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """The capabilities that are asked for, for messages."""
-        asked = {
-            "postcopy-preempt": self.preempt,
-            "postcopy-blocktime": self.blocktime,
-            "release-ram": self.release_ram,
-        }
-        return tuple(name for name, is_asked in asked.items() if is_asked)
+    def needs_second_monitor(self) -> bool:
+        """Libvirt's own migration needs one at the destination."""
+        return self.blocktime or self.monitor_dir is not None
 
 
 _KEPT_FLAGS = (
     MigrateFlags.VIR_MIGRATE_LIVE
     | MigrateFlags.VIR_MIGRATE_PERSIST_DEST
     | MigrateFlags.VIR_MIGRATE_UNDEFINE_SOURCE
-    | MigrateFlags.VIR_MIGRATE_CHANGE_PROTECTION
     | MigrateFlags.VIR_MIGRATE_UNSAFE
     | MigrateFlags.VIR_MIGRATE_AUTO_CONVERGE
     | MigrateFlags.VIR_MIGRATE_POSTCOPY

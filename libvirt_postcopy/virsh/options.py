@@ -332,7 +332,15 @@ MIGRATE_OPTIONS: tuple[Option, ...] = (
     _ours(
         "postcopy-blocktime",
         _BOOL,
-        "let the destination's QEMU count how long vCPUs wait for pages, and tell it at the end",
+        "let the destination's QEMU count how long vCPUs wait for pages, and tell it at the end; with libvirt's own"
+        " migration by a second monitor, where this machine is the destination or its user's ssh gets there",
+    ),
+    _ours(
+        "postcopy-monitor-dir",
+        _STRING,
+        "the folder for the socket of that second monitor, and asks for one: of the destination if that is reached by"
+        " ssh, else one that this machine shares with it; default /var/lib/libvirt/qemu. With it a link that breaks"
+        " is mended where the destination has libvirt 11.2 or 11.3, too",
     ),
     _ours(
         "postcopy-preempt",

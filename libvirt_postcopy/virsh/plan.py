@@ -77,6 +77,7 @@ def make_plan(given: Mapping[str, Value]) -> Plan:
             preempt="postcopy-preempt" in given,
             blocktime="postcopy-blocktime" in given,
             release_ram="postcopy-release-ram" in given,
+            monitor_dir=_monitor_dir(given),
         ),
     )
 
@@ -94,6 +95,16 @@ def _driver(given: Mapping[str, Value]) -> str:
             cure="leave out --p2p, or leave out --postcopy-driver",
         )
     return name
+
+
+def _monitor_dir(given: Mapping[str, Value]) -> str | None:
+    folder = given.get("postcopy-monitor-dir")
+    if folder is not None and not str(folder).startswith("/"):
+        raise UsageError(
+            f"invalid postcopy-monitor-dir parameter: '{str(folder)[:80]}'",
+            cure="give an absolute path of a folder on the destination",
+        )
+    return None if folder is None else str(folder).rstrip("/")
 
 
 def _is_void(name: str, value: Value) -> bool:

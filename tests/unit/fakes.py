@@ -164,6 +164,7 @@ class FakeDomain:
         self.connection.domains.append(self)
         self.uuid = uuid
         self.now: tuple[int, int] = state
+        self.xml = f"<domain><uuid>{uuid}</uuid></domain>"
         self.job: Mapping[str, Any] = {}
         self.errors: dict[str, Exception] = {}
         self.calls: list[tuple[Any, ...]] = []
@@ -196,6 +197,9 @@ class FakeDomain:
         if "state" in self.errors:
             raise self.errors["state"]
         return [int(number) for number in self.now]
+
+    def XMLDesc(self, flags: int = 0) -> str:
+        return self.xml
 
     def jobStats(self, flags: int = 0) -> Mapping[str, Any]:
         if "jobStats" in self.errors:

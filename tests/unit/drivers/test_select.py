@@ -38,7 +38,7 @@ def _domain(
         (_domain(qemu=2, kind="TEST"), Wishes(), "native", "all"),
         (_domain(), Wishes(preempt=True), "qemu", "9.0.0 does not know postcopy-preempt"),
         (_domain(libvirt=10_000_000), Wishes(preempt=True), "native", "all"),
-        (_domain(), Wishes(blocktime=True), "qemu", "does not know postcopy-blocktime"),
+        (_domain(), Wishes(blocktime=True), "native", "all"),
         (_domain(), Wishes(release_ram=True), "qemu", "does not know release-ram"),
         (_domain(), Wishes(downtime_limit_ms=0), "qemu", "no downtime limit"),
     ],

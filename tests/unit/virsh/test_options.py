@@ -73,6 +73,7 @@ OURS = {
     "postcopy-check",
     "postcopy-driver",
     "postcopy-policy",
+    "postcopy-monitor-dir",
     "postcopy-preempt",
     "postcopy-recover",
     "postcopy-recover-bandwidth",

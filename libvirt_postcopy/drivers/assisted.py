@@ -1,0 +1,203 @@
+"""libvirt's own migration, with a second monitor at the destination's QEMU for what libvirt does not know.
+
+That is ``postcopy-blocktime``, and the way round libvirt 11.2 and 11.3: their daemon crashes when it is the destination
+of a resume.  There the destination's QEMU is told to wait by the second monitor, and the source's to go on through
+libvirt's passthrough.  libvirt hears from both what they do, and completes the migration, which nobody's call waits
+for any more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import libvirt_postcopy.vir.calls as vir
+from libvirt_postcopy.constants import MigrateFlags, MigrateParam
+from libvirt_postcopy.drivers.channel import Channel, channel_of, host_of
+from libvirt_postcopy.drivers.host import Connect, Host
+from libvirt_postcopy.drivers.native import NativeDriver, Target
+from libvirt_postcopy.drivers.second_monitor import SecondMonitor, way_to
+from libvirt_postcopy.drivers.wishes import Wishes
+from libvirt_postcopy.errors import (
+    LibvirtError,
+    NotSupportedError,
+    PostcopyError,
+    UsageError,
+)
+from libvirt_postcopy.events import Looked, Side
+from libvirt_postcopy.journal import Journal
+from libvirt_postcopy.phases import Status
+from libvirt_postcopy.qmp.commands import Qemu
+from libvirt_postcopy.qmp.passthrough import Passthrough
+from libvirt_postcopy.recovery import crash_of
+from libvirt_postcopy.units import MIB
+from libvirt_postcopy.vir import monitor
+from libvirt_postcopy.vir.protocols import Connection, Domain
+
+__all__ = ["AssistedDriver"]
+
+_GO_ON_S = 10.0
+"""How long the source may take to leave ``postcopy-paused`` when it was told to go on."""
+
+_LOOK_S = 0.05
+
+
+class AssistedDriver(NativeDriver):
+    """A :class:`NativeDriver` that has more to ask of the destination's QEMU than libvirt would.
+
+    :param wishes: Of which ``blocktime`` and ``monitor_dir`` are of this driver.
+    """
+
+    def __init__(
+        self,
+        dom: Domain,
+        target: Target,
+        params: Mapping[str, Any],
+        flags: MigrateFlags,
+        connect: Connect = vir.open_connection,
+        *,
+        wishes: Wishes,
+        recover_bandwidth: int | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        super().__init__(
+            dom,
+            target,
+            params,
+            flags,
+            connect,
+            recover_bandwidth=recover_bandwidth,
+            journal=journal,
+        )
+        given = target.connection
+        self._there_uri = target.uri if given is None else vir.uri_of(given)
+        way = way_to(self._there_uri, wishes.monitor_dir)
+        self._second = SecondMonitor(way, counts_blocktime=wishes.blocktime)
+        self._does_without = False
+        self._must_go_round = False
+
+    @property
+    def notes(self) -> list[str]:
+        """What could not be had although the guest has moved."""
+        return self._second.notes
+
+    @property
+    def blocktime(self) -> Mapping[str, Any]:
+        """What QEMU has counted, by its own names and units."""
+        return self._second.blocktime
+
+    def look(self, side: Side) -> Looked:
+        """Look at one host; a resume that its daemon does not survive is no obstacle here."""
+        looked = super().look(side)
+        if side is Side.SOURCE or not looked.obstacle or not self._second.is_there:
+            return looked
+        self._must_go_round = self._would_crash()
+        return replace(looked, obstacle="") if self._must_go_round else looked
+
+    def hand_over(self) -> None:
+        """Read the figures first: nobody asks that QEMU for anything yet."""
+        self._second.read()
+        super().hand_over()
+
+    def close(self) -> None:
+        """Listen no more."""
+        self._second.close()
+        super().close()
+
+    def _would_crash(self) -> bool:
+        try:
+            with self._destination.line() as connection, vir.refusals("destination"):
+                return bool(crash_of(connection.getLibVersion()))
+        except LibvirtError:
+            return False
+
+    # The call
+
+    def _prepared(self, dom: Domain) -> dict[str, Any]:
+        if self._does_without:
+            return super()._prepared(dom)
+        wanted = self._second.offer(dom, self._params, self._flags)
+        if not self._second.is_there:
+            self._do_without()
+        self._second.begin()
+        return wanted
+
+    def _do_without(self) -> None:
+        self._does_without = True
+        if self._connected.is_set():
+            self._remark()
+
+    def _remark(self) -> None:
+        """What nobody could resume is mended from here."""
+        if self._does_without:
+            super()._remark()
+
+    def _migrate(self) -> None:
+        given = self._params
+        try:
+            super()._migrate()
+        except LibvirtError as error:
+            if not self._second.is_blamed(error):
+                raise
+            self._second.forgo(f"QEMU cannot make the socket: {error.what}")
+            self._do_without()
+            self._params = given
+            super()._migrate()
+
+    # The way round
+
+    def _resume(self, lent: list[tuple[Host, Connection]]) -> None:
+        if not self._must_go_round:
+            super()._resume(lent)
+            return
+        try:
+            self._go_round(lent)
+        except (UsageError, NotSupportedError) as error:
+            # These mean that nothing was begun, and the guest is split.
+            raise PostcopyError(error.what, side=error.side) from error
+
+    def _go_round(self, lent: list[tuple[Host, Connection]]) -> None:
+        connection = self._source.open()
+        lent.append((self._source, connection))
+        dom = vir.find_domain(connection, self._uuid)
+        if dom is None:
+            raise PostcopyError("the guest is gone from the source", side="source")
+        if self._journal is not None:
+            self._journal.resume(is_peer2peer=self.is_peer2peer)
+        source = Qemu(Passthrough(lambda: nullcontext(dom), "source"))
+        channel = self._channel()
+        if self._recover_bandwidth is not None:
+            limit = {"max-postcopy-bandwidth": self._recover_bandwidth * MIB}
+            source.set_parameters(limit)
+        port = self._second.recover(channel)
+        source.migrate(channel.connecting_uri(port), resume=True)
+        _await_flow(source)
+
+    def _channel(self) -> Channel:
+        name = host_of(self._there_uri)
+        uri = self._params.get(MigrateParam.VIR_MIGRATE_PARAM_URI)
+        if not (name or uri):
+            with self._destination.line() as connection:
+                name = monitor.hostname(connection)
+        address = self._params.get(MigrateParam.VIR_MIGRATE_PARAM_LISTEN_ADDRESS)
+        return channel_of(
+            name, migrate_uri=str(uri) if uri else None, listen_address=address
+        )
+
+
+def _await_flow(source: Qemu) -> None:
+    """Wait until the source has begun to go on: until then it looks as if it were to be resumed.
+
+    :raises PostcopyError: If it does not.
+    """
+    end_at = time.monotonic() + _GO_ON_S
+    while source.status() in _BEFORE:
+        if time.monotonic() >= end_at:
+            raise PostcopyError("QEMU does not go on with it", side="source")
+        time.sleep(_LOOK_S)
+
+
+_BEFORE = frozenset((Status.POSTCOPY_PAUSED, Status.POSTCOPY_RECOVER_SETUP))

@@ -1,0 +1,281 @@
+"""A monitor of our own at the destination's QEMU, beside libvirt's.
+
+While a migration comes in, libvirt's job keeps everybody else from the destination's monitor, and libvirt knows
+neither ``postcopy-blocktime`` nor, in 11.2 and 11.3, how to recover.  So QEMU is given a second monitor on a unix
+socket (``<qemu:commandline>`` in the XML that the destination starts the guest with).  It is there until that QEMU ends.
+
+It is never needed for the guest to move: what cannot be had is a note.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from libvirt_postcopy import incoming
+from libvirt_postcopy.constants import MigrateFlags
+from libvirt_postcopy.drivers.carried import with_arguments, without_leftovers
+from libvirt_postcopy.drivers.channel import Channel
+from libvirt_postcopy.errors import PostcopyError
+from libvirt_postcopy.qmp.commands import (
+    ConnectError,
+    MonitorError,
+    MonitorLost,
+    Qemu,
+)
+from libvirt_postcopy.qmp.ssh import SshForward
+from libvirt_postcopy.vir.protocols import Domain
+
+if TYPE_CHECKING:
+    from libvirt_postcopy.qmp.socket import SocketMonitor
+
+__all__ = ["FOLDER", "SecondMonitor", "Way", "way_to"]
+
+LOG = logging.getLogger("libvirt_postcopy.drivers")
+
+FOLDER = "/var/lib/libvirt/qemu"
+"""Of the destination: QEMU's user may make sockets there, and none but that user and root may enter."""
+
+_OPEN_S = 10.0
+"""How long ssh may take.  The migration waits for it: without a way there, QEMU is given no socket."""
+
+_GREET_S = 2.0
+_AGAIN_S = 0.05
+_LAST_S = 3.0
+"""How long the figures may take at the end, and a QEMU to be reached anew when it is needed."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """How this client gets to a socket of the destination's host.
+
+    :ivar folder: There.
+    :ivar host: For ssh; empty where the folder is one of this machine too.
+    """
+
+    folder: str = FOLDER
+    host: str = ""
+    user: str = ""
+    port: int | None = None
+
+
+def way_to(uri: str | None, folder: str | None = None) -> Way:
+    """Find the way: through the file system where both see the folder, else by ssh.
+
+    :param uri: The destination's, for libvirt.
+    :param folder: One that the user names: of a destination that is reached by ssh, else one that this machine shares
+        with it.
+    """
+    try:
+        parts = urlsplit(uri or "")
+        host, port = (parts.hostname or "").strip(), parts.port
+    except ValueError:
+        return Way(folder or FOLDER)
+    is_ssh = parts.scheme.partition("+")[2] in ("ssh", "libssh", "libssh2")
+    if _is_here(host) or (folder and not is_ssh):
+        return Way(folder or FOLDER)
+    if not is_ssh:
+        return Way(folder or FOLDER, host)
+    return Way(folder or FOLDER, host, parts.username or "", port)
+
+
+def _is_here(host: str) -> bool:
+    if host in ("", "localhost"):
+        return True
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return False
+
+
+class SecondMonitor:
+    """The second monitor of one destination's QEMU.  May be used by several threads.
+
+    :param counts_blocktime: Switch ``postcopy-blocktime`` on, and read it at the end.
+    """
+
+    def __init__(self, way: Way, *, counts_blocktime: bool) -> None:
+        self._way = way
+        self._counts_blocktime = counts_blocktime
+        self._forward: SshForward | None = None
+        self._local = ""  # the socket's end on this machine
+        self._monitor: SocketMonitor | None = None
+        self._is_offered = False  # QEMU was asked to make the socket
+        self._is_over = threading.Event()
+        self._changing = threading.Lock()
+        self.path = f"{way.folder}/postcopy-{secrets.token_hex(8)}.sock"
+        self.notes: list[str] = []  #: what could not be had
+        self.blocktime: Mapping[str, Any] = {}  #: QEMU's own names and units
+
+    @property
+    def is_there(self) -> bool:
+        """Whether QEMU was told to make the socket."""
+        return self._is_offered
+
+    # Before the migration
+
+    def offer(
+        self, dom: Domain, params: Mapping[str, Any], flags: MigrateFlags
+    ) -> dict[str, Any]:
+        """See to the way there; give the parameters with which QEMU makes the socket.
+
+        What is defined on the destination stays free of it.
+        """
+        try:
+            self._open()
+            arguments = incoming.socket_arguments(self.path)
+            wanted = with_arguments(dom, params, flags, arguments)
+        except PostcopyError as error:
+            self.forgo(error.what)
+            return without_leftovers(dom, params, flags)
+        self._is_offered = True
+        return wanted
+
+    def forgo(self, why: str) -> None:
+        """Do without."""
+        self._is_offered = False
+        what = "the guest's waits for pages are not counted"
+        if not self._counts_blocktime:
+            what = "no second monitor on the destination"
+        text = f"{what}: {why}"
+        LOG.warning("%s", text)
+        self.notes.append(text)
+
+    def is_blamed(self, error: PostcopyError) -> bool:
+        """Whether QEMU did not start because of the socket, as where AppArmor forbids it."""
+        return self._is_offered and self.path in str(error)
+
+    # While it goes on
+
+    def begin(self) -> None:
+        """Switch on what was asked for as soon as QEMU is there."""
+        if self._is_offered and self._counts_blocktime:
+            threading.Thread(
+                target=self._switch_on, name="postcopy-second-monitor", daemon=True
+            ).start()
+
+    def _switch_on(self) -> None:
+        try:
+            with self._asked(float("inf")) as qemu:
+                if "postcopy-blocktime" in qemu.capabilities():
+                    qemu.set_capabilities({"postcopy-blocktime": True})
+        except PostcopyError as error:
+            if not self._is_over.is_set():
+                LOG.warning("postcopy-blocktime is not switched on: %s", error)
+        except Exception:  # a bug of ours must not be seen by the guest
+            LOG.exception("the second monitor failed unexpectedly")
+
+    def recover(self, channel: Channel) -> int:
+        """Let the destination wait for the source's new channel; give its port, 0 for a unix socket.
+
+        :raises MonitorError: If it does not.
+        """
+        with self._asked(_LAST_S) as qemu:
+            qemu.recover(channel.listening_uri())
+            # Up to QEMU 7.2 the ports of before are told too, after the new one.
+            ports = qemu.listening_ports()
+        return 0 if channel.path else (ports or tuple(channel.ports))[0]
+
+    # At the end
+
+    def read(self) -> None:
+        """Read what QEMU has counted, now that the guest is there."""
+        if not (self._is_offered and self._counts_blocktime):
+            return
+        try:
+            with self._asked(_LAST_S) as qemu:
+                info = qemu.migration()
+        except PostcopyError as error:
+            self.forgo(error.what)
+            return
+        self.blocktime = {
+            name: value for name, value in info.items() if name.startswith("postcopy-")
+        }
+        if "postcopy-blocktime" not in self.blocktime:
+            self.forgo("QEMU has no figure, as before 3.0, or was asked too late")
+
+    def close(self) -> None:
+        """Leave QEMU's monitor."""
+        self._is_over.set()
+        self._leave()
+
+    # The way there
+
+    def _open(self) -> None:
+        """Open the way, though nobody listens at its end yet.
+
+        :raises ConnectError: If there is none.
+        """
+        if not self._way.host:
+            self._check_folder()
+            self._local = self.path
+            return
+        if self._forward is None:
+            way = self._way
+            forward = SshForward(way.host, self.path, user=way.user, port=way.port)
+            self._local = forward.open(_OPEN_S)
+            self._forward = forward
+
+    def _check_folder(self) -> None:
+        with suppress(OSError):
+            if Path(self._way.folder).is_dir():
+                return
+        raise ConnectError(f"this client cannot see the folder {self._way.folder}")
+
+    @contextmanager
+    def _asked(self, patience_s: float) -> Iterator[Qemu]:
+        """QEMU, to be asked; a connection that gives no answer is not used again: it may lead through a dead link.
+
+        :raises MonitorError: If it cannot be reached.
+        """
+        qemu = self._reached(patience_s)
+        try:
+            yield qemu
+        except MonitorLost:
+            self._leave()
+            raise
+
+    def _leave(self) -> None:
+        with self._changing:
+            found, self._monitor = self._monitor, None
+            forward, self._forward = self._forward, None
+        if found is not None:
+            found.close()
+        if forward is not None:
+            forward.close()
+
+    def _reached(self, patience_s: float) -> Qemu:
+        """QEMU; connected to, if need be again and again while its socket is not there.
+
+        :raises MonitorError: If it cannot be reached.
+        """
+        end_at = time.monotonic() + patience_s
+        while True:
+            try:
+                with self._changing:
+                    return Qemu(self._connected())
+            except MonitorError:
+                if time.monotonic() >= end_at or self._is_over.is_set():
+                    raise
+            self._is_over.wait(_AGAIN_S)
+
+    def _connected(self) -> SocketMonitor:
+        if self._is_over.is_set():
+            raise ConnectError("no longer asked")
+        if self._monitor is None:
+            self._open()
+            # At the first use: asyncio would double the time in which a program is there.
+            from libvirt_postcopy.qmp.socket import SocketMonitor
+
+            self._monitor = SocketMonitor(self._local, "destination")
+        if not self._monitor.is_connected:
+            self._monitor.connect(_GREET_S)
+        return self._monitor

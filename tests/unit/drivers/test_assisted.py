@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from libvirt_postcopy.drivers import assisted
+from libvirt_postcopy.drivers.assisted import AssistedDriver
+from libvirt_postcopy.drivers.native import Target
+from libvirt_postcopy.drivers.wishes import Wishes
+from libvirt_postcopy.events import Ended, Event, Half, Remarked, Side
+from unit.drivers.test_native import LIVE, PATIENCE_S, URI, Hosts, hosts
+from unit.fakes import MIGRATED, SPLIT_HERE, SPLIT_THERE, FakeDomain, refused
+from unit.qmp.monitors import MonitorServer
+from unit.qmp.monitors import refuse as refusal
+
+__all__ = ["hosts"]
+
+CRASHES, SURVIVES = 11_003_000, 11_004_000
+LISTENING = {"return": {"socket-address": [{"type": "inet", "port": "49185"}]}}
+FIGURES = {"return": {"status": "completed", "postcopy-blocktime": 7}}
+
+
+class Scene:
+    """A migration with a second monitor in a folder of ours."""
+
+    def __init__(self, hosts: Hosts, folder: Path, **params: object) -> None:
+        self.hosts = hosts
+        self.wishes = Wishes(blocktime=True, monitor_dir=str(folder))
+        self.driver = AssistedDriver(
+            hosts.dom,
+            Target(uri=URI, connection=hosts.destination),
+            {"migrate_uri": "tcp:127.0.0.1", **params},
+            LIVE,
+            hosts.open,
+            wishes=self.wishes,
+            recover_bandwidth=3,
+        )
+        self.seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    @property
+    def path(self) -> Path:
+        return Path(self.driver._second.path)
+
+    def begin(self) -> None:
+        self.driver.begin(self.seen.put)
+
+    def ended(self) -> Ended:
+        while not isinstance(event := self.seen.get(timeout=PATIENCE_S), Ended):
+            assert not isinstance(event, Remarked)
+        return event
+
+
+@pytest.fixture
+def make(hosts: Hosts, tmp_path: Path) -> Iterator[Callable[..., Scene]]:
+    made: list[Scene] = []
+
+    def make(**params: object) -> Scene:
+        made.append(Scene(hosts, tmp_path, **params))
+        return made[-1]
+
+    yield make
+    for scene in made:
+        scene.driver.close()
+
+
+def _split(hosts: Hosts, libvirt: int) -> FakeDomain:
+    """The call has ended with the guest on both hosts."""
+    hosts.guest_is(SPLIT_HERE)
+    hosts.destination.libvirt_version = libvirt
+    return FakeDomain(hosts.destination, state=SPLIT_THERE)
+
+
+def _break(scene: Scene, libvirt: int = CRASHES) -> None:
+    def broken(*args: object) -> None:
+        _split(scene.hosts, libvirt)
+        raise refused(
+            9, "operation failed: job 'migration out' failed in post-copy phase"
+        )
+
+    scene.hosts.dom.on_migrate = broken
+    scene.begin()
+    assert scene.ended().here is Half.SPLIT
+
+
+class Source:
+    """The source's QEMU: paused until it is told to go on."""
+
+    def __init__(self, dom: FakeDomain) -> None:
+        self.status = "postcopy-paused"
+        self.status_after = "postcopy-recover"
+        self.sent: list[dict[str, Any]] = []
+        dom.answer = self.answer  # type: ignore[method-assign]
+
+    def answer(self, command: dict[str, Any]) -> dict[str, Any]:
+        self.sent.append(command)
+        if command["execute"] == "migrate":
+            self.status = self.status_after
+        if command["execute"] == "query-migrate-parameters":
+            return {"return": {"max-postcopy-bandwidth": 0}}
+        if command["execute"] == "query-migrate":
+            return {"return": {"status": self.status}}
+        return {"return": {}}
+
+    def arguments(self, name: str) -> dict[str, Any]:
+        (found,) = [each for each in self.sent if each["execute"] == name]
+        arguments: dict[str, Any] = found["arguments"]
+        return arguments
+
+
+def test_call_has_the_socket_and_figures_are_read_at_the_end(
+    hosts: Hosts, make: Callable[..., Scene]
+) -> None:
+    scene = make(bandwidth=8)
+
+    def move(*args: Any) -> FakeDomain:
+        params = hosts.migrate_calls[-1][2]
+        assert str(scene.path) in params["destination_xml"]
+        assert params["bandwidth"] == 8
+        hosts.guest_is(None)
+        return FakeDomain(hosts.destination, state=MIGRATED)
+
+    hosts.dom.on_migrate = move
+    with MonitorServer(scene.path, {"query-migrate": FIGURES}):
+        scene.begin()
+        assert scene.ended().error is None
+        scene.driver.hand_over()
+    assert scene.driver.blocktime == {"postcopy-blocktime": 7}
+    assert scene.driver.notes == []
+
+
+def test_qemu_that_cannot_make_the_socket_is_asked_to_do_without(
+    hosts: Hosts, make: Callable[..., Scene]
+) -> None:
+    scene = make()
+
+    def move(*args: Any) -> FakeDomain:
+        if "destination_xml" in hosts.migrate_calls[-1][2]:
+            raise refused(1, f"internal error: Failed to bind socket to {scene.path}: Permission denied")  # fmt: skip
+        hosts.guest_is(None)
+        return FakeDomain(hosts.destination, state=MIGRATED)
+
+    hosts.dom.on_migrate = move
+    scene.begin()
+    assert scene.ended().error is None
+    assert len(hosts.migrate_calls) == 2
+    assert "cannot make the socket" in scene.driver.notes[0]
+
+
+def test_another_refusal_is_one(hosts: Hosts, make: Callable[..., Scene]) -> None:
+    scene = make()
+    hosts.dom.errors["migrate3"] = refused(1, "internal error: no memory")
+    scene.begin()
+    assert "no memory" in str(scene.ended().error)
+    assert len(hosts.migrate_calls) == 1
+
+
+@pytest.mark.parametrize(("libvirt", "obstacle"), [(CRASHES, ""), (8_004_000, "cannot resume")])  # fmt: skip
+def test_only_the_crash_is_no_obstacle(
+    make: Callable[..., Scene], libvirt: int, obstacle: str
+) -> None:
+    scene = make()
+    _break(scene, libvirt)
+    looked = scene.driver.look(Side.DESTINATION)
+    assert looked.half is Half.SPLIT and obstacle in looked.obstacle
+    assert bool(looked.obstacle) is bool(obstacle)
+
+
+def test_crashing_daemon_is_gone_round(hosts: Hosts, make: Callable[..., Scene]) -> None:  # fmt: skip
+    scene = make()
+    _break(scene)
+    scene.driver.look(Side.DESTINATION)
+    source = Source(hosts.for_call.domains[0])
+    hosts.fresh.domains.append(hosts.for_call.domains[0])
+    with MonitorServer(scene.path, {"query-migrate": LISTENING}) as qemu:
+        scene.driver.resume()
+        ended = scene.ended()
+    assert ended.error is None and ended.here is Half.SPLIT
+    assert len(hosts.migrate_calls) == 1  # libvirt was not asked to resume
+    recover = next(each for each in qemu.asked if each["execute"] == "migrate-recover")
+    assert recover["arguments"] == {"uri": "tcp:127.0.0.1:49184,to=49215"}
+    assert source.arguments("migrate") == {"uri": "tcp:127.0.0.1:49185", "resume": True}
+    assert source.arguments("migrate-set-parameters") == {"max-postcopy-bandwidth": 3 << 20}  # fmt: skip
+
+
+def test_source_is_left_alone_where_the_destination_refuses(
+    hosts: Hosts, make: Callable[..., Scene]
+) -> None:
+    scene = make()
+    _break(scene)
+    scene.driver.look(Side.DESTINATION)
+    source = Source(hosts.for_call.domains[0])
+    hosts.fresh.domains.append(hosts.for_call.domains[0])
+    answers = {"migrate-recover": refusal("Address already in use")}
+    with MonitorServer(scene.path, answers):
+        scene.driver.resume()
+        assert "Address already in use" in str(scene.ended().error)
+    assert "migrate" not in [each["execute"] for each in source.sent]
+
+
+def test_source_that_does_not_go_on(
+    hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assisted, "_GO_ON_S", 0.1)
+    scene = make()
+    _break(scene)
+    scene.driver.look(Side.DESTINATION)
+    source = Source(hosts.for_call.domains[0])
+    source.status_after = "postcopy-paused"
+    hosts.fresh.domains.append(hosts.for_call.domains[0])
+    with MonitorServer(scene.path, {"query-migrate": LISTENING}):
+        scene.driver.resume()
+        assert "does not go on" in str(scene.ended().error)
+
+
+def test_daemon_that_survives_it_resumes_itself(
+    hosts: Hosts, make: Callable[..., Scene]
+) -> None:
+    scene = make()
+    _break(scene, SURVIVES)
+    assert scene.driver.look(Side.DESTINATION).obstacle == ""
+    hosts.fresh.domains.append(hosts.dom)
+    scene.driver.resume()
+    scene.ended()
+    assert len(hosts.migrate_calls) == 2

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from libvirt_postcopy.constants import MigrateFlags
+from libvirt_postcopy.drivers import second_monitor
+from libvirt_postcopy.drivers.channel import Channel
+from libvirt_postcopy.drivers.second_monitor import FOLDER, SecondMonitor, Way, way_to
+from libvirt_postcopy.errors import LibvirtError
+from libvirt_postcopy.qmp.commands import CommandError, ConnectError, MonitorLost
+from unit.drivers.qemus import Machine
+from unit.fakes import RUNNING, FakeConnection
+from unit.qmp.monitors import MonitorServer, refuse
+from waiting import wait_until
+
+LIVE = MigrateFlags.VIR_MIGRATE_LIVE
+CHANNEL = Channel(bind="192.0.2.2", connect="192.0.2.2", ports=range(49184, 49186))
+OFF = {"return": [{"capability": "postcopy-blocktime", "state": False}]}
+ON = {"return": [{"capability": "postcopy-blocktime", "state": True}]}
+FIGURES = {"status": "completed", "postcopy-blocktime": 7, "postcopy-vcpu-blocktime": [7]}  # fmt: skip
+
+Make = Callable[..., SecondMonitor]
+
+
+@pytest.fixture
+def dom() -> Machine:
+    return Machine(FakeConnection(), RUNNING)
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    made: list[SecondMonitor] = []
+
+    def make(way: Way | None = None, *, counts: bool = True) -> SecondMonitor:
+        way = way or Way(str(tmp_path))
+        made.append(SecondMonitor(way, counts_blocktime=counts))
+        return made[-1]
+
+    yield make
+    for monitor in made:
+        monitor.close()
+
+
+def _served(monitor: SecondMonitor, **answers: object) -> MonitorServer:
+    named = {name.replace("_", "-"): answer for name, answer in answers.items()}
+    return MonitorServer(Path(monitor.path), named)
+
+
+# The way
+
+
+@pytest.mark.parametrize(
+    ("uri", "folder", "way"),
+    [
+        ("qemu:///system", None, Way()),
+        (None, None, Way()),
+        ("qemu+unix:///system?socket=/x", None, Way()),
+        ("qemu+tcp://localhost/system", None, Way()),
+        ("qemu+tcp://127.0.0.2/system", None, Way()),
+        ("qemu+tls://[::1]/system", None, Way()),
+        ("qemu+tls://b/system", None, Way(host="b")),
+        ("qemu+tls://b:16514/system", None, Way(host="b")),  # libvirt's port, not ssh's
+        ("qemu+tls://b/system", "/mnt/all", Way("/mnt/all")),
+        ("qemu+ssh://b/system", None, Way(host="b")),
+        ("qemu+ssh://root@b:2222/system", "/run/x", Way("/run/x", "b", "root", 2222)),
+        ("qemu+libssh://b/system", "/run/x", Way("/run/x", "b")),
+        ("qemu+ssh://b:x/system", "/run/x", Way("/run/x")),
+    ],
+)
+def test_way(uri: str | None, folder: str | None, way: Way) -> None:
+    assert way_to(uri, folder) == way
+
+
+def test_socket_has_room_in_its_address_and_is_no_other_ones() -> None:
+    paths = {SecondMonitor(Way(), counts_blocktime=True).path for _ in range(2)}
+    assert len(paths) == 2
+    assert all(path.startswith(f"{FOLDER}/") and len(path) < 108 for path in paths)
+
+
+# Blocktime
+
+
+def test_it_is_switched_on_when_qemu_is_there_and_read_at_the_end(
+    make: Make, dom: Machine
+) -> None:
+    monitor = make()
+    assert monitor.path in monitor.offer(dom, {}, LIVE)["destination_xml"]
+    monitor.begin()  # nobody listens yet
+    served = _served(
+        monitor, query_migrate_capabilities=ON, query_migrate={"return": FIGURES}
+    )
+    with served as qemu:
+        wait_until(lambda: qemu.commands()[-2:-1] == ["migrate-set-capabilities"], "it", 5)  # fmt: skip
+        monitor.read()
+    assert monitor.blocktime == {"postcopy-blocktime": 7, "postcopy-vcpu-blocktime": [7]}  # fmt: skip
+    assert monitor.notes == []
+
+
+def test_qemu_that_cannot_count(make: Make, dom: Machine) -> None:
+    monitor = make()
+    monitor.offer(dom, {}, LIVE)
+    monitor.begin()
+    served = _served(
+        monitor,
+        query_migrate_capabilities={"return": []},
+        query_migrate={"return": {"status": "completed"}},
+    )
+    with served as qemu:
+        wait_until(lambda: "query-migrate-capabilities" in qemu.commands(), "it", 5)
+        monitor.read()
+    assert "migrate-set-capabilities" not in qemu.commands()
+    assert "no figure" in monitor.notes[0]
+
+
+def test_folder_that_cannot_be_seen(make: Make, dom: Machine, tmp_path: Path) -> None:
+    monitor = make(Way(str(tmp_path / "none")))
+    assert monitor.offer(dom, {"bandwidth": 8}, LIVE) == {"bandwidth": 8}
+    monitor.begin()
+    monitor.read()
+    assert not monitor.is_there and "cannot see the folder" in monitor.notes[0]
+
+
+def test_host_without_ssh(
+    make: Make, dom: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monitor = make(Way(str(tmp_path), "b"))
+    assert monitor.offer(dom, {}, LIVE) == {}
+    assert "ssh cannot be started" in monitor.notes[0]
+
+
+def test_qemu_that_is_gone_at_the_end(
+    make: Make, dom: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_monitor, "_LAST_S", 0.1)
+    monitor = make()
+    monitor.offer(dom, {}, LIVE)
+    monitor.read()
+    assert "cannot be reached" in monitor.notes[0]
+
+
+def test_error_that_is_about_the_socket(make: Make, dom: Machine) -> None:
+    monitor = make()
+    error = LibvirtError(f"Failed to bind socket to {monitor.path}: Permission denied")
+    assert not monitor.is_blamed(error)
+    monitor.offer(dom, {}, LIVE)
+    assert monitor.is_blamed(error) and not monitor.is_blamed(LibvirtError("no memory"))
+
+
+# Recovery
+
+
+def test_destination_waits_for_the_new_channel(make: Make, dom: Machine) -> None:
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    listening = {"socket-address": [{"type": "inet", "port": "49185"}]}
+    with _served(monitor, query_migrate={"return": listening}) as qemu:
+        assert monitor.recover(CHANNEL) == 49185
+    assert qemu.asked[1]["execute"] == "migrate-recover"
+    assert qemu.asked[1]["arguments"] == {"uri": "tcp:192.0.2.2:49184,to=49185"}
+
+
+def test_destination_that_refuses(make: Make, dom: Machine) -> None:
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    refusal = refuse("Migrate recover can only be run when postcopy is paused.")
+    with _served(monitor, migrate_recover=refusal), pytest.raises(CommandError):
+        monitor.recover(CHANNEL)
+
+
+def test_connection_that_was_lost_is_made_anew(make: Make, dom: Machine) -> None:
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    with _served(monitor) as qemu:
+        monitor.recover(CHANNEL)
+        qemu.hang_up()
+        with suppress(MonitorLost):  # if it has not noticed yet
+            monitor.recover(CHANNEL)
+        assert monitor.recover(CHANNEL) == 49184  # before QEMU 4.0 it tells no port
+
+
+def test_nobody_is_asked_after_the_end(make: Make, dom: Machine) -> None:
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    monitor.close()
+    with pytest.raises(ConnectError):
+        monitor.recover(CHANNEL)
