@@ -61,18 +61,22 @@ def within(seconds: float, job: Callable[[], None]) -> bool:
 class _MonitoredHost(Host):
     """Hears QEMU's passes too."""
 
+    _has_listened = _may_have_missed = False
+
     def listen_again(self) -> bool:
-        """Listen anew if the connection has died over which events come; say whether that was done.
+        """Listen anew if the connection has died over which events come; say whether some may have been missed.
 
         :raises LibvirtError: If the host cannot be reached.
         """
-        if self._present() is not None or not self.can_be_reached_anew:
-            return False
-        self.renew()
-        return True
+        if self._present() is None and self.can_be_reached_anew:
+            self.renew()
+        has_missed, self._may_have_missed = self._may_have_missed, False
+        return has_missed
 
     def _listen(self, line: Line) -> None:
         assert self._sink is not None
+        self._may_have_missed |= self._has_listened
+        self._has_listened = True
         with line.turn:
             if line.watch is None:
                 line.watch = MonitorWatch(

@@ -362,16 +362,23 @@ class QemuDriver:
         if error is None:
             self._sink(Ended(here=Half.INACTIVE, there=Half.WHOLE))
             return
-        if not self._course.was_split:
-            here, there = self._aftermath.take_back(error)
-        elif self._is_rejected():
-            here, there = self._aftermath.take_back_rejected(error)
-        else:
-            here, there = Half.SPLIT_FAILED, Half.UNKNOWN
+        here = there = Half.UNKNOWN
+        try:
+            here, there = self._undo(error)
+        except Exception:  # a bug of ours must not leave the caller waiting
+            LOG.exception("it was not undone")
         if self._course.was_sent:
             self._sink(Ended(error=str(error), here=here, there=there))
         else:
             self._sink(Ended(error=str(error), was_sent=False))
+
+    def _undo(self, error: PostcopyError) -> tuple[Half, Half]:
+        """Go back if that is possible; give what each host has of the guest then."""
+        if not self._course.was_split:
+            return self._aftermath.take_back(error)
+        if self._is_rejected():
+            return self._aftermath.take_back_rejected(error)
+        return Half.SPLIT_FAILED, Half.UNKNOWN
 
     def _is_rejected(self) -> bool:
         """The destination has ended, and the guest never ran there; it will not be started any more."""

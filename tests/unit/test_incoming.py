@@ -12,6 +12,7 @@ from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.incoming import (
     clean_xml,
     incoming_xml,
+    is_made_by,
     property_arguments,
     renamed,
     socket_arguments,
@@ -68,6 +69,16 @@ def test_what_somebody_has_edited_is_left_alone() -> None:
     assert "-incoming" not in clean_xml(more)
     odd = ours.replace('ARGUMENTS" value="2"', 'ARGUMENTS" value="1"')
     assert "-incoming" in clean_xml(odd)
+
+
+def test_run_that_has_made_a_domain() -> None:
+    ours = incoming_xml(_read("plain-in.xml"), run="one")
+    assert is_made_by("one", ours) and not is_made_by("another", ours)
+    assert not is_made_by("one", _read("plain-in.xml"))
+    again = incoming_xml(ours, run="another")
+    assert is_made_by("another", again) and not is_made_by("one", again)
+    assert clean_xml(ours) == clean_xml(_read("plain-in.xml"))
+    assert "LIBVIRT_POSTCOPY" not in clean_xml(ours)
 
 
 def test_another_name() -> None:

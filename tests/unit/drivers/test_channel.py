@@ -32,6 +32,18 @@ def test_listen_address_is_for_the_destination_only() -> None:
     assert channel.connecting_uri(5) == "tcp:192.0.2.7:5"
 
 
+def test_one_port() -> None:
+    channel = channel_of("2001:db8::1", listen_address="2001:db8::2").at_port(9)
+    assert channel.listening_uri() == "tcp:[2001:db8::2]:9"
+    assert channel.listening_address() == {"type": "inet", "data": {"host": "2001:db8::2", "port": "9"}}  # fmt: skip
+    assert channel.connecting_address()["data"]["host"] == "2001:db8::1"
+
+
+def test_address_of_a_unix_socket() -> None:
+    address = channel_of("b", migrate_uri="unix:///run/m.sock").listening_address()
+    assert address == {"type": "unix", "data": {"path": "/run/m.sock"}}
+
+
 def test_both_ends_get_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.7", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)
