@@ -35,6 +35,7 @@ __all__ = [
     "PostcopyBroken",
     "MigrationUnknown",
     "GuestLost",
+    "as_refusal",
     "refusal",
 ]
 
@@ -170,8 +171,24 @@ def refusal(error: Error, cause: Exception) -> Error:
     :param error: One of ours, as it would be raised without libvirt.
     :param cause: The ``libvirtError`` that libvirt raised.
     """
-    made = _catchable_as(type(error), type(cause))(error.what)
-    made.__dict__.update(error.__dict__)
-    made.__dict__["err"] = getattr(cause, "err", None)
+    made = _made_catchable(error, type(cause), getattr(cause, "err", None))
     made.__cause__ = cause
+    return made
+
+
+def as_refusal(error: Error, theirs: type[Exception], code: int) -> Error:
+    """Make ``error``, for which libvirt has raised nothing, catchable as ``theirs`` (``libvirtError``).
+
+    :param code: The ``VIR_ERR_*`` number that it is to have.
+    """
+    text = str(error)
+    # As libvirt-python keeps it: code, domain, message, level, three texts, two numbers.
+    err = (int(code), 0, text, 2, text, None, None, -1, -1)
+    return _made_catchable(error, theirs, err)
+
+
+def _made_catchable(error: Error, theirs: type[Exception], err: object) -> Error:
+    made = _catchable_as(type(error), theirs)(error.what)
+    made.__dict__.update(error.__dict__)
+    made.__dict__["err"] = err
     return made

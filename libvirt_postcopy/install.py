@@ -2,7 +2,8 @@
 
 After :func:`install`, a program written for the series runs as it is: ``libvirt`` has the series' names, and
 ``virDomain``'s six migrate methods obey ``VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY``.  A call without that flag
-goes to libvirt untouched.
+goes to libvirt untouched; with it all that is refused or fails is a ``libvirtError``, as such a program expects.
+``virDomain`` also gets the methods for post-copy that an old libvirt-python lacks.
 
 The package imports this module at once, because its function has the same name; so what needs libvirt is imported
 by the functions.
@@ -11,7 +12,8 @@ by the functions.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -20,9 +22,17 @@ from libvirt_postcopy.constants import (
     CLIENT_SIDE_FLAGS,
     VIR_MIGRATE_ENABLE_POSTCOPY,
     VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY,
+    ErrorNumber,
     MigrateParam,
 )
-from libvirt_postcopy.errors import UsageError
+from libvirt_postcopy.errors import (
+    MigrationCancelled,
+    NotSupportedError,
+    PostcopyError,
+    StateError,
+    UsageError,
+    as_refusal,
+)
 
 if TYPE_CHECKING:
     from libvirt_postcopy.api import Destination
@@ -30,7 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["install", "uninstall"]
 
 _lock = threading.Lock()
-_undo: dict[ModuleType, list[tuple[object, str, Any]]] = {}
+_undo: dict[ModuleType, list[tuple[object, str, Any, Any]]] = {}
+"""What was where: owner, name, the value before and ours."""
+
 _ABSENT = object()
 
 
@@ -45,17 +57,22 @@ def install(module: ModuleType) -> None:
     with _lock:
         if module in _undo:
             return
-        undo: list[tuple[object, str, Any]] = []
+        undo: list[tuple[object, str, Any, Any]] = []
         for owner, name, value in _additions(module):
-            undo.append((owner, name, vars(owner).get(name, _ABSENT)))
+            undo.append((owner, name, vars(owner).get(name, _ABSENT), value))
             setattr(owner, name, value)
         _undo[module] = undo
 
 
 def uninstall(module: ModuleType) -> None:
-    """Take back exactly what :func:`install` did.  Without it, changes nothing."""
+    """Take back exactly what :func:`install` did.  Without it, changes nothing.
+
+    What somebody else has put in the place of ours stays; if it calls ours, that goes to libvirt untouched.
+    """
     with _lock:
-        for owner, name, before in reversed(_undo.pop(module, [])):
+        for owner, name, before, ours in reversed(_undo.pop(module, [])):
+            if vars(owner).get(name, _ABSENT) is not ours:
+                continue
             if before is _ABSENT:
                 delattr(owner, name)
             else:
@@ -78,12 +95,14 @@ def _additions(module: ModuleType) -> list[tuple[object, str, Any]]:
     for name, adapter in _ADAPTERS.items():
         original = getattr(domain, name, None)
         if original is not None:
-            additions.append((domain, name, _obeying(original, adapter)))
+            additions.append((domain, name, _obeying(module, original, adapter)))
+    for name, method in _lacking_methods(module).items():
+        additions.append((domain, name, method))
     return additions
 
 
 def _obeying(
-    original: Callable[..., Any], adapter: Callable[..., Any]
+    module: ModuleType, original: Callable[..., Any], adapter: Callable[..., Any]
 ) -> Callable[..., Any]:
     """Wrap a migrate method: ours if a client-side flag is set, the original otherwise."""
 
@@ -91,12 +110,69 @@ def _obeying(
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         try:
             call = adapter(*args, **kwargs)
-            is_ours = bool(call.flags & CLIENT_SIDE_FLAGS)
+            is_ours = bool(call.flags & CLIENT_SIDE_FLAGS) and module in _undo
         except TypeError:  # wrong arguments, or a later libvirt's own: it knows
             return original(self, *args, **kwargs)
-        return call.run(self) if is_ours else original(self, *args, **kwargs)
+        if not is_ours:
+            return original(self, *args, **kwargs)
+        with _libvirts_errors(module):
+            return call.run(self)
 
     return method
+
+
+def _lacking_methods(module: ModuleType) -> Mapping[str, Callable[..., int]]:
+    """Methods that are in the libvirt library, or in QEMU, and not in this libvirt-python."""
+    from libvirt_postcopy.vir import fallback
+
+    # Asked before a method of ours is taken for libvirt-python's own.
+    way = fallback.path(fallback.START)
+
+    def migrateStartPostCopy(self: Any, flags: int = 0) -> int:
+        """Switch a migration to post-copy (``virDomainMigrateStartPostCopy``)."""
+        with _libvirts_errors(module):
+            fallback.start_postcopy(self, flags, way)
+        return 0
+
+    def abortJobFlags(self: Any, flags: int = 0) -> int:
+        """Abort a job (``virDomainAbortJobFlags``)."""
+        with _libvirts_errors(module):
+            fallback.abort_job_flags(self, flags)
+        return 0
+
+    methods = (migrateStartPostCopy, abortJobFlags)
+    return {
+        each.__name__: each
+        for each in methods
+        if not hasattr(module.virDomain, each.__name__)
+    }
+
+
+@contextmanager
+def _libvirts_errors(module: ModuleType) -> Iterator[None]:
+    """Raise each error of ours so that it can be caught as ``libvirtError``."""
+    try:
+        yield
+    except PostcopyError as error:
+        if isinstance(error, module.libvirtError):
+            raise
+        raise as_refusal(error, module.libvirtError, _number(error)) from error
+
+
+def _number(error: PostcopyError) -> ErrorNumber:
+    """What libvirt would say of it."""
+    for kind, number in _NUMBERS.items():
+        if isinstance(error, kind):
+            return number
+    return ErrorNumber.VIR_ERR_OPERATION_FAILED
+
+
+_NUMBERS: Mapping[type[PostcopyError], ErrorNumber] = {
+    UsageError: ErrorNumber.VIR_ERR_INVALID_ARG,
+    NotSupportedError: ErrorNumber.VIR_ERR_OPERATION_UNSUPPORTED,
+    StateError: ErrorNumber.VIR_ERR_OPERATION_INVALID,
+    MigrationCancelled: ErrorNumber.VIR_ERR_OPERATION_ABORTED,
+}
 
 
 class _Call:

@@ -19,6 +19,7 @@ from libvirt_postcopy.errors import (
     PostcopyError,
     StateError,
     UsageError,
+    as_refusal,
     refusal,
 )
 from unit.fakes import refused
@@ -45,7 +46,8 @@ def test_all_can_be_caught_as_the_root(kind: type[PostcopyError]) -> None:
 
 
 def test_all_are_public() -> None:
-    assert set(errors.__all__) == {kind.__name__ for kind in ALL} | {"refusal"}
+    makers = {"refusal", "as_refusal"}
+    assert set(errors.__all__) == {kind.__name__ for kind in ALL} | makers
 
 
 @pytest.mark.parametrize(
@@ -142,8 +144,23 @@ def test_error_survives_copy_and_pickle(kind: type[PostcopyError], through) -> N
     assert (str(twin), twin.side, twin.note) == (str(error), "source", 7)
 
 
-def test_refusal_survives_pickle() -> None:
-    made = refusal(LibvirtError("not now", side="source"), refused(55, "is not active"))
+def test_error_of_ours_can_be_made_libvirts() -> None:
+    made = as_refusal(StateError("not now", cure="wait"), libvirt.libvirtError, 55)
+    assert isinstance(made, StateError) and isinstance(made, libvirt.libvirtError)
+    assert str(made) == "not now (wait)" and made.cure == "wait"
+    told = (made.get_error_code(), made.get_error_domain(), made.get_error_level())
+    assert told == (55, libvirt.VIR_FROM_NONE, libvirt.VIR_ERR_ERROR)
+    assert made.get_error_message() == "not now (wait)" and made.get_int1() == -1
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        refusal(LibvirtError("not now", side="source"), refused(55, "is not active")),
+        as_refusal(LibvirtError("not now"), libvirt.libvirtError, 55),
+    ],
+)
+def test_refusal_survives_pickle(made: LibvirtError) -> None:
     twin = pickle.loads(pickle.dumps(made))
     assert isinstance(twin, LibvirtError) and isinstance(twin, libvirt.libvirtError)
     assert str(twin) == str(made) and twin.get_error_code() == 55

@@ -14,7 +14,18 @@ import pytest
 
 from libvirt_postcopy import api
 from libvirt_postcopy.constants import VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY
-from libvirt_postcopy.errors import UsageError
+from libvirt_postcopy.errors import (
+    LibvirtError,
+    MigrationCancelled,
+    NotSupportedError,
+    PostcopyBroken,
+    PostcopyError,
+    StateError,
+    UsageError,
+    refusal,
+)
+from libvirt_postcopy.vir import fallback
+from unit.fakes import refused
 
 patch = import_module("libvirt_postcopy.install")
 
@@ -46,6 +57,7 @@ def libvirt_like(leave_out: tuple[str, ...] = ()) -> ModuleType:
             setattr(virDomain, name, method)
     module = ModuleType("libvirt")
     module.virDomain = virDomain
+    module.libvirtError = libvirt.libvirtError
     return module
 
 
@@ -134,6 +146,74 @@ def test_method_that_this_libvirt_lacks_is_not_invented() -> None:
     patch.install(module)
     assert not hasattr(module.virDomain, "migrate3")
     patch.uninstall(module)
+
+
+def test_what_somebody_else_has_put_over_ours_stays(module: ModuleType) -> None:
+    patch.install(module)
+    ours = module.virDomain.migrate3
+
+    def theirs(self, *args):
+        return "theirs", ours(self, *args)
+
+    module.virDomain.migrate3 = theirs
+    module.VIR_MIGRATE_ENABLE_POSTCOPY = "theirs"
+    patch.uninstall(module)
+    assert module.virDomain.migrate3 is theirs
+    assert module.VIR_MIGRATE_ENABLE_POSTCOPY == "theirs"
+    assert not hasattr(module.virDomain.migrate, "__wrapped__")
+
+
+def test_ours_under_somebody_elses_does_nothing_after_uninstall(
+    module: ModuleType, migrations: list
+) -> None:
+    patch.install(module)
+    bound = module.virDomain().migrate3
+    patch.uninstall(module)
+    args = ("dconn", {}, LIVE | OURS)
+    assert bound(*args) == ("libvirt", "migrate3", args, {})
+    assert migrations == []
+
+
+ADDED_METHODS = {
+    "migrateStartPostCopy": ("start_postcopy", (7, fallback.path(fallback.START))),
+    "abortJobFlags": ("abort_job_flags", (7,)),
+}
+
+
+@pytest.mark.parametrize("name", ADDED_METHODS)
+def test_method_that_the_binding_lacks_goes_past_it_until_uninstall(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    called: list[tuple] = []
+    function, more = ADDED_METHODS[name]
+    monkeypatch.setattr(fallback, function, lambda *args: called.append(args))
+    patch.install(module)
+    dom = module.virDomain()
+    assert getattr(dom, name)(7) == 0 and getattr(dom, name)(flags=7) == 0
+    assert called == [(dom, *more)] * 2
+    patch.uninstall(module)
+    assert not hasattr(module.virDomain, name)
+
+
+@pytest.mark.parametrize("name", ADDED_METHODS)
+def test_method_that_the_binding_has_is_left_alone(
+    module: ModuleType, name: str
+) -> None:
+    setattr(module.virDomain, name, lambda self: "libvirt's own")
+    patch.install(module)
+    assert getattr(module.virDomain(), name)() == "libvirt's own"
+
+
+def test_method_past_the_binding_fails_as_libvirt_does(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise NotSupportedError("no way", side="client")
+
+    monkeypatch.setattr(fallback, "start_postcopy", refuse)
+    patch.install(module)
+    with pytest.raises(libvirt.libvirtError, match="client: no way"):
+        module.virDomain().migrateStartPostCopy()
 
 
 def test_two_modules_do_not_mix(module: ModuleType) -> None:
@@ -318,6 +398,49 @@ def test_call_that_we_cannot_read_is_left_to_libvirt(
     answer = module.virDomain().migrate(*args, **kwargs)
     assert answer == ("libvirt", "migrate", args, kwargs)
     assert migrations == []
+
+
+@pytest.mark.parametrize(
+    "error, number",
+    [
+        (UsageError("domain 'web1' is not running"), libvirt.VIR_ERR_INVALID_ARG),
+        (NotSupportedError("too old"), libvirt.VIR_ERR_OPERATION_UNSUPPORTED),
+        (StateError("another job is running"), libvirt.VIR_ERR_OPERATION_INVALID),
+        (MigrationCancelled("undone"), libvirt.VIR_ERR_OPERATION_ABORTED),
+        (PostcopyBroken("split", phase="broken"), libvirt.VIR_ERR_OPERATION_FAILED),
+        (PostcopyError("unexpected"), libvirt.VIR_ERR_OPERATION_FAILED),
+    ],
+)
+def test_all_that_fails_can_be_caught_as_libvirts(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch, error: Exception, number: int
+) -> None:
+    def migrate(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(api, "migrate", migrate)
+    patch.install(module)
+    with pytest.raises(libvirt.libvirtError) as caught:
+        module.virDomain().migrate3("dconn", {}, LIVE | OURS)
+    assert isinstance(caught.value, type(error)) and str(caught.value) == str(error)
+    assert caught.value.get_error_code() == number
+    assert caught.value.get_error_message() == str(error)
+    assert getattr(caught.value, "phase", None) == getattr(error, "phase", None)
+    assert caught.value.__cause__ is error
+
+
+def test_refusal_of_libvirts_is_passed_on_as_it_is(
+    module: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = refusal(LibvirtError("no"), refused(38, "no"))
+
+    def migrate(*args: object, **kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(api, "migrate", migrate)
+    patch.install(module)
+    with pytest.raises(LibvirtError) as caught:
+        module.virDomain().migrate3("dconn", {}, LIVE | OURS)
+    assert caught.value is error
 
 
 def test_our_flag_without_a_destination_is_refused(
