@@ -16,12 +16,19 @@ __all__ = [
     "CLIENT_SIDE_FLAGS",
     "MigrateFlags",
     "MigrateParam",
+    "JobField",
+    "ConnectListFlags",
     "CreateFlags",
+    "XMLFlags",
+    "UndefineFlags",
+    "ModificationImpact",
+    "MetadataType",
     "CompareCPUFlags",
     "AbortJobFlags",
     "MaxSpeedFlags",
     "JobStatsFlags",
     "JobType",
+    "JobOperation",
     "DomainState",
     "RunningReason",
     "PausedReason",
@@ -32,6 +39,9 @@ __all__ = [
     "ResumedDetail",
     "ErrorNumber",
     "ErrorDomain",
+    "MemoryStatsCells",
+    "NWFilterDefineFlags",
+    "Length",
 ]
 
 
@@ -91,11 +101,64 @@ class MigrateParam:
     VIR_MIGRATE_PARAM_LISTEN_ADDRESS = "listen_address"
 
 
+class JobField:
+    """Keys of job statistics (``VIR_DOMAIN_JOB_*``), the ones we read."""
+
+    VIR_DOMAIN_JOB_OPERATION = "operation"
+    VIR_DOMAIN_JOB_TIME_ELAPSED = "time_elapsed"  #: ms
+    VIR_DOMAIN_JOB_SETUP_TIME = "setup_time"  #: ms
+    VIR_DOMAIN_JOB_DOWNTIME = "downtime"  #: ms
+    VIR_DOMAIN_JOB_DATA_REMAINING = "data_remaining"
+    VIR_DOMAIN_JOB_MEMORY_TOTAL = "memory_total"
+    VIR_DOMAIN_JOB_MEMORY_PROCESSED = "memory_processed"
+    VIR_DOMAIN_JOB_MEMORY_REMAINING = "memory_remaining"
+    VIR_DOMAIN_JOB_MEMORY_CONSTANT = "memory_constant"  #: pages
+    VIR_DOMAIN_JOB_MEMORY_NORMAL_BYTES = "memory_normal_bytes"
+    VIR_DOMAIN_JOB_MEMORY_BPS = "memory_bps"
+    VIR_DOMAIN_JOB_MEMORY_DIRTY_RATE = "memory_dirty_rate"  #: pages/s
+    VIR_DOMAIN_JOB_MEMORY_ITERATION = "memory_iteration"
+    VIR_DOMAIN_JOB_MEMORY_PAGE_SIZE = "memory_page_size"
+    VIR_DOMAIN_JOB_MEMORY_POSTCOPY_REQS = "memory_postcopy_requests"
+
+
+class ConnectListFlags(IntFlag):
+    """``virConnectListAllDomainsFlags``, the ones we use."""
+
+    VIR_CONNECT_LIST_DOMAINS_ACTIVE = 1 << 0
+
+
 class CreateFlags(IntFlag):
     """``virDomainCreateFlags``, the ones we use."""
 
     VIR_DOMAIN_START_PAUSED = 1 << 0
     VIR_DOMAIN_START_AUTODESTROY = 1 << 1
+
+
+class XMLFlags(IntFlag):
+    """``virDomainXMLFlags``."""
+
+    VIR_DOMAIN_XML_SECURE = 1 << 0
+    VIR_DOMAIN_XML_INACTIVE = 1 << 1
+    VIR_DOMAIN_XML_MIGRATABLE = 1 << 3
+
+
+class UndefineFlags(IntFlag):
+    """``virDomainUndefineFlagsValues``, the ones we use."""
+
+    VIR_DOMAIN_UNDEFINE_KEEP_NVRAM = 1 << 3  #: since libvirt 2.3.0
+
+
+class ModificationImpact(IntFlag):
+    """``virDomainModificationImpact``."""
+
+    VIR_DOMAIN_AFFECT_LIVE = 1 << 0
+    VIR_DOMAIN_AFFECT_CONFIG = 1 << 1
+
+
+class MetadataType(IntEnum):
+    """``virDomainMetadataType``, the ones we use."""
+
+    VIR_DOMAIN_METADATA_ELEMENT = 2
 
 
 class CompareCPUFlags(IntFlag):
@@ -134,6 +197,13 @@ class JobType(IntEnum):
     VIR_DOMAIN_JOB_CANCELLED = 5
 
 
+class JobOperation(IntEnum):
+    """``virDomainJobOperation``, the ones that speak of migration."""
+
+    VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN = 4  #: since libvirt 3.3.0
+    VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT = 5  #: since libvirt 3.3.0
+
+
 class DomainState(IntEnum):
     """``virDomainState``."""
 
@@ -159,6 +229,7 @@ class RunningReason(IntEnum):
 class PausedReason(IntEnum):
     """``virDomainPausedReason``, the ones that speak of migration."""
 
+    VIR_DOMAIN_PAUSED_UNKNOWN = 0  #: QEMU has stopped it, and libvirt knows of no job
     VIR_DOMAIN_PAUSED_MIGRATION = 2
     VIR_DOMAIN_PAUSED_STARTING_UP = 11
     VIR_DOMAIN_PAUSED_POSTCOPY = 12
@@ -227,6 +298,7 @@ class ErrorNumber(IntEnum):
     VIR_ERR_OPERATION_TIMEOUT = 68
     VIR_ERR_ARGUMENT_UNSUPPORTED = 74
     VIR_ERR_OPERATION_ABORTED = 78
+    VIR_ERR_NO_DOMAIN_METADATA = 80
     VIR_ERR_MIGRATE_UNSAFE = 81
     VIR_ERR_OPERATION_UNSUPPORTED = 84
     VIR_ERR_ACCESS_DENIED = 88
@@ -242,3 +314,22 @@ class ErrorDomain(IntEnum):
     VIR_FROM_AUTH = 46
     VIR_FROM_SSH = 50
     VIR_FROM_LIBSSH = 66
+
+
+class MemoryStatsCells(IntEnum):
+    """``virNodeGetMemoryStatsAllCells``."""
+
+    VIR_NODE_MEMORY_STATS_ALL_CELLS = -1
+
+
+class NWFilterDefineFlags(IntFlag):
+    """``virNWFilterDefineFlags``."""
+
+    VIR_NWFILTER_DEFINE_VALIDATE = 1 << 0  #: since libvirt 7.7.0
+
+
+class Length(IntEnum):
+    """Lengths of texts, in bytes with the NUL at the end; macros in C."""
+
+    VIR_UUID_STRING_BUFLEN = 37
+    VIR_TYPED_PARAM_FIELD_LENGTH = 80

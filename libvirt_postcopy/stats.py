@@ -11,26 +11,28 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from libvirt_postcopy.constants import JobField
+
 __all__ = ["Stats", "PassCount"]
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 #: ``virDomainGetJobStats`` key → field (libvirt ``qemuDomainMigrationJobDataToParams``).
 _FROM_JOB = {
-    "time_elapsed": "elapsed_ms",
-    "setup_time": "setup_ms",
-    "downtime": "downtime_ms",
-    "data_remaining": "data_remaining",
-    "memory_total": "memory_total",
-    "memory_processed": "memory_sent",
-    "memory_remaining": "memory_remaining",
-    "memory_constant": "constant_pages",
-    "memory_normal_bytes": "normal_bytes",
-    "memory_bps": "bytes_per_s",
-    "memory_dirty_rate": "dirty_pages_per_s",
-    "memory_iteration": "sync_count",
-    "memory_page_size": "page_size",
-    "memory_postcopy_requests": "postcopy_requests",
+    JobField.VIR_DOMAIN_JOB_TIME_ELAPSED: "elapsed_ms",
+    JobField.VIR_DOMAIN_JOB_SETUP_TIME: "setup_ms",
+    JobField.VIR_DOMAIN_JOB_DOWNTIME: "downtime_ms",
+    JobField.VIR_DOMAIN_JOB_DATA_REMAINING: "data_remaining",
+    JobField.VIR_DOMAIN_JOB_MEMORY_TOTAL: "memory_total",
+    JobField.VIR_DOMAIN_JOB_MEMORY_PROCESSED: "memory_sent",
+    JobField.VIR_DOMAIN_JOB_MEMORY_REMAINING: "memory_remaining",
+    JobField.VIR_DOMAIN_JOB_MEMORY_CONSTANT: "constant_pages",
+    JobField.VIR_DOMAIN_JOB_MEMORY_NORMAL_BYTES: "normal_bytes",
+    JobField.VIR_DOMAIN_JOB_MEMORY_BPS: "bytes_per_s",
+    JobField.VIR_DOMAIN_JOB_MEMORY_DIRTY_RATE: "dirty_pages_per_s",
+    JobField.VIR_DOMAIN_JOB_MEMORY_ITERATION: "sync_count",
+    JobField.VIR_DOMAIN_JOB_MEMORY_PAGE_SIZE: "page_size",
+    JobField.VIR_DOMAIN_JOB_MEMORY_POSTCOPY_REQS: "postcopy_requests",
 }
 
 #: QAPI ``MigrationInfo`` and its ``ram`` (``MigrationStats``) → field.

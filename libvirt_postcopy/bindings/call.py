@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from libvirt_postcopy.bindings.parameters import ParameterType, typed
 from libvirt_postcopy.bindings.symbols import LIBVIRT, SYMBOLS, TYPES
+from libvirt_postcopy.constants import Length
 
 __all__ = [
     "CALLABLE",
@@ -44,8 +45,6 @@ CALLABLE = frozenset(
     )
 )
 """The functions that can be called here."""
-
-_UUID_LENGTH = 37  # VIR_UUID_STRING_BUFLEN
 
 Failed = Callable[[str], Exception]
 """Makes libvirt's last error on this thread an exception: ``libvirt.libvirtError``."""
@@ -140,7 +139,7 @@ def migrate3(
     )
     if there == ffi.NULL:
         raise failed("virDomainMigrate3() failed")
-    uuid = ffi.new("char[]", _UUID_LENGTH)
+    uuid = ffi.new("char[]", int(Length.VIR_UUID_STRING_BUFLEN))
     try:
         if _function("virDomainGetUUIDString")(there, uuid) < 0:
             raise failed("virDomainGetUUIDString() failed")

@@ -29,7 +29,7 @@ _TYPE = re.compile(r"VIR_TYPED_PARAM_(INT|UINT|LLONG|ULLONG|DOUBLE|BOOLEAN|STRIN
 class Name:
     """A name of the API.
 
-    :ivar value: Of a constant or a macro; None where it has none.
+    :ivar value: Of a constant or a macro; None where it is computed, as (36+1), or an alias.
     :ivar kind: A constant's C enum; a parameter's type (``ULLONG``), where the text says it.
     :ivar since: The release that brought it; empty in descriptions before libvirt 8.5, which do not say.
     """
@@ -128,9 +128,10 @@ def _constant(node: etree._Element) -> Name:
 
 
 def _macro(node: etree._Element) -> Name:
+    raw = node.get("raw", "")
     kinds = set(_TYPE.findall(node.findtext("info", "")))
     return Name(
-        node.get("string"),
+        int(raw) if raw.isdigit() else node.get("string"),
         kind=kinds.pop() if len(kinds) == 1 else "",
         since=node.get("version", ""),
     )

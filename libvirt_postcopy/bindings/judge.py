@@ -309,7 +309,7 @@ def against_description(described: Description, version: int) -> Iterator[Findin
             if since is None or version_number(since) <= version:
                 yield _not_there(name, whose)
             continue
-        if found.value != value:
+        if found.value not in (None, value):
             yield _different(name, value, found.value, whose)
         yield from _since(name, mine.since.get(name, ""), found.since)
     for symbol in SYMBOLS.values():

@@ -18,16 +18,13 @@ __all__ = ["Ours", "is_about_postcopy", "ours"]
 
 _SINCE = re.compile(r"since libvirt (\d+\.\d+\.\d+)")
 
-_READ_ELSEWHERE = {"VIR_DOMAIN_JOB_MEMORY_POSTCOPY_REQS": "memory_postcopy_requests"}
-"""Fields of job statistics, which :mod:`libvirt_postcopy.stats` reads by their key."""
-
 
 @dataclass(frozen=True)
 class Ours:
     """What we say of libvirt.
 
-    :ivar numbers: Members of C enums.
-    :ivar strings: Names of typed parameters.
+    :ivar numbers: Members of C enums, and macros that are numbers.
+    :ivar strings: Names of typed parameters and of job statistics.
     :ivar since: The release that brought a name, where we say so.
     """
 
@@ -57,13 +54,14 @@ def ours() -> Ours:
     strings = {each.name: each.key for each in PARAMETERS.values()}
     written = {
         name: value
-        for name, value in vars(constants.MigrateParam).items()
+        for keys in (constants.MigrateParam, constants.JobField)
+        for name, value in vars(keys).items()
         if name.startswith("VIR_")
     }
     since = {each.name: each.since for each in PARAMETERS.values()}
     return Ours(
         MappingProxyType(numbers),
-        MappingProxyType({**strings, **_READ_ELSEWHERE, **written}),
+        MappingProxyType({**strings, **written}),
         MappingProxyType({**since, **dict(_comments())}),
     )
 

@@ -15,8 +15,9 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import Any
 
+from libvirt_postcopy.constants import Length
+
 __all__ = [
-    "FIELD_LENGTH",
     "PARAMETERS",
     "Parameter",
     "ParameterType",
@@ -24,9 +25,6 @@ __all__ = [
     "misread",
     "typed",
 ]
-
-FIELD_LENGTH = 80
-"""``VIR_TYPED_PARAM_FIELD_LENGTH``, with the NUL at the end."""
 
 
 class ParameterType(IntEnum):
@@ -150,7 +148,11 @@ def typed(params: Mapping[str, Any]) -> list[tuple[str, ParameterType, Any]]:
     """
     found = []
     for key, value in params.items():
-        if not key or len(key.encode()) >= FIELD_LENGTH or "\0" in key:
+        if (
+            not key
+            or len(key.encode()) >= Length.VIR_TYPED_PARAM_FIELD_LENGTH
+            or "\0" in key
+        ):
             raise ValueError(f"'{key:.40}' is no name of a parameter")
         for each in _each(value):
             found.append(_typed(key, each))

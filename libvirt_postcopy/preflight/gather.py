@@ -12,7 +12,11 @@ from urllib.parse import urlsplit
 import libvirt_postcopy.vir.calls as vir
 import libvirt_postcopy.vir.probe as ask
 from libvirt_postcopy.bindings.check import disagreement
-from libvirt_postcopy.constants import CLIENT_SIDE_FLAGS, MigrateParam
+from libvirt_postcopy.constants import (
+    CLIENT_SIDE_FLAGS,
+    ConnectListFlags,
+    MigrateParam,
+)
 from libvirt_postcopy.domxml import Guest, probe_xml, read_guest, read_host_cpu
 from libvirt_postcopy.errors import LibvirtError, NotSupportedError, PostcopyError
 from libvirt_postcopy.preflight import here
@@ -41,7 +45,7 @@ LOG = logging.getLogger("libvirt_postcopy.preflight")
 T = TypeVar("T")
 
 _BLOCKERS_TOLD = 6_000_000  # QEMU that says what blocks a migration
-_ACTIVE = 1  # VIR_CONNECT_LIST_DOMAINS_ACTIVE
+_ACTIVE = int(ConnectListFlags.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
 
 _NOT_RUNNING = Unknown("the domain is not running", is_moot=True)
 _IN_MIGRATION = Unknown("the domain is not asked while it is part of a migration")
@@ -66,6 +70,8 @@ class Gathering:
     params: Mapping[str, Any] = field(default_factory=dict)
     owns_source: bool = False
     with_probe: bool = False
+    by_qemu: bool = False
+    has_second_monitor: bool = False
 
 
 def attempt(call: Callable[[], T]) -> Known[T]:
@@ -81,7 +87,12 @@ def attempt(call: Callable[[], T]) -> Known[T]:
 
 def gather(wanted: Gathering) -> Facts:
     """Ask all there is to be asked.  Raises nothing; closes the connections that it opens."""
-    request = Request(int(wanted.flags) & ~int(CLIENT_SIDE_FLAGS), dict(wanted.params))
+    request = Request(
+        int(wanted.flags) & ~int(CLIENT_SIDE_FLAGS),
+        dict(wanted.params),
+        wanted.by_qemu,
+        wanted.has_second_monitor,
+    )
     source = _host(wanted.source, is_own=wanted.owns_source)
     domain = None
     if wanted.dom is not None:

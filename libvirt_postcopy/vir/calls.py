@@ -19,6 +19,8 @@ from libvirt_postcopy.constants import (
     AbortJobFlags,
     DomainState,
     ErrorNumber,
+    JobField,
+    JobOperation,
     JobType,
     PausedReason,
     RunningReason,
@@ -336,12 +338,15 @@ def migration_side(dom: Domain) -> Side | None:
 
 
 _ONLY_ON_SOURCE = "available only on the source"
-_MIGRATION_IN, _MIGRATION_OUT = 4, 5  # VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN and _OUT
+_MIGRATION_IN = JobOperation.VIR_DOMAIN_JOB_OPERATION_MIGRATION_IN
+_MIGRATION_OUT = JobOperation.VIR_DOMAIN_JOB_OPERATION_MIGRATION_OUT
 
 
 def _is_migration(reply: Mapping[str, Any], operation: int) -> bool:
     kind = reply.get("type", JobType.VIR_DOMAIN_JOB_NONE)
-    return kind in _UNDER_WAY and reply.get("operation") == operation
+    return (
+        kind in _UNDER_WAY and reply.get(JobField.VIR_DOMAIN_JOB_OPERATION) == operation
+    )
 
 
 _UNDER_WAY = (JobType.VIR_DOMAIN_JOB_BOUNDED, JobType.VIR_DOMAIN_JOB_UNBOUNDED)

@@ -10,6 +10,7 @@ from typing import Any, cast
 import libvirt
 from lxml import etree
 
+from libvirt_postcopy.constants import ErrorNumber, MetadataType, ModificationImpact
 from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.policy import Policy, parse
 from libvirt_postcopy.vir.calls import refusals, translate
@@ -19,9 +20,9 @@ __all__ = ["NAMESPACE", "read_policy", "write_policy"]
 
 NAMESPACE = "urn:libvirt-postcopy:metadata:1"
 _KEY = "postcopy"  # the prefix that libvirt writes it with
-_ELEMENT = 2  # VIR_DOMAIN_METADATA_ELEMENT
-_NONE = 80  # VIR_ERR_NO_DOMAIN_METADATA
-_LIVE, _CONFIG = 1, 2  # VIR_DOMAIN_AFFECT_LIVE, _CONFIG
+_ELEMENT = int(MetadataType.VIR_DOMAIN_METADATA_ELEMENT)
+_LIVE = int(ModificationImpact.VIR_DOMAIN_AFFECT_LIVE)
+_CONFIG = int(ModificationImpact.VIR_DOMAIN_AFFECT_CONFIG)
 _LONGEST = 1000  # characters of a policy that is read
 
 
@@ -37,7 +38,7 @@ def read_policy(dom: Domain) -> Policy | None:
     try:
         text = read(_ELEMENT, NAMESPACE, 0)
     except libvirt.libvirtError as error:
-        if error.get_error_code() == _NONE:
+        if error.get_error_code() == ErrorNumber.VIR_ERR_NO_DOMAIN_METADATA:
             return None
         raise translate(error, "source") from error
     return _policy_of(text)

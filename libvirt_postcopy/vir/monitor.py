@@ -14,6 +14,8 @@ from libvirt_postcopy.constants import (
     ErrorNumber,
     MaxSpeedFlags,
     PausedReason,
+    UndefineFlags,
+    XMLFlags,
 )
 from libvirt_postcopy.errors import LibvirtError
 from libvirt_postcopy.events import Event, PassSeen, Side
@@ -45,9 +47,9 @@ __all__ = [
 
 LOG = logging.getLogger("libvirt_postcopy.vir")
 
-# VIR_DOMAIN_XML_*: SECURE, because a display's password must reach the destination.
-_SECURE, _INACTIVE, _MIGRATABLE = 1, 2, 8
-_KEEP_NVRAM = 8  # VIR_DOMAIN_UNDEFINE_KEEP_NVRAM: the file may lie on shared storage
+# Secure, because a display's password must reach the destination.
+_LIVE_XML = XMLFlags.VIR_DOMAIN_XML_SECURE | XMLFlags.VIR_DOMAIN_XML_MIGRATABLE
+_PERSISTENT_XML = XMLFlags.VIR_DOMAIN_XML_SECURE | XMLFlags.VIR_DOMAIN_XML_INACTIVE
 
 
 class _Host(Connection, Protocol):
@@ -138,7 +140,7 @@ def _pass_number(details: str | None) -> int | None:
 def migratable_xml(dom: Domain) -> str:
     """The running domain as another host can start it, a display's password included."""
     with refusals("source"):
-        return cast(_Domain, dom).XMLDesc(_SECURE | _MIGRATABLE)
+        return cast(_Domain, dom).XMLDesc(int(_LIVE_XML))
 
 
 def live_xml(dom: Domain) -> str:
@@ -150,7 +152,7 @@ def live_xml(dom: Domain) -> str:
 def persistent_xml(dom: Domain) -> str:
     """What is started next time."""
     with refusals("source"):
-        return cast(_Domain, dom).XMLDesc(_SECURE | _INACTIVE)
+        return cast(_Domain, dom).XMLDesc(int(_PERSISTENT_XML))
 
 
 def is_persistent(dom: Domain) -> bool:
@@ -179,7 +181,7 @@ def is_running(dom: Domain) -> bool:
 
 _BY_MIGRATION = frozenset(
     (
-        0,  # VIR_DOMAIN_PAUSED_UNKNOWN: QEMU has stopped them, and libvirt knows of no job
+        PausedReason.VIR_DOMAIN_PAUSED_UNKNOWN,
         PausedReason.VIR_DOMAIN_PAUSED_MIGRATION,
         PausedReason.VIR_DOMAIN_PAUSED_STARTING_UP,
         PausedReason.VIR_DOMAIN_PAUSED_POSTCOPY,
@@ -253,4 +255,7 @@ def destroy(dom: Domain, side: str) -> None:
 def undefine(dom: Domain) -> None:
     """Remove the definition of a domain that does not run."""
     with refusals("source"):
-        cast(_Domain, dom).undefineFlags(_KEEP_NVRAM)
+        # The file of its variables may lie on shared storage.
+        cast(_Domain, dom).undefineFlags(
+            int(UndefineFlags.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+        )

@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 
 from lxml import etree
 
+from libvirt_postcopy.constants import NWFilterDefineFlags
 from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.vir.calls import refusals
 from libvirt_postcopy.vir.protocols import Connection
@@ -18,7 +19,7 @@ from libvirt_postcopy.vir.protocols import Connection
 __all__ = ["Defined", "define_keeping_uuid", "with_uuid"]
 
 _LARGEST = 10 << 20  # bytes, as virsh reads of a file at most
-_VALIDATE = 1  # VIR_NWFILTER_DEFINE_VALIDATE, since libvirt 7.7.0
+_VALIDATE = int(NWFilterDefineFlags.VIR_NWFILTER_DEFINE_VALIDATE)
 
 
 class _Filter(Protocol):

@@ -21,6 +21,7 @@ from libvirt_postcopy.constants import (
     DomainState,
     ErrorNumber,
     JobType,
+    MemoryStatsCells,
 )
 from libvirt_postcopy.domxml import Guest
 from libvirt_postcopy.errors import LibvirtError
@@ -50,7 +51,7 @@ __all__ = [
 
 LOG = logging.getLogger("libvirt_postcopy.vir")
 
-_ALL_CELLS = -1  # VIR_NODE_MEMORY_STATS_ALL_CELLS
+_ALL_CELLS = int(MemoryStatsCells.VIR_NODE_MEMORY_STATS_ALL_CELLS)
 
 
 class _Host(Connection, Protocol):
