@@ -28,8 +28,8 @@ _virsh_postcopy()
             migrate-postcopy) ours="--strict-exit" ;;
             domjobinfo) ours="--postcopy" ;;
             postcopy-check) ours="--domain --desturi --probe --json" ;;
-            postcopy-attach) ours="--domain --desturi --postcopy-policy --postcopy-recover --postcopy-recover-bandwidth --shadow --verbose --strict-exit" ;;
-            postcopy-recover) ours="--domain --desturi --postcopy-recover --postcopy-recover-bandwidth --verbose --strict-exit" ;;
+            postcopy-attach) ours="--domain --desturi --postcopy-policy --postcopy-recover --postcopy-recover-bandwidth --shadow --p2p --persistent --undefinesource --migrateuri --listen-address --dname --tls --postcopy-bandwidth --tls-destination --verbose --strict-exit" ;;
+            postcopy-recover) ours="--domain --desturi --postcopy-recover --postcopy-recover-bandwidth --p2p --persistent --undefinesource --migrateuri --listen-address --dname --tls --postcopy-bandwidth --tls-destination --verbose --strict-exit" ;;
             postcopy-policy) ours="--domain --set --unset" ;;
             nwfilter-define) ours="--keep-uuid" ;;
             '') ours="migrate migrate-start-postcopy migrate-postcopy domjobinfo postcopy-check postcopy-attach postcopy-recover postcopy-policy nwfilter-define" ;;

@@ -23,7 +23,7 @@ from libvirt_postcopy.virsh.options import (
 )
 from libvirt_postcopy.virsh.real import ask_virsh
 
-__all__ = ["VERBS", "Verb", "claims", "read"]
+__all__ = ["RESUME_OPTIONS", "VERBS", "Verb", "claims", "read"]
 
 _OURS = frozenset(option.name for option in MIGRATE_OPTIONS if option.is_ours)
 _TOKENS = frozenset(f"--{name}" for name in _OURS.union(ENABLING))
@@ -109,11 +109,30 @@ _PATIENCE = Option(
 )
 _VERBOSE = Option("verbose", Kind.BOOL, "display the progress of migration")
 
+_OF_A_RESUME = (
+    "p2p",
+    "persistent",
+    "undefinesource",
+    "tls",
+    "tls-destination",
+    "migrateuri",
+    "listen-address",
+    "dname",
+    "postcopy-bandwidth",
+)
+RESUME_OPTIONS = tuple(
+    replace(option, is_positional=False)
+    for option in MIGRATE_OPTIONS
+    if option.name in _OF_A_RESUME
+)
+"""Those of the migrate call that a call which resumes it needs again, where no journal has them."""
+
 _ATTACH = Verb(
     name="postcopy-attach",
     summary="Go on with running migration that another client has started",
     description="Go on with the running migration of domain, which another client has started: switch it to post-copy,"
-    " watch it, and resume it if it breaks. Ctrl-C leaves it as it is.",
+    " watch it, and resume it if it breaks. Ctrl-C leaves it as it is. Where no journal of ours tells how it was started,"
+    " name the options that it was started with: a call that resumes it needs them again.",
     options=(
         DOMAIN,
         _DESTINATION,
@@ -127,6 +146,7 @@ _ATTACH = Verb(
         Option(
             "shadow", Kind.BOOL, "send nothing: only watch, and say what would be sent"
         ),
+        *RESUME_OPTIONS,
         _VERBOSE,
         STRICT_EXIT,
     ),
@@ -137,8 +157,17 @@ _RECOVER = Verb(
     name="postcopy-recover",
     summary="Resume broken post-copy migration",
     description="Resume the broken post-copy migration of domain, again and again until it is whole. Ctrl-C leaves it"
-    " as it is.",
-    options=(DOMAIN, _DESTINATION, _PATIENCE, RECOVER_BANDWIDTH, _VERBOSE, STRICT_EXIT),
+    " as it is. Where no journal of ours tells how it was started, name the options that it was started with: a call"
+    " that resumes it needs them again.",
+    options=(
+        DOMAIN,
+        _DESTINATION,
+        _PATIENCE,
+        RECOVER_BANDWIDTH,
+        *RESUME_OPTIONS,
+        _VERBOSE,
+        STRICT_EXIT,
+    ),
     module="libvirt_postcopy.virsh.recover",
 )
 

@@ -1,0 +1,109 @@
+"""What a command line of postcopy-attach and postcopy-recover gives to the call that resumes a migration."""
+
+from __future__ import annotations
+
+import io
+import shlex
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from libvirt_postcopy import journal as j
+from libvirt_postcopy import takeover
+from libvirt_postcopy.constants import MigrateFlags as F
+from libvirt_postcopy.errors import StateError, UsageError
+from libvirt_postcopy.takeover import Left
+from libvirt_postcopy.virsh import attach
+from libvirt_postcopy.virsh.grammar import Globals, convert
+from libvirt_postcopy.virsh.terminal import Terminal
+from libvirt_postcopy.virsh.verbs import VERBS, read
+from unit.fakes import SPLIT_HERE, UUID, FakeDomain
+
+FLAGS = F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_POSTCOPY | F.VIR_MIGRATE_TLS
+
+
+class Signals:
+    def catch(self) -> None: ...
+
+
+@pytest.fixture
+def attached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
+    """What was given to the library."""
+    seen: list[dict[str, Any]] = []
+
+    def take(dom: object, dest: object, **given: Any) -> None:
+        seen.append(given)
+        raise StateError("enough")
+
+    dom = FakeDomain(state=SPLIT_HERE)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(attach, "connect", lambda options, **more: dom.connect())
+    monkeypatch.setattr(attach, "_find", lambda connection, name: dom)
+    monkeypatch.setattr(takeover, "attach", take)
+    return seen
+
+
+def typed(line: str, verb: str = "postcopy-attach") -> None:
+    words = [verb, *shlex.split(line)]
+    given = convert(VERBS[verb].options, read(VERBS[verb], words))
+    terminal = Terminal(io.StringIO(), io.StringIO())
+    attach.run(given, Globals(), terminal, Signals())  # type: ignore[arg-type]
+
+
+def given(attached: list[dict[str, Any]], line: str) -> dict[str, Any]:
+    with pytest.raises(Exception, match="enough"):
+        typed(line)
+    (call,) = attached
+    return {
+        name: call[name] for name in ("flags", "params", "peer2peer") if name in call
+    }
+
+
+def test_what_is_not_named_is_the_journals_to_tell(attached: list[dict[str, Any]]) -> None:  # fmt: skip
+    assert given(attached, "web1 qemu+tls://b/system") == {}
+
+
+def test_options_of_the_call_are_given(attached: list[dict[str, Any]]) -> None:
+    line = (
+        "web1 qemu+tls://b/system --migrateuri tcp://192.0.2.7 --listen-address 192.0.2.7 --tls --tls-destination b"
+        " --p2p --persistent --undefinesource --dname web2 --postcopy-bandwidth 9"
+    )
+    flags = F.VIR_MIGRATE_TLS | F.VIR_MIGRATE_PERSIST_DEST | F.VIR_MIGRATE_UNDEFINE_SOURCE  # fmt: skip
+    assert given(attached, line) == {
+        "flags": int(flags),
+        "params": {
+            "migrate_uri": "tcp://192.0.2.7",
+            "listen_address": "192.0.2.7",
+            "tls.destination": "b",
+            "destination_name": "web2",
+            "bandwidth.postcopy": 9,
+        },
+        "peer2peer": True,
+    }
+
+
+def test_they_are_added_to_what_the_journal_tells(
+    attached: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"migrate_uri": "tcp://old", "dname": "x"}
+    facts = j.Facts("web1", UUID, "fake:///a", flags=int(FLAGS), params=told)
+    left = Left(SimpleNamespace(facts=facts, pid=1))  # type: ignore[arg-type]
+    monkeypatch.setattr(takeover, "left_behind", lambda dom: left)
+    found = given(attached, "web1 --persistent --migrateuri tcp://new")
+    assert found["flags"] == int(FLAGS | F.VIR_MIGRATE_PERSIST_DEST)
+    assert found["params"] == {"migrate_uri": "tcp://new", "dname": "x"}
+    assert "peer2peer" not in found
+
+
+@pytest.mark.parametrize("verb", ["postcopy-attach", "postcopy-recover"])
+def test_a_second_word_is_the_destination_and_no_other(verb: str) -> None:
+    with pytest.raises(UsageError):
+        read(VERBS[verb], [verb, "web1", "b:///", "tcp://192.0.2.7"])
+
+
+def test_name_for_certificates_needs_tls(attached: list[dict[str, Any]]) -> None:
+    with pytest.raises(UsageError, match="--tls is required"):
+        typed("web1 --tls-destination b")
+    assert attached == []
