@@ -859,11 +859,17 @@ def test_source_goes_on_before_the_destination_answers(
     monkeypatch.setattr(aftermath, "_REMOVE_S", 0.2)
     play = _begun(hosts)
     answers = threading.Event()
-    hosts.there.destroy = lambda: int(answers.wait(PATIENCE_S))  # type: ignore[method-assign]
+    ran_on: list[bool] = []
+
+    def destroy() -> int:
+        ran_on.append("cont" in hosts.dom.commands)
+        return int(answers.wait(PATIENCE_S))
+
+    hosts.there.destroy = destroy  # type: ignore[method-assign]
     pair.models["src"].run_state = "postmigrate"
     pair.say("src", "failed")
     ended = play.ended()
-    assert ended.here is Half.WHOLE and "cont" in hosts.dom.commands
+    assert ended.here is Half.WHOLE and ran_on == [True]
     assert "still on the destination: its daemon does not answer" in str(ended.error)
     answers.set()
 
@@ -1037,6 +1043,7 @@ def test_switch_is_asked_for_and_verified(pair: Pair, hosts: Hosts) -> None:
     [
         (MigrateFlags.VIR_MIGRATE_NON_SHARED_DISK, {}, "copies no disks"),
         (MigrateFlags.VIR_MIGRATE_PARALLEL, {}, "VIR_MIGRATE_PARALLEL"),
+        (MigrateFlags.VIR_MIGRATE_CHANGE_PROTECTION, {}, "CHANGE_PROTECTION"),
         (MigrateFlags(1 << 29), {}, "0x20000000"),
         (MigrateFlags(0), {"disks_port": 1}, "disks_port"),
     ],
