@@ -13,6 +13,7 @@ from typing import Any, TypeVar, Union
 from libvirt_postcopy.constants import MigrateFlags
 from libvirt_postcopy.domxml import Guest, HostCPU
 from libvirt_postcopy.events import Half
+from libvirt_postcopy.qmp.commands import POSTCOPY_NAMES
 
 __all__ = [
     "CannotTell",
@@ -76,10 +77,19 @@ class Request:
 
     :ivar flags: libvirt's own, as they would be sent.
     :ivar params: Typed parameters of ``virDomainMigrate3``.
+    :ivar by_qemu: QEMU's own commands carry it out, not libvirt's migration.
+    :ivar has_second_monitor: The destination's QEMU will have one.
     """
 
     flags: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
+    by_qemu: bool = False
+    has_second_monitor: bool = False
+
+    @property
+    def postcopy_names(self) -> frozenset[str]:
+        """Names of QEMU's capability that whoever carries it out knows."""
+        return frozenset(POSTCOPY_NAMES if self.by_qemu else POSTCOPY_NAMES[:1])
 
     def has(self, flag: MigrateFlags) -> bool:
         """Whether a flag is given."""

@@ -70,6 +70,8 @@ class Gathering:
     params: Mapping[str, Any] = field(default_factory=dict)
     owns_source: bool = False
     with_probe: bool = False
+    by_qemu: bool = False
+    has_second_monitor: bool = False
 
 
 def attempt(call: Callable[[], T]) -> Known[T]:
@@ -85,7 +87,12 @@ def attempt(call: Callable[[], T]) -> Known[T]:
 
 def gather(wanted: Gathering) -> Facts:
     """Ask all there is to be asked.  Raises nothing; closes the connections that it opens."""
-    request = Request(int(wanted.flags) & ~int(CLIENT_SIDE_FLAGS), dict(wanted.params))
+    request = Request(
+        int(wanted.flags) & ~int(CLIENT_SIDE_FLAGS),
+        dict(wanted.params),
+        wanted.by_qemu,
+        wanted.has_second_monitor,
+    )
     source = _host(wanted.source, is_own=wanted.owns_source)
     domain = None
     if wanted.dom is not None:

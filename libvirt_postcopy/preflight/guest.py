@@ -99,7 +99,9 @@ def job(facts: Facts) -> Iterator[Seen]:
     cure="resume it, or migrate without post-copy",
 )
 def paused(facts: Facts) -> Iterator[Seen]:
-    """libvirt refuses post-copy of a guest whose vCPUs are stopped: nothing would ask for pages."""
+    """libvirt refuses post-copy of a guest whose vCPUs are stopped: nothing would ask for pages.  The driver qemu does it."""
+    if facts.request.by_qemu:
+        return
     domain = facts.the_domain
     if not domain.is_in_migration and known(domain.is_paused):
         yield Seen(f"domain '{domain.name}' is paused")
@@ -125,8 +127,8 @@ def blocked(facts: Facts) -> Iterator[Seen]:
     fixed_in="QEMU 2.6",
 )
 def capability(facts: Facts) -> Iterator[Seen]:
-    """The QEMU that runs the guest must know the migration capability postcopy-ram."""
-    if "postcopy-ram" not in known(facts.the_domain.capabilities):
+    """The QEMU that runs the guest must know the migration capability postcopy-ram, by its old name where it has that."""
+    if facts.request.postcopy_names.isdisjoint(known(facts.the_domain.capabilities)):
         yield Seen("the guest's QEMU has no migration capability postcopy-ram")
 
 

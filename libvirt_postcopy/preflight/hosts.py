@@ -232,8 +232,8 @@ def _device(facts: Facts) -> str:
     fixed_in="QEMU 2.6",
 )
 def capability(facts: Facts) -> Iterator[Seen]:
-    """The destination's QEMU must know the migration capability postcopy-ram."""
-    if "postcopy-ram" not in known(facts.probe).capabilities:
+    """The destination's QEMU must know the migration capability postcopy-ram, by its old name where it has that."""
+    if facts.request.postcopy_names.isdisjoint(known(facts.probe).capabilities):
         yield Seen("QEMU there has no migration capability postcopy-ram")
 
 

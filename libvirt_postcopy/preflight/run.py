@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Union
 
+from libvirt_postcopy.drivers.wishes import Wishes
 from libvirt_postcopy.errors import NotSupportedError, UsageError
 from libvirt_postcopy.preflight import client, guest, hosts, request, versions
 from libvirt_postcopy.preflight.facts import Facts
@@ -32,6 +33,8 @@ def check(
     flags: int = 0,
     params: Mapping[str, Any] | None = None,
     probe: bool = False,
+    driver: str = "native",
+    wishes: Wishes | None = None,
 ) -> Report:
     """Say beforehand whether a guest can move by post-copy, and what would go wrong.
 
@@ -45,11 +48,22 @@ def check(
     :param params: Typed parameters as for the migration.
     :param probe: Start a domain of our own on the destination for a moment, paused, without disk and network, and
         ask its QEMU whether it would agree to post-copy.
+    :param driver: ``native`` or ``qemu``, which asks less of libvirt.
+    :param wishes: As for the migration.
     :raises UsageError: If ``dest`` is neither a URI nor a connection.
     """
-    return examine(
-        dom.connect(), dom, _checked(dest), flags=flags, params=params, probe=probe
+    by_qemu = driver == "qemu"
+    wanted = Gathering(
+        dom.connect(),
+        dom,
+        _checked(dest),
+        flags,
+        params or {},
+        with_probe=probe,
+        by_qemu=by_qemu,
+        has_second_monitor=not by_qemu and (wishes or Wishes()).needs_second_monitor,
     )
+    return _examined(wanted)
 
 
 def examine(
@@ -66,12 +80,15 @@ def examine(
 
     :param owns_source: The connection to the source was opened by :func:`libvirt_postcopy.vir.calls.open_connection`.
     """
-    ensure_event_loop()  # without one no connection has keepalive
-    wanted = Gathering(
-        source, dom, dest, flags, params or {}, owns_source, with_probe=probe
+    return _examined(
+        Gathering(source, dom, dest, flags, params or {}, owns_source, with_probe=probe)
     )
+
+
+def _examined(wanted: Gathering) -> Report:
+    ensure_event_loop()  # without one no connection has keepalive
     facts = gather(wanted)
-    return judge(facts, dom.name() if dom is not None else "")
+    return judge(facts, wanted.dom.name() if wanted.dom is not None else "")
 
 
 def judge(facts: Facts, domain: str = "") -> Report:
@@ -101,6 +118,8 @@ def before_migration(
     *,
     flags: int = 0,
     params: Mapping[str, Any] | None = None,
+    driver: str = "native",
+    wishes: Wishes | None = None,
 ) -> None:
     """Look before a migration is started: what ``--postcopy-check`` means.
 
@@ -114,7 +133,7 @@ def before_migration(
         raise UsageError(f"unknown check '{mode}'", cure=f"one of {', '.join(MODES)}")
     if mode == "off":
         return
-    report = check(dom, dest, flags=flags, params=params)
+    report = check(dom, dest, flags=flags, params=params, driver=driver, wishes=wishes)
     refuse_errors(report)
     if mode == "strict":
         _refuse(report.warnings, "--postcopy-check strict: ")

@@ -16,6 +16,7 @@ __all__: list[str] = []
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
 _LIBVIRT_POSTCOPY, _QEMU_POSTCOPY = 1_003_003, 2_006_000
+_QEMU_RENAMED_POSTCOPY = 2_005_000
 _LIBVIRT_RECOVERY, _QEMU_RECOVERY = 8_005_000, 3_000_000
 _LIBVIRT_PREEMPT, _QEMU_PREEMPT = 10_000_000, 7_001_000
 _PREEMPT = "postcopy-preempt"
@@ -53,8 +54,14 @@ def _older(facts: Facts, libvirt: int, qemu: int) -> Iterator[tuple[str, str]]:
     fixed_in="libvirt 1.3.3, QEMU 2.6",
 )
 def postcopy(facts: Facts) -> Iterator[Seen]:
-    """Post-copy came with libvirt 1.3.3 and QEMU 2.6; older ones cannot do it on either side."""
-    for side, what in _older(facts, _LIBVIRT_POSTCOPY, _QEMU_POSTCOPY):
+    """Post-copy came with libvirt 1.3.3 and QEMU 2.6; older ones cannot do it on either side.  QEMU 2.5 has it by another
+    name, which only the driver qemu knows, and that needs nothing of libvirt's."""
+    oldest = (
+        (0, _QEMU_RENAMED_POSTCOPY)
+        if facts.request.by_qemu
+        else (_LIBVIRT_POSTCOPY, _QEMU_POSTCOPY)
+    )
+    for side, what in _older(facts, *oldest):
         yield Seen(f"{what}, which has no post-copy", side=side)
 
 
@@ -68,7 +75,8 @@ def postcopy(facts: Facts) -> Iterator[Seen]:
 def recovery(facts: Facts) -> Iterator[Seen]:
     """If the link breaks while the guest is split, a migration must be resumed; older releases cannot do that, and the
     guest is lost."""
-    for side, what in _older(facts, _LIBVIRT_RECOVERY, _QEMU_RECOVERY):
+    libvirt = 0 if facts.request.by_qemu else _LIBVIRT_RECOVERY
+    for side, what in _older(facts, libvirt, _QEMU_RECOVERY):
         yield Seen(f"{what}: if the link breaks, no recovery", side=side)
 
 
@@ -76,12 +84,15 @@ def recovery(facts: Facts) -> Iterator[Seen]:
     "versions/resume-crash",
     severity=WARNING,
     side="destination",
-    cure="upgrade libvirt there, or migrate over a link that you trust",
+    cure="upgrade libvirt there, or give its QEMU a second monitor (--postcopy-monitor-dir), or trust the link",
     fixed_in="libvirt 11.4",
 )
 def resume_crash(facts: Facts) -> Iterator[Seen]:
     """The daemon of libvirt 11.2.0 to 11.3.0 crashes on the destination when a broken migration is resumed.  The guest and
-    both QEMUs survive that, but libvirt brings them together no more."""
+    both QEMUs survive that, but libvirt brings them together no more.  A second monitor at the destination's QEMU goes
+    round it."""
+    if facts.request.by_qemu or facts.request.has_second_monitor:
+        return
     libvirt = known(facts.the_destination.libvirt)
     if _RESUME_BROKEN <= libvirt < _RESUME_FIXED:
         yield Seen(

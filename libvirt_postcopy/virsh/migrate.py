@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from libvirt_postcopy import api
 from libvirt_postcopy.constants import MigrateFlags
+from libvirt_postcopy.drivers.select import choose
 from libvirt_postcopy.errors import (
     MigrationError,
     NotSupportedError,
@@ -66,7 +67,8 @@ def run(
         plan = _with_own_policy(plan, given, dom, terminal)
         uri = uri_of(dom.connect())
         _check_half(SplitDomain(dom, plan.domain, uri))
-        _look_first(plan, dom, terminal)
+        choice = choose(plan.driver, dom, plan.flags, plan.wishes)
+        _look_first(plan, choice.driver, dom, terminal)
     texts = Texts(plan, given, uri)
     progress = Progress(terminal, is_verbose=plan.is_verbose)  # -q too, as in virsh
     signals.catch()
@@ -121,8 +123,7 @@ def _with_own_policy(
 
 def driver_lines(job: api.Job, plan: Plan) -> Iterator[str]:
     """What the operator should know of how it is carried out."""
-    is_usual = job.driver == "native" and plan.driver == "auto"
-    if plan.is_verbose and not is_usual:
+    if plan.is_verbose:
         yield f"driver {job.driver}: {job.driver_reason}"
     if job.driver == "qemu":
         is_plain = not plan.flags & MigrateFlags.VIR_MIGRATE_TLS
@@ -136,10 +137,26 @@ def driver_lines(job: api.Job, plan: Plan) -> Iterator[str]:
 def result_lines(result: api.MigrationResult) -> Iterator[str]:
     """What the result tells that the figures of every migration do not."""
     yield from (f"note: {text}" for text in result.notes)
-    for name in ("postcopy-blocktime", "postcopy-latency"):
-        if name in result.blocktime:
-            unit = "ms" if name == "postcopy-blocktime" else "ns"
-            yield f"{name}: {result.blocktime[name]} {unit}"
+    if "postcopy-blocktime" in result.blocktime:
+        yield f"postcopy-blocktime: {result.blocktime['postcopy-blocktime']} ms"
+    yield from _latencies(result.blocktime.get("postcopy-latency-dist", ()))
+
+
+def _latencies(counts: Sequence[int]) -> Iterator[str]:
+    """How many page faults took how long (QEMU >= 10.1): a mean would hide the ones that users feel.
+
+    :param counts: The n-th for faults from 2^n to 2^(n+1) µs.
+    """
+    told = [f"{count} in {_micros(1 << n)} to {_micros(2 << n)}" for n, count in enumerate(counts) if count]  # fmt: skip
+    if told:
+        yield f"page faults: {', '.join(told)}"
+
+
+def _micros(number: int) -> str:
+    """As 1 ms where it is about that: the bounds are powers of two."""
+    if number < 1024:
+        return f"{number} us"
+    return f"{number >> 10} ms" if number < 1 << 20 else f"{number >> 20} s"
 
 
 def _explained(
@@ -168,9 +185,10 @@ def _open(plan: Plan, options: Globals) -> Domain:
     return dom
 
 
-def _look_first(plan: Plan, dom: Domain, terminal: Terminal) -> None:
+def _look_first(plan: Plan, driver: str, dom: Domain, terminal: Terminal) -> None:
     """Look whether it can work at all.
 
+    :param driver: That will carry it out: they need different things.
     :raises NotSupportedError: If it cannot.
     """
     try:
@@ -181,6 +199,8 @@ def _look_first(plan: Plan, dom: Domain, terminal: Terminal) -> None:
             plan.destination,
             flags=plan.flags,
             params=plan.params,
+            driver=driver,
+            wishes=plan.wishes,
         )
     except NotSupportedError as error:
         what = f"{error.what}; {guest_on_source(dom)}"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from libvirt_postcopy.preflight.facts import Facts, Probe, Unknown
+from libvirt_postcopy.preflight.facts import Facts, Probe, Request, Unknown
 from libvirt_postcopy.preflight.finding import Severity, Verdict
 from unit.preflight.scene import (
     GOOD,
@@ -92,3 +92,43 @@ def test_without_a_destination_only_the_source_is_judged() -> None:
     facts = replace(GOOD, destination=None)
     assert verdict("versions/recovery", facts) is Verdict.CLEAR
     assert verdict("versions/resume-crash", facts) is Verdict.NOT_ASKED
+
+
+OLD_NAME = frozenset(("x-postcopy-ram",))
+BY_QEMU = Request(by_qemu=True)
+
+
+@pytest.mark.parametrize(
+    ("id", "facts"),
+    [
+        ("versions/postcopy", source(libvirt=1_003_002, qemu=2_005_001)),
+        ("guest/capability", domain(capabilities=OLD_NAME)),
+        ("destination/capability", replace(GOOD, probe=Probe(2_005_001, OLD_NAME))),
+        ("guest/paused", domain(is_paused=True)),
+    ],
+)
+def test_what_only_libvirts_own_migration_needs(id: str, facts: Facts) -> None:
+    assert one(id, facts).severity is ERROR
+    assert seen(id, replace(facts, request=BY_QEMU)) == []
+
+
+def test_what_no_driver_can_do_without() -> None:
+    older = source(qemu=2_004_000)
+    assert one("versions/postcopy", replace(older, request=BY_QEMU)).severity is ERROR
+    none = domain(capabilities=frozenset(("xbzrle",)))
+    assert one("guest/capability", replace(none, request=BY_QEMU)).severity is ERROR
+
+
+@pytest.mark.parametrize(
+    "request_", [BY_QEMU, Request(has_second_monitor=True)], ids=["qemu", "native"]
+)
+def test_recovery_that_needs_nothing_of_the_daemon(request_: Request) -> None:
+    crashes = destination(libvirt=11_003_000)
+    assert one("versions/resume-crash", crashes).severity is WARNING
+    assert seen("versions/resume-crash", replace(crashes, request=request_)) == []
+
+
+def test_old_libvirt_recovers_with_qemus_own_commands() -> None:
+    old = source(libvirt=8_004_000)
+    assert one("versions/recovery", old).severity is WARNING
+    assert seen("versions/recovery", replace(old, request=BY_QEMU)) == []

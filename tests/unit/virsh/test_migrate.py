@@ -242,15 +242,25 @@ def test_refused_start_is_passed_on(scene: Scene) -> None:
 def test_verbose_shows_the_way_and_the_figures(scene: Scene) -> None:
     step = lambda scene: scene.see(object())  # noqa: E731
     said = scene.run(step, DONE, line=f"--verbose {LINE}").splitlines()
-    assert said[0].startswith("Migration: [60.00 %] pre-copy pass 1")
-    assert said[1] == "Migration: [100.00 %] completed"
-    assert said[2] == "Migrated in 2.3 s: downtime 4 ms, 1 pass, completed as pre-copy"
-    assert len(said) == 3 and scene.out.getvalue() == ""
+    assert said[0] == "driver native: libvirt can do it"
+    assert said[1].startswith("Migration: [60.00 %] pre-copy pass 1")
+    assert said[2] == "Migration: [100.00 %] completed"
+    assert said[3] == "Migrated in 2.3 s: downtime 4 ms, 1 pass, completed as pre-copy"
+    assert len(said) == 4 and scene.out.getvalue() == ""
 
 
-def test_driver_and_its_reason_are_said_where_it_is_not_the_usual_one(
-    scene: Scene,
-) -> None:
+def test_waits_for_pages_are_told_as_they_are_spread(scene: Scene) -> None:
+    counts = [0] * 24
+    counts[6], counts[9], counts[10], counts[20] = 3, 40, 12, 1
+    figures = {"postcopy-blocktime": 7, "postcopy-latency": 9, "postcopy-latency-dist": counts}  # fmt: skip
+    said = scene.run(replace(DONE, blocktime=figures))
+    assert said.splitlines() == [
+        "postcopy-blocktime: 7 ms",
+        "page faults: 3 in 64 us to 128 us, 40 in 512 us to 1 ms, 12 in 1 ms to 2 ms, 1 in 1 s to 2 s",
+    ]
+
+
+def test_driver_and_its_reason_are_said(scene: Scene) -> None:
     scene.driver, scene.driver_reason = "qemu", "libvirt does not know it"
     options = "--postcopy-blocktime --postcopy-release-ram --postcopy-preempt"
     said = scene.run(DONE, line=f"{options} --postcopy-driver qemu --verbose {LINE}")
@@ -259,6 +269,12 @@ def test_driver_and_its_reason_are_said_where_it_is_not_the_usual_one(
     assert scene.started["driver"] == "qemu"
     wishes = scene.started["wishes"]
     assert wishes.blocktime and wishes.release_ram and wishes.preempt
+    assert wishes.monitor_dir is None
+
+
+def test_folder_for_a_second_monitor(scene: Scene) -> None:
+    scene.run(DONE, line=f"--postcopy-monitor-dir /run/qemu/ {LINE}")
+    assert scene.started["wishes"].monitor_dir == "/run/qemu"
 
 
 def test_encrypted_one_is_not_called_unencrypted(scene: Scene) -> None:
@@ -277,7 +293,16 @@ def test_what_did_not_work_although_the_guest_has_moved_is_said(scene: Scene) ->
 def test_verbose_is_shown_also_when_quiet_as_virsh_does(scene: Scene) -> None:
     step = lambda scene: scene.see(object())  # noqa: E731
     said = scene.run(step, DONE, line=f"--verbose {LINE}", is_quiet=True)
-    assert said.startswith("Migration: [60.00 %]")
+    assert "\nMigration: [60.00 %]" in said
+
+
+def test_it_is_looked_at_for_the_driver_that_will_do_it(scene: Scene) -> None:
+    """Which is chosen as the migration will choose it."""
+    scene.dom.connection.libvirt_version = 1_003_002
+    scene.run(DONE, line=f"--postcopy-monitor-dir /run/x {LINE}")
+    options = scene.looked[-1]
+    assert options["driver"] == "qemu" and scene.started["driver"] == "auto"
+    assert options["wishes"] is scene.started["wishes"]
 
 
 def test_it_is_looked_at_first(scene: Scene) -> None:
@@ -286,6 +311,7 @@ def test_it_is_looked_at_first(scene: Scene) -> None:
     assert (mode, dom, dest) == ("warn", scene.dom, "warned")
     assert options["params"] == {"bandwidth": 9}
     assert options["flags"] == scene.started["flags"]
+    assert options["driver"] == "native"
     assert scene.said.startswith("warning: --tls is not asked for\n")
 
 
