@@ -6,8 +6,10 @@ import threading
 from collections.abc import Mapping
 
 from libvirt_postcopy.constants import ErrorNumber
+from libvirt_postcopy.drivers.host import ANSWER_S
 from libvirt_postcopy.errors import LibvirtError, MigrationUnknown, PostcopyError
 from libvirt_postcopy.events import Half
+from libvirt_postcopy.takeover import left_behind
 from libvirt_postcopy.vir import calls
 from libvirt_postcopy.vir.protocols import Connection, Domain
 from libvirt_postcopy.virsh.daemon import connect, find_domain, uri_of
@@ -27,9 +29,10 @@ _ELSEWHERE = "if it was migrating, look for it on the other host, and destroy no
 def run(
     given: Mapping[str, Value], options: Globals, terminal: Terminal, signals: Signals
 ) -> None:
-    """Send ``migrate-start-postcopy``, unless the domain is split already.
+    """Send ``migrate-start-postcopy``, unless the domain is split already, and when the destination's daemon lives.
 
     :raises PostcopyBroken: If it is split, and libvirt calls its post-copy failed.
+    :raises LibvirtError: If libvirt refuses, or the destination's daemon was silent and could not be asked then.
     :raises MigrationUnknown: If the user would not wait for libvirt's answer.
     """
     name = str(given["domain"])
@@ -41,6 +44,7 @@ def run(
         domain = SplitDomain(dom, name, uri)
         if _is_split(domain, terminal):
             return
+        unchecked = _await_destination(dom, terminal)
     signals.catch()
     call = _Call(dom, domain)
     while not call.is_over(SLICE_S):
@@ -53,6 +57,39 @@ def run(
             )
     if call.error is not None and not _is_split(domain, terminal, call.half):
         raise _explained(call.error, call.half, name, uri)
+    if call.error is None and unchecked:
+        terminal.say(f"note: {_UNCHECKED}: {unchecked}")
+
+
+_UNCHECKED = (
+    "the switch was sent without knowing whether the destination's daemon lives"
+)
+_SILENT = "the destination's daemon does not answer"
+
+
+def _await_destination(dom: Domain, terminal: Terminal) -> str:
+    """Wait until the destination's daemon has answered; give why it cannot be asked.
+
+    libvirt kills the destination's half if its daemon cannot start it, and the source's is stopped by then.
+
+    :raises LibvirtError: If it does not answer, and cannot be asked any more.
+    """
+    entry = left_behind(dom).entry
+    uri = entry.facts.destination if entry is not None else None
+    if uri is None:
+        return "no journal names the destination"
+    question = _Question(uri)
+    if question.is_over(ANSWER_S):
+        return "" if question.error is None else str(question.error)
+    terminal.say(f"note: the switch waits: {_SILENT} ({uri})")
+    question.is_over(None)
+    if question.error is not None:
+        raise LibvirtError(
+            f"{_SILENT}, so the switch was not sent: {question.error}",
+            side="destination",
+            cure="run it again when that daemon answers; virsh migrate-postcopy does not ask it",
+        ) from question.error
+    return ""
 
 
 def _find(connection: Connection, name: str) -> Domain:
@@ -91,26 +128,36 @@ def _explained(error: Exception, half: Half | None, name: str, uri: str) -> Exce
     return error
 
 
-class _Call:
-    """The call on a thread of its own: libvirt blocks in C, where no interrupt is seen.
+class _Apart:
+    """Something done on a thread of its own: libvirt blocks in C, where no interrupt is seen.
 
-    :ivar error: Its refusal.
+    :ivar error: Why it has failed.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def is_over(self, timeout_s: float | None) -> bool:
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        raise NotImplementedError
+
+
+class _Call(_Apart):
+    """The switch.
+
     :ivar half: What the domain is after a refusal.
     """
 
     def __init__(self, dom: Domain, domain: SplitDomain) -> None:
         self._dom = dom
         self._domain = domain
-        self.error: Exception | None = None
         self.half: Half | None = None
-        self._thread = threading.Thread(
-            target=self._run, name="postcopy-switch", daemon=True
-        )
-        self._thread.start()
-
-    def is_over(self, timeout_s: float) -> bool:
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        super().__init__("postcopy-switch")
 
     def _run(self) -> None:
         try:
@@ -118,3 +165,20 @@ class _Call:
         except Exception as error:
             self.error = error
             self.half = self._domain.half()
+
+
+class _Question(_Apart):
+    """Whether a daemon answers."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        super().__init__("postcopy-question")
+
+    def _run(self) -> None:
+        try:
+            connection = calls.open_connection(self._uri, "destination")
+            with calls.refusals("destination"):
+                connection.getLibVersion()
+            calls.close_connections([connection])
+        except LibvirtError as error:
+            self.error = error

@@ -4,17 +4,31 @@ import io
 import signal
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from libvirt_postcopy.constants import DomainState, PausedReason, RunningReason
 from libvirt_postcopy.errors import LibvirtError, MigrationUnknown, PostcopyBroken
+from libvirt_postcopy.journal import Entry, Facts
+from libvirt_postcopy.takeover import Left
 from libvirt_postcopy.virsh import switch
 from libvirt_postcopy.virsh.grammar import Globals
 from libvirt_postcopy.virsh.interrupts import Signals
 from libvirt_postcopy.virsh.terminal import Terminal
-from unit.fakes import SHUT_OFF, SPLIT_HERE, SPLIT_THERE, FakeDomain
+from unit.fakes import (
+    NO_ANSWER,
+    RUNNING,
+    SHUT_OFF,
+    SPLIT_HERE,
+    SPLIT_THERE,
+    UUID,
+    FakeConnection,
+    FakeDomain,
+)
+
+URI = "fake:///b"
 
 FAILED_HERE = (
     DomainState.VIR_DOMAIN_PAUSED,
@@ -37,6 +51,18 @@ def signals() -> Iterator[Signals]:
 def scene(monkeypatch: pytest.MonkeyPatch, signals: Signals) -> SimpleNamespace:
     """The daemon; ``call`` is what it does when the switch is sent."""
     made = SimpleNamespace(done=[], call=lambda: None, dom=FakeDomain())
+    made.destination = FakeConnection(URI)
+    made.asked = []
+    made.open = lambda: made.destination
+
+    def open_connection(uri: str, side: str) -> FakeConnection:
+        made.asked.append((uri, side))
+        return made.open()
+
+    monkeypatch.setattr(switch.calls, "open_connection", open_connection)
+    facts = Facts(name="web1", uuid=UUID, source="x:///", destination=URI)
+    made.left = Left(Entry(Path("x.jsonl"), facts, began=0.0, pid=1))
+    monkeypatch.setattr(switch, "left_behind", lambda dom: made.left)
 
     def start_postcopy(dom: object) -> None:
         made.done.append(dom)
@@ -44,9 +70,7 @@ def scene(monkeypatch: pytest.MonkeyPatch, signals: Signals) -> SimpleNamespace:
 
     monkeypatch.setattr(switch.calls, "silence_libvirt", lambda: None)
     monkeypatch.setattr(switch.calls, "start_postcopy", start_postcopy)
-    monkeypatch.setattr(
-        switch, "connect", lambda options: (options.connect,)
-    )
+    monkeypatch.setattr(switch, "connect", lambda options: (options.connect,))
 
     def find_domain(connection: object, text: str) -> FakeDomain:
         made.found = (connection, text)
@@ -55,9 +79,9 @@ def scene(monkeypatch: pytest.MonkeyPatch, signals: Signals) -> SimpleNamespace:
     monkeypatch.setattr(switch, "find_domain", find_domain)
     monkeypatch.setattr(switch, "uri_of", lambda connection: connection[0])
     made.err = io.StringIO()
-    terminal = Terminal(io.StringIO(), made.err)
-    options = Globals(connect="x:///")
-    made.run = lambda: switch.run({"domain": "web1"}, options, terminal, signals)
+    made.terminal = Terminal(io.StringIO(), made.err)
+    options, given = Globals(connect="x:///"), {"domain": "web1"}
+    made.run = lambda: switch.run(given, options, made.terminal, signals)
     return made
 
 
@@ -65,6 +89,97 @@ def test_one_call_to_the_domain_that_is_named(scene: SimpleNamespace) -> None:
     scene.run()
     assert scene.found == (("x:///",), "web1")
     assert scene.done == [scene.dom] and scene.err.getvalue() == ""
+
+
+# Whether the destination's daemon lives
+
+
+def test_destination_that_the_journal_names_is_asked_first(
+    scene: SimpleNamespace,
+) -> None:
+    scene.run()
+    assert scene.asked == [(URI, "destination")] and scene.destination.is_closed
+    assert scene.done == [scene.dom] and scene.err.getvalue() == ""
+
+
+def test_switch_waits_for_a_daemon_that_hangs_and_says_why(
+    scene: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "ANSWER_S", 0.01)
+    goes_on = threading.Event()
+    answer = scene.destination.getLibVersion
+    scene.destination.getLibVersion = lambda: [goes_on.wait(10), answer()][1]
+    said: list[tuple[str, list]] = []
+
+    def say(text: str) -> None:
+        said.append((text, list(scene.done)))
+        goes_on.set()
+
+    monkeypatch.setattr(scene.terminal, "say", say)
+    scene.run()
+    note = f"note: the switch waits: the destination's daemon does not answer ({URI})"
+    assert said == [(note, [])], "said before anything was sent"
+    assert scene.done == [scene.dom]
+
+
+def test_nothing_is_sent_to_a_daemon_that_was_silent_and_is_gone(
+    scene: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(switch, "ANSWER_S", 0.0)
+    goes = threading.Event()
+
+    def die() -> FakeConnection:
+        goes.wait(10)
+        raise LibvirtError("the connection was reset", side="destination")
+
+    scene.open = die
+    monkeypatch.setattr(scene.terminal, "say", lambda text: goes.set())
+    with pytest.raises(LibvirtError) as caught:
+        scene.run()
+    assert scene.done == []
+    text = str(caught.value)
+    assert "does not answer, so the switch was not sent" in text
+    assert "the connection was reset" in text and "run it again when" in text
+
+
+@pytest.mark.parametrize("call", ["open", "ask"])
+def test_destination_that_cannot_be_asked_is_told_of(
+    scene: SimpleNamespace, call: str
+) -> None:
+    def refuse() -> FakeConnection:
+        raise LibvirtError("no login", side="destination")
+
+    if call == "open":
+        scene.open = refuse
+    else:
+        scene.destination.error = NO_ANSWER
+    scene.run()
+    assert scene.done == [scene.dom]
+    assert scene.err.getvalue().startswith(
+        "note: the switch was sent without knowing whether the destination's daemon lives: destination: "
+    )
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_destination_that_nothing_names_is_told_of_once_the_switch_is_sent(
+    scene: SimpleNamespace, is_refused: bool
+) -> None:
+    scene.left = Left()
+    if is_refused:
+        refuse_and_become(scene, RUNNING)
+        with pytest.raises(LibvirtError):
+            scene.run()
+    else:
+        scene.run()
+    note = (
+        "note: the switch was sent without knowing whether the destination's daemon lives: no journal names the"
+        " destination\n"
+    )
+    assert scene.err.getvalue() == ("" if is_refused else note)
+    assert scene.done == [scene.dom] and scene.asked == []
+
+
+# What comes of it
 
 
 def test_refusal_is_passed_on(scene: SimpleNamespace) -> None:
