@@ -41,6 +41,8 @@ class Runner(Protocol):
 
     def after(self) -> None: ...
 
+    def can_connect(self, options: Globals) -> bool: ...
+
 
 _CONNECT = (
     Option("name", Kind.STRING, "", is_positional=True),

@@ -39,6 +39,7 @@ def connect(options: Globals) -> Connection:
     kept = _kept.get((uri, options))
     if kept is not None and calls.is_alive(kept):
         return kept
+    calls.silence_libvirt()
     ensure_event_loop()  # only connections opened after it have a keepalive, and deliver events
     connection = _open(uri, options)
     _kept[uri, options] = connection

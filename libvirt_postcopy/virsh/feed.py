@@ -96,6 +96,7 @@ class _Shell:
     def __init__(self, line: CommandLine, ours: Runner) -> None:
         self._ours = ours
         self._now = Connection(line.options, line.given)
+        self._untold: list[Sequence[str]] = []  # of "connect", whether it went well
         self._ended: int | None = None
         reader, self._pipe = os.pipe()  # only as its standard input does it get one
         try:
@@ -112,6 +113,9 @@ class _Shell:
         commands = _read(text)
         if not any(self._ours.claims(command.words) for command in commands):
             return self._feed(text, commands)
+        if self._idle.blindness is not None:
+            self._ours.complain([str(self._idle.blindness)])
+            return True
         if not self._is_waiting():
             return False
         if self._idle.has_guest():  # the line is not for virsh
@@ -131,15 +135,27 @@ class _Shell:
                 text = text[os.write(self._pipe, text[:4096]) :]
         except BrokenPipeError:
             return False
-        for command in commands:
-            self._now = self._now.after(command.words)
+        self._untold += [
+            each.words for each in commands if each.words[:1] == ("connect",)
+        ]
         return self._is_waiting()
+
+    def _settle(self) -> None:
+        """Find out which connection virsh has by now: one that we cannot open it has not opened either."""
+        for words in self._untold:
+            then = self._now.after(words)
+            if then == self._now or self._ours.can_connect(then.options):
+                self._now = then
+        self._untold.clear()
 
     def _is_waiting(self) -> bool:
         """Wait until virsh, or a program that it runs, may wait for a line; false if virsh has ended instead.
 
-        Nothing tells when that is: it is looked for again and again, at first after short times.
+        Nothing tells when that is: it is looked for again and again, at first after short times.  Where it cannot
+        be seen, virsh gets its lines as they come.
         """
+        if self._idle.blindness is not None:
+            return True
         pause_s = 0.0002
         while not (self._idle() or self._idle.has_guest()):
             ended, status = os.waitpid(self.child, os.WNOHANG)
@@ -174,6 +190,7 @@ class _Shell:
         return True
 
     def _run_ours(self, command: Command) -> None:
+        self._settle()
         with suppress(OSError):  # for the files that a command names
             os.chdir(f"/proc/{self.child}/cwd")
         self._ours.run(command.words, self._now.options)
@@ -199,7 +216,9 @@ def _one_line(string: str) -> str:
 
 def _read(text: bytes) -> list[Command]:
     """What a line asks for; nothing of ours if it has something in it that steers readline."""
-    line = os.fsdecode(text.rstrip(b"\r\n"))
+    line = os.fsdecode(text.rstrip(b"\r\n")).lstrip(
+        "\t"
+    )  # asks readline for words of none
     if any(char < " " or char == "\x7f" for char in line):
         return []
     return split(line)
@@ -214,12 +233,26 @@ class _Idle:
 
     Its main thread is then in readline's ``pselect`` for file 0 alone and without an end, or in a ``read`` of
     our pipe (a command may be reading it too).  The kernel tells which call a thread is in, and with what.
+
+    :ivar blindness: Why it cannot be told; None where it can.
     """
 
     def __init__(self, child: int, pipe: int) -> None:
         self._child = child
         self._pipe = pipe
         self._inode = os.fstat(pipe)
+        self.blindness = self._look()
+
+    def _look(self) -> UsageError | None:
+        """Yama may forbid to see what a process is doing, and a kernel may not tell it."""
+        try:
+            self._call()
+        except OSError as error:
+            return UsageError(
+                f"cannot see what virsh is doing: {error.strerror}",
+                cure="give the command as arguments",
+            )
+        return None
 
     def __call__(self) -> bool:
         return self._is_empty() and self._waits() and self._is_empty()
@@ -238,21 +271,19 @@ class _Idle:
 
     def _waits(self) -> bool:
         try:
-            with open(f"/proc/{self._child}/syscall", encoding="ascii") as file:
-                call = file.read().split()
-        except FileNotFoundError:  # it has ended
+            call = self._call()
+        except OSError:  # it has ended
             return False
-        except OSError as error:
-            raise UsageError(
-                f"cannot see what virsh is doing: {error.strerror}",
-                cure="give the command as arguments",
-            ) from error
         if len(call) < 6:  # "running"
             return False
         first, second, *others = (int(each, 16) for each in call[1:6])
         if first == 1 and second > _PAGE and not any(others):
             return True
         return second > _PAGE and others[0] > 0 and self._reads(self._child, first)
+
+    def _call(self) -> list[str]:
+        with open(f"/proc/{self._child}/syscall", encoding="ascii") as file:
+            return file.read().split()
 
     def _reads(self, process: int | str, number: int) -> bool:
         try:

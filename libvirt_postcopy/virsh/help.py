@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 
 from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.virsh.grammar import (
-    CommandLine,
     HelpWanted,
     Kind,
     Option,
@@ -29,9 +28,9 @@ KEYWORD = "postcopy"
 _COMMAND = Option("command", Kind.STRING, "name of command", is_positional=True)
 
 
-def is_for_overview(line: CommandLine) -> bool:
+def is_for_overview(words: Sequence[str]) -> bool:
     """Whether virsh lists all its commands, so that ours belong below."""
-    return line.asks_for_usage or line.words == ("help",)
+    return tuple(words) == ("help",)
 
 
 def topic(words: Sequence[str]) -> Verb | None:

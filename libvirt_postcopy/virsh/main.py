@@ -86,7 +86,7 @@ def _main(words: list[str], signals: Signals) -> int:
     line = parse_globals(words)
     if line is None:
         return _report_errors(lambda: exec_virsh(words), None)
-    if is_for_overview(line):
+    if line.asks_for_usage or is_for_overview(line.words):
         return _report_errors(lambda: _list_all(words), None)
     if not line.words:
         return _report_errors(lambda: _read_commands(words, line, signals), None)
@@ -118,7 +118,9 @@ def _commands(line: CommandLine) -> list[Command]:
 
 
 def _is_ours(words: Sequence[str]) -> bool:
-    return is_for_group(words) or topic(words) is not None or claims(words) is not None
+    if is_for_overview(words) or is_for_group(words):
+        return True
+    return topic(words) is not None or claims(words) is not None
 
 
 def _list_all(words: list[str]) -> int:
@@ -202,6 +204,8 @@ class _Ours:
         """
         ending = Ending(options, self.terminal.print)
         asked = topic(words)
+        if is_for_overview(words):
+            return _report_errors(lambda: self._list_all(ending), self.terminal)
         if is_for_group(words):
             return self._print(group(), ending)
         if asked is not None:
@@ -211,6 +215,14 @@ class _Ours:
         return _report_errors(
             lambda: self._run(verb, words, options, ending), self.terminal
         )
+
+    def can_connect(self, options: Globals) -> bool:
+        """Whether a connection can be opened; it is kept for the commands that follow."""
+        try:
+            import_module("libvirt_postcopy.virsh.daemon").connect(options)
+        except LibvirtError:
+            return False
+        return True
 
     def after(self) -> None:
         """Give the signals back that a command has caught: another one is to follow."""
@@ -239,6 +251,11 @@ class _Ours:
         )
         ending.print()
         return min(status, FAILED) if "strict-exit" in raw else status
+
+    def _list_all(self, ending: Ending) -> int:
+        status = run_virsh(["-q", "help"])
+        self._print(overview(), ending)
+        return status
 
     def _explain(self, verb: Verb, ending: Ending) -> int:
         return self._print(help_text(verb), ending)

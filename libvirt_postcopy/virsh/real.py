@@ -106,9 +106,13 @@ def passing_signals_to(child: int) -> Iterator[None]:
         with suppress(ProcessLookupError):
             os.kill(child, number)
 
+    def pass_on_unless_typed(number: int, frame: object) -> None:
+        if not _can_be_typed():
+            pass_on(number, frame)
+
     handlers: dict[int, Any] = {
-        signal.SIGINT: lambda number, frame: None,  # ignored would be inherited
-        signal.SIGQUIT: lambda number, frame: None,
+        signal.SIGINT: pass_on_unless_typed,
+        signal.SIGQUIT: pass_on_unless_typed,
         signal.SIGTERM: pass_on,
         signal.SIGHUP: pass_on,
     }
@@ -121,6 +125,20 @@ def passing_signals_to(child: int) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _can_be_typed() -> bool:
+    """Whether a terminal sends what is typed at it to us, and so to virsh."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
 
 
 def end_by(number: int) -> NoReturn:

@@ -79,6 +79,18 @@ def timeless(text: bytes) -> bytes:
     return re.sub(rb"\(Time: [0-9.]+ ms\)", b"(Time: T ms)", text)
 
 
+def children_of(process: int) -> list[int]:
+    with open(f"/proc/{process}/task/{process}/children", encoding="ascii") as file:
+        return [int(each) for each in file.read().split()]
+
+
+def catches(process: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    with open(f"/proc/{process}/status", encoding="ascii") as file:
+        [caught] = [line.split()[1] for line in file if line.startswith("SigCgt")]
+    return bool(int(caught, 16) & 1 << (number - 1))
+
+
 @pytest.fixture(scope="session")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return Pair(tmp_path_factory.mktemp("pair"))

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
 import pytest
 
-from shim.conftest import Ended, Pair
+from shim.conftest import PATIENCE_S, Ended, Pair, catches, children_of, ended
+from waiting import wait_until
 
 OURS = "migrate-start-postcopy nosuch"
 FAILS = b"failed to get domain 'nosuch'"
@@ -41,7 +48,7 @@ def test_blank_lines_are_virshs(pair: Pair) -> None:
     both = f"echo a; {OURS}; list; echo b", "echo a; domstate nosuch; list; echo b"
     shapes = []
     for string in both:
-        lines = run(pair, string).out.splitlines()
+        lines = [line for line in run(pair, string).out.splitlines() if line[:6] != b"note: "]  # fmt: skip
         shapes.append([b"error" if line[:6] == b"error:" else line for line in lines])
     theirs = [line for at, line in enumerate(shapes[1]) if line != b"error" or shapes[1][at - 1] != b"error"]  # fmt: skip
     assert shapes[0] == theirs
@@ -90,3 +97,74 @@ def test_source_that_cannot_be_reached(pair: Pair) -> None:
     words = ["virsh", "-c", "nosuch:///x", f"{OURS}; {OURS}"]
     done = pair.run(words)[1]
     assert done.status == 1 and done.out == b""
+
+
+def test_help_lists_ours_too(pair: Pair) -> None:
+    done = run(pair, "echo a; help; echo b")
+    found = places(done, b"a\n", b"Domain Management", b"keyword 'postcopy'")
+    assert found == sorted(found) and done.out.endswith(b"\nb\n") and done.status == 0
+
+
+def test_commands_of_ours_share_a_connection(pair: Pair) -> None:
+    """The test driver's domains are those of a connection, and so is what is said of a read-only one."""
+    text = "libvirt: 1 connection"
+    code = COUNT.format(text=text)
+    argv = [
+        sys.executable,
+        "-c",
+        code,
+        "-c",
+        "test:///default",
+        f"{OURS}; echo a; {OURS}",
+    ]
+    done = ended(argv, pair.environs[1], b"")
+    assert done.out.count(FAILS) == 0 and done.err.count(FAILS) == 2
+    assert done.out.splitlines()[-1] == text.encode()
+
+
+COUNT = """
+import sys, libvirt, os
+opened, open_auth = [], libvirt.openAuth
+libvirt.openAuth = lambda *args: opened.append(args) or open_auth(*args)
+sys.argv[0] = "virsh-postcopy"
+from libvirt_postcopy.virsh.main import main
+main()
+print("libvirt:", len(opened), "connection", flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_to_who_runs_a_string_reaches_virsh(
+    pair: Pair, number: signal.Signals
+) -> None:
+    """Not only what a terminal sends to both."""
+    string = "event --loop --event lifecycle; migrate-start-postcopy nosuch"
+    process = subprocess.Popen(
+        ["virsh", "-c", "test:///default", string],
+        env=pair.environs[1],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: is_in_its_loop(process.pid, pair), "the loop", PATIENCE_S)
+        process.send_signal(number)
+        said = process.communicate(timeout=PATIENCE_S)[1]
+    finally:
+        process.kill()
+        process.wait()
+    if number is signal.SIGINT:  # virsh ends its loop, and goes on
+        assert FAILS in said
+    else:
+        assert process.returncode == -number
+
+
+def is_in_its_loop(process: int, pair: Pair) -> bool:
+    """virsh catches SIGINT from then on."""
+    for child in children_of(process):
+        with suppress(OSError):
+            if os.readlink(f"/proc/{child}/exe") == os.path.realpath(pair.virsh):
+                return catches(child, signal.SIGINT)
+    return False

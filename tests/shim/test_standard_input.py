@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from shim.conftest import PATIENCE_S, Ended, Pair, timeless
+from shim.conftest import PATIENCE_S, Ended, Pair, ended, timeless
 from waiting import wait_until
 
 VIRSH = ["virsh", "-c", "test:///default"]
@@ -78,7 +79,7 @@ def test_ours_comes_in_its_turn_on_virshs_own_connection(pair: Pair) -> None:
     argv = ["bash", "-c", "virsh -c test:///default 2>&1"]
     ours, theirs = pair.run(argv, text)[1], pair.run(argv, without)[0]
     assert b"paused" in ours.out and ours.status == 0
-    said = [line for line in shape(ours.out) if not line.startswith(b"error: ")]
+    said = [line for line in shape(ours.out) if line[:6] not in (b"error:", b"note: ")]
     same = [line for line in shape(theirs.out) if not line.startswith(b"error: ")]
     assert [
         line.replace(b"migrate-start-postcopy", b"domstate") for line in said
@@ -123,6 +124,61 @@ def test_connect_counts_for_ours_too(pair: Pair) -> None:
     done = pair.run([*VIRSH], text)[1]
     assert b"read only access prevents virDomainMigrateStartPostCopy" in done.err
     assert done.out.count(b"virsh > ") == 2
+
+
+def test_connect_that_fails_changes_nothing_for_ours(pair: Pair) -> None:
+    """Else a command of ours could go to a host that virsh is not connected to."""
+    text = b"connect nosuch:///x --readonly\nmigrate-start-postcopy test\n"
+    done = pair.run([*VIRSH], text)[1]
+    assert b"not supported by the connection driver: virDomainMigrateStartPostCopy" in done.err  # fmt: skip
+    assert done.out.count(b"virsh > ") == 0
+
+
+BLIND = """
+import builtins, sys
+def open(path, *args, see=builtins.open, **more):
+    if str(path).endswith("/syscall"):
+        raise {error}
+    return see(path, *args, **more)
+builtins.open = open
+sys.argv[0] = "virsh-postcopy"
+from libvirt_postcopy.virsh.main import entry
+entry()
+"""
+
+
+@pytest.mark.parametrize(
+    "error, reason",
+    [
+        ('PermissionError(1, "Operation not permitted")', b"Operation not permitted"),
+        ('FileNotFoundError(2, "No such file or directory")', b"No such file"),
+    ],
+)
+def test_where_it_cannot_be_seen_what_virsh_does(
+    pair: Pair, error: str, reason: bytes
+) -> None:
+    """Yama may forbid it, a kernel may not have it: only our own commands are refused then, each with one error."""
+    text = b"suspend test\nmigrate-start-postcopy test\ndomstate test\nhelp postcopy\necho b\n"
+    argv = [sys.executable, "-c", BLIND.format(error=error), *VIRSH[1:]]
+    done = ended(argv, pair.environs[1], text)
+    refused = b"error: cannot see what virsh is doing: " + reason
+    lines = done.err.splitlines()
+    assert [line[: len(refused)] for line in lines] == [refused, refused]
+    assert done.status == 0 and b"paused" in done.out and b"\nb\n" in done.out
+
+
+def test_line_of_a_here_document_that_is_indented(pair: Pair) -> None:
+    text = b"\techo a\n\tmigrate-start-postcopy nosuch\n\techo b\n"
+    done = pair.run([*VIRSH], text)[1]
+    assert b"failed to get domain 'nosuch'" in done.err and b"unknown command" not in done.err  # fmt: skip
+    assert b"migrate-start-postcopy nosuch\n" in done.out and b"\nb\n" in done.out
+
+
+def test_help_lists_ours_too(pair: Pair) -> None:
+    theirs, ours = pair.run([*VIRSH], b"help\necho b\n")
+    group = ours.out.partition(b" Post-copy (help keyword 'postcopy'):\n")
+    assert group[1] and b"    postcopy-recover " in group[2] and b"\nb\n" in group[2]
+    assert theirs.out.startswith(group[0])
 
 
 def test_nothing_is_read_that_virsh_would_have_left(pair: Pair) -> None:

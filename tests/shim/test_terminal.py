@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from shim.conftest import PATIENCE_S, Ended, Pair, timeless
+from shim.conftest import PATIENCE_S, Ended, Pair, catches, children_of, timeless
 from waiting import wait_until
 
 VIRSH = ["virsh", "-c", "test:///default"]
@@ -89,9 +89,7 @@ def is_virsh(process: subprocess.Popen[bytes], pair: Pair) -> bool:
 
 def is_waiting(process: subprocess.Popen[bytes]) -> bool:
     """virsh waits for events when it has begun to catch SIGINT."""
-    with open(f"/proc/{process.pid}/status", encoding="ascii") as file:
-        [caught] = [line.split()[1] for line in file if line.startswith("SigCgt")]
-    return bool(int(caught, 16) & 1 << (signal.SIGINT - 1))
+    return catches(process.pid, signal.SIGINT)
 
 
 @pytest.mark.parametrize(
@@ -153,8 +151,3 @@ def test_signal_to_who_feeds_virsh_reaches_it(
         with suppress(OSError):
             process.stdin.close()
     assert statuses[0] == statuses[1]
-
-
-def children_of(process: int) -> list[int]:
-    with open(f"/proc/{process}/task/{process}/children", encoding="ascii") as file:
-        return [int(each) for each in file.read().split()]
