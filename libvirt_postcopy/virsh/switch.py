@@ -12,6 +12,7 @@ from libvirt_postcopy.events import Half
 from libvirt_postcopy.takeover import left_behind
 from libvirt_postcopy.vir import calls
 from libvirt_postcopy.vir.protocols import Connection, Domain
+from libvirt_postcopy.virsh.any_driver import start_postcopy
 from libvirt_postcopy.virsh.daemon import connect, find_domain, uri_of
 from libvirt_postcopy.virsh.grammar import Globals, Value
 from libvirt_postcopy.virsh.interrupts import Signals, easily_interrupted
@@ -161,7 +162,7 @@ class _Call(_Apart):
 
     def _run(self) -> None:
         try:
-            calls.start_postcopy(self._dom)
+            start_postcopy(self._dom)
         except Exception as error:
             self.error = error
             self.half = self._domain.half()

@@ -48,7 +48,9 @@ def signals() -> Iterator[Signals]:
 
 
 @pytest.fixture
-def scene(monkeypatch: pytest.MonkeyPatch, signals: Signals) -> SimpleNamespace:
+def scene(
+    monkeypatch: pytest.MonkeyPatch, signals: Signals, monitor: None
+) -> SimpleNamespace:
     """The daemon; ``call`` is what it does when the switch is sent."""
     made = SimpleNamespace(done=[], call=lambda: None, dom=FakeDomain())
     made.destination = FakeConnection(URI)
