@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from libvirt_postcopy.preflight.facts import Facts, known
+from libvirt_postcopy.preflight.facts import Facts, Unknown, known
 from libvirt_postcopy.preflight.finding import Seen, Severity, check
 
-__all__: list[str] = []
+__all__ = ["line"]
 
 
 @check(
@@ -22,3 +22,12 @@ def bindings(facts: Facts) -> Iterator[Seen]:
     evidence = known(facts.bindings)
     if evidence:
         yield Seen(evidence)
+
+
+def line(facts: Facts) -> str:
+    """Say in one line whether the C library and its binding here agree; empty where nobody has looked."""
+    found, versions = facts.bindings, facts.client
+    if isinstance(found, Unknown):
+        return "" if found.is_moot else f"C bindings: not looked at: {found.why}"
+    verdict = "see client/bindings" if found else "all that a migration calls is there"
+    return f"C bindings ({versions}): {verdict}"

@@ -223,6 +223,7 @@ class Facts:
     :ivar cpu_refusal: What it says against the guest's CPU; empty if nothing.
     :ivar userfaultfd: Whether the destination's kernel lets everybody use it, where this program runs there.
     :ivar bindings: What libvirt-python and the C library here disagree about; empty if nothing breaks a migration.
+    :ivar client: Which ones those are.
     """
 
     request: Request = field(default_factory=Request)
@@ -241,6 +242,7 @@ class Facts:
     link: Known[Link] = NOT_ASKED
     tls_files: Known[TlsFiles] = NOT_ASKED
     bindings: Known[str] = NOT_ASKED
+    client: str = ""
 
     @property
     def guest(self) -> Guest:

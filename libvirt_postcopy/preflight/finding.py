@@ -49,12 +49,14 @@ class Seen:
     """What a judge has seen; what is None is as the check says.
 
     :ivar evidence: What was seen, one line.
+    :ivar fixed_in: Empty where the versions that would mend it are there.
     """
 
     evidence: str
     severity: Severity | None = None
     cure: str | None = None
     side: str | None = None
+    fixed_in: str | None = None
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _finding(each: Check, seen: Seen) -> Finding:
         side=each.side if seen.side is None else seen.side,
         evidence=" ".join(seen.evidence.split()),
         cure=each.cure if seen.cure is None else seen.cure,
-        fixed_in=each.fixed_in,
+        fixed_in=each.fixed_in if seen.fixed_in is None else seen.fixed_in,
     )
 
 

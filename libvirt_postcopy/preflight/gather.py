@@ -19,6 +19,7 @@ from libvirt_postcopy.constants import (
 )
 from libvirt_postcopy.domxml import Guest, probe_xml, read_guest, read_host_cpu
 from libvirt_postcopy.errors import LibvirtError, NotSupportedError, PostcopyError
+from libvirt_postcopy.features import version_text
 from libvirt_postcopy.preflight import here
 from libvirt_postcopy.preflight.facts import (
     NOT_ASKED,
@@ -104,12 +105,21 @@ def gather(wanted: Gathering) -> Facts:
         source=source,
         domain=domain,
         bindings=attempt(lambda: disagreement(installed())),
+        client=_client(),
     )
     own: list[Connection] = []
     try:
         return _with_destination(facts, wanted, own)
     finally:
         vir.close_connections(own)
+
+
+def _client() -> str:
+    binding = attempt(installed)
+    if isinstance(binding, Unknown):
+        return binding.why
+    python = f"libvirt-python {binding.version}".rstrip()
+    return f"{python}, libvirt {version_text(binding.libvirt)}"
 
 
 # Hosts

@@ -8,7 +8,7 @@ from libvirt_postcopy.constants import MigrateFlags as Flags
 from libvirt_postcopy.domxml import Disk
 from libvirt_postcopy.events import Half
 from libvirt_postcopy.features import version_text
-from libvirt_postcopy.preflight.facts import CannotTell, Facts, Unknown, known
+from libvirt_postcopy.preflight.facts import CannotTell, Facts, Host, Unknown, known
 from libvirt_postcopy.preflight.finding import Seen, Severity, check
 from libvirt_postcopy.units import MIB
 
@@ -156,6 +156,7 @@ def huge_pages(facts: Facts) -> Iterator[Seen]:
     severity=ERROR,
     side="destination",
     cure="use memfd or anonymous memory, or see that memory_backing_dir in qemu.conf lies on a tmpfs",
+    fixed_in="QEMU 8.1, which refuses it before anything has moved",
 )
 def file_memory(facts: Facts) -> Iterator[Seen]:
     """Pages of a file can be delivered only on tmpfs or hugetlbfs.  QEMU from 8.1 refuses others before anything has
@@ -164,14 +165,21 @@ def file_memory(facts: Facts) -> Iterator[Seen]:
         return
     if not isinstance(facts.probe, Unknown):  # it had memory of the same kind
         if facts.probe.refuses_files:
-            yield Seen(f"memory lies in a file: {facts.probe.refusal}")
+            yield Seen(f"memory lies in a file: {facts.probe.refusal}", fixed_in="")
             return
         if facts.probe.version >= _FILES_REFUSED_EARLY:
             return
     yield Seen(
         "memory lies in a file: this fails unless the file is on tmpfs or hugetlbfs",
         severity=WARNING,
+        fixed_in="" if _refuses_files_early(facts.destination) else None,
     )
+
+
+def _refuses_files_early(there: Host | None) -> bool:
+    if there is None or isinstance(there.qemu, Unknown):
+        return False
+    return there.qemu >= _FILES_REFUSED_EARLY
 
 
 @check(
@@ -258,6 +266,7 @@ def host_devices(facts: Facts) -> Iterator[Seen]:
     severity=ERROR,
     side="source",
     cure="unmount it in the guest and detach it, or share the folder over the network",
+    fixed_in="libvirt 9.1, with a virtiofsd that can move its state",
 )
 def virtiofs(facts: Facts) -> Iterator[Seen]:
     """libvirt 9.0 and older refuses to migrate a guest with virtiofs; newer ones do if virtiofsd can move its state."""
@@ -267,6 +276,7 @@ def virtiofs(facts: Facts) -> Iterator[Seen]:
         yield Seen(
             f"the guest has a virtiofs folder '{device.name}', and libvirt is {version_text(libvirt)}",
             severity=ERROR if is_sure else WARNING,
+            fixed_in=None if is_sure else "",
         )
 
 

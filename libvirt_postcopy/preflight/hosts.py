@@ -11,6 +11,7 @@ from libvirt_postcopy.preflight.facts import (
     CannotTell,
     DomainThere,
     Facts,
+    Host,
     Unknown,
     known,
 )
@@ -198,13 +199,16 @@ def _passed_through(facts: Facts) -> Iterator[Seen]:
     severity=ERROR,
     side="destination",
     cure=explain("Userfaultfd not available").cure,
+    fixed_in="libvirt 10.1 with QEMU 8.0, where QEMU may open /dev/userfaultfd",
 )
 def userfaultfd(facts: Facts) -> Iterator[Seen]:
     """QEMU waits for pages with the kernel's userfaultfd.  Where it may not use it, it refuses post-copy when it is asked
     to receive a guest; Debian, for one, forbids it until somebody allows it."""
     if not isinstance(facts.probe, Unknown):
         if facts.probe.refusal and not facts.probe.refuses_files:
-            yield Seen(explain(facts.probe.refusal).what)
+            has_device = _has_device(facts.the_destination)
+            what = explain(facts.probe.refusal).what
+            yield Seen(what, fixed_in="" if has_device else None)
         return
     if isinstance(facts.userfaultfd, Unknown):
         raise CannotTell(facts.probe)
@@ -212,14 +216,23 @@ def userfaultfd(facts: Facts) -> Iterator[Seen]:
         yield Seen(
             f"vm.unprivileged_userfaultfd is 0 there{_device(facts)}; a QEMU that runs as root needs neither",
             severity=WARNING,
+            fixed_in="" if _has_device(facts.the_destination) else None,
         )
+
+
+def _has_device(host: Host) -> bool:
+    """Whether its QEMU uses /dev/userfaultfd, and its libvirt hands that out."""
+    libvirt, qemu = host.libvirt, host.qemu
+    if isinstance(libvirt, Unknown) or isinstance(qemu, Unknown):
+        return False
+    return libvirt >= _DEVICE_GIVEN and qemu >= _DEVICE_USED
 
 
 def _device(facts: Facts) -> str:
     """What is left where the kernel does not let everybody use it."""
     host = facts.the_destination
     libvirt, qemu = known(host.libvirt), known(host.qemu)
-    if libvirt >= _DEVICE_GIVEN and qemu >= _DEVICE_USED:
+    if _has_device(host):
         return ": QEMU needs access to /dev/userfaultfd"
     return f", and libvirt {version_text(libvirt)} with QEMU {version_text(qemu)} does not use /dev/userfaultfd"
 

@@ -28,6 +28,7 @@ class Report:
     :ivar destination: URI of the destination, empty where there is none.
     :ivar findings: The worst first.
     :ivar checks: What has become of each check, by its id.
+    :ivar bindings: One line about the C bindings of this client; empty where nobody has looked.
     """
 
     domain: str = ""
@@ -35,6 +36,7 @@ class Report:
     destination: str = ""
     findings: tuple[Finding, ...] = ()
     checks: Mapping[str, Verdict] = field(default_factory=dict)
+    bindings: str = ""
 
     def __post_init__(self) -> None:
         worst_first = sorted(
@@ -73,7 +75,8 @@ class Report:
 
     def __str__(self) -> str:
         """The table that the programs print."""
-        return "\n".join([self._title(), *self._rows(), "", self.summary()])
+        end = ["", *_wrap(self.bindings, ""), self.summary()]
+        return "\n".join([self._title(), *self._rows(), *end])
 
     def _title(self) -> str:
         of = f" of domain '{self.domain}'" if self.domain else ""
@@ -112,6 +115,7 @@ class Report:
             "source": self.source,
             "destination": self.destination or None,
             "ok": self.is_ok,
+            "bindings": self.bindings or None,
             "findings": [_as_json(each) for each in self.findings],
             "checks": {id: verdict.value for id, verdict in self.checks.items()},
         }

@@ -86,6 +86,7 @@ def parallel(facts: Facts) -> Iterator[Seen]:
             "VIR_MIGRATE_PARALLEL is asked for: multifd with postcopy-preempt was seen to stand still"
             " (libvirt 12.8, QEMU 11.1); it could be aborted",
             severity=WARNING,
+            fixed_in="",
         )
 
 
@@ -94,6 +95,7 @@ def parallel(facts: Facts) -> Iterator[Seen]:
     severity=ERROR,
     side="source",
     cure="leave out --compressed, or compress with xbzrle",
+    fixed_in="QEMU 5.0 to 9.0, without postcopy-preempt",
 )
 def compression(facts: Facts) -> Iterator[Seen]:
     """Multi-threaded compression does not go with post-copy in QEMU before 5.0 and is gone from QEMU 9.1; between
@@ -106,6 +108,7 @@ def compression(facts: Facts) -> Iterator[Seen]:
             "VIR_MIGRATE_COMPRESSED is asked for: after the switch nothing is compressed",
             severity=NOTE,
             cure="",
+            fixed_in="",
         )
         return
     yield from _multithreaded(known(facts.source.qemu), known(facts.source.libvirt))
@@ -119,10 +122,12 @@ def _methods(facts: Facts) -> list[str]:
 def _multithreaded(qemu: int, libvirt: int) -> Iterator[Seen]:
     text = f"compression method mt is asked for, and QEMU is {version_text(qemu)}"
     if not _COMPRESS_ACCEPTED <= qemu < _COMPRESS_GONE:
-        yield Seen(text)
+        yield Seen(text, fixed_in="" if qemu >= _COMPRESS_GONE else None)
     elif qemu >= _PREEMPT_KNOWN and libvirt >= _PREEMPT:
         yield Seen(
-            f"{text}, which refuses it beside postcopy-preempt", severity=WARNING
+            f"{text}, which refuses it beside postcopy-preempt",
+            severity=WARNING,
+            fixed_in="",
         )
 
 

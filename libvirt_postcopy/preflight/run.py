@@ -107,6 +107,7 @@ def judge(facts: Facts, domain: str = "") -> Report:
         destination=there.uri if there is not None else "",
         findings=tuple(findings),
         checks=verdicts,
+        bindings=client.line(facts),
     )
 
 

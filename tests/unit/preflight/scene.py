@@ -78,6 +78,7 @@ GOOD = Facts(
     link=Link("b", True, 49152, ""),
     tls_files=TlsFiles("/etc/pki/qemu", ()),
     bindings="",
+    client="libvirt-python 11.3.0, libvirt 11.3.0",
 )
 
 

@@ -107,6 +107,14 @@ def test_memory_in_a_file(probe: Any) -> None:
     assert found.severity is WARNING and "tmpfs" in found.evidence
 
 
+@pytest.mark.parametrize("qemu, is_told", [(8_000_000, True), (8_001_000, False), (Unknown("?"), True)])  # fmt: skip
+def test_memory_in_a_file_fails_late_before_qemu_8_1(qemu: Any, is_told: bool) -> None:
+    facts = destination(replace(IN_A_FILE, probe=Unknown("not probed")), qemu=qemu)
+    assert ("QEMU 8.1" in one("guest/file-memory", facts).fixed_in) is is_told
+    alone = replace(facts, destination=None)
+    assert one("guest/file-memory", alone).fixed_in
+
+
 def test_memory_in_a_file_that_qemu_refuses() -> None:
     """What it says counts, not its number: fixes are carried to older ones."""
     facts = replace(IN_A_FILE, probe=Probe(8_000_000, CAPABILITIES, NO_TMPFS))
@@ -181,6 +189,7 @@ def test_virtiofs(libvirt: int, severity: Severity) -> None:
     facts = source(guest(devices=(Device("virtiofs", "home"),)), libvirt=libvirt)
     found = one("guest/virtiofs", facts)
     assert found.severity is severity and "'home'" in found.evidence
+    assert ("libvirt 9.1" in found.fixed_in) is (severity is ERROR)
 
 
 # Disks

@@ -216,6 +216,7 @@ def test_kernel_that_forbids_it(libvirt: int, qemu: int, words: str) -> None:
     facts = replace(GOOD, userfaultfd=False, probe=NO_PROBE)
     found = one("destination/userfaultfd", destination(facts, libvirt=libvirt, qemu=qemu))  # fmt: skip
     assert found.severity is WARNING and words in found.evidence
+    assert bool(found.fixed_in) is ("does not use" in words)
 
 
 def test_kernel_that_allows_it_to_everybody() -> None:

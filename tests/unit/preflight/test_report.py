@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
-from libvirt_postcopy.preflight.facts import Facts
+from libvirt_postcopy.preflight.facts import Facts, Unknown
 from libvirt_postcopy.preflight.finding import Finding, Severity, Verdict
 from libvirt_postcopy.preflight.report import Report
 from libvirt_postcopy.preflight.run import judge
@@ -37,6 +38,7 @@ REPORT = Report(
     "qemu+tls://b.example/system",
     FINDINGS,
     {"guest/disks": Verdict.UNKNOWN, "guest/paused": Verdict.CLEAR},
+    "C bindings (libvirt-python 11.3.0, libvirt 11.3.0): all that a migration calls is there",
 )
 
 
@@ -126,3 +128,20 @@ def broken(**changes: Any) -> dict[str, Any]:
 )
 def test_what_is_no_report(wrong: dict[str, Any]) -> None:
     assert not Draft202012Validator(SCHEMA).is_valid(wrong)
+
+
+@pytest.mark.parametrize(
+    "found, line",
+    [
+        ("", "C bindings (libvirt-python 11.3.0, libvirt 11.3.0): all that a migration calls is there"),
+        ("virDomainMigrate3: gone", "C bindings (libvirt-python 11.3.0, libvirt 11.3.0): see client/bindings"),
+        (Unknown("no library"), "C bindings: not looked at: no library"),
+        (Unknown("not asked", is_moot=True), ""),
+    ],
+)  # fmt: skip
+def test_bindings_are_one_line_whatever_they_are(found: Any, line: str) -> None:
+    report = judge(replace(GOOD, bindings=found))
+    assert report.bindings == line
+    assert str(report).splitlines().count(line) == 1
+    ids = [each.id for each in report.findings if not each.is_unknown]
+    assert ("client/bindings" in ids) is ("see" in line)

@@ -48,6 +48,7 @@ def test_parallel_needs_a_new_qemu_there_too() -> None:
 def test_parallel_with_preempt_is_a_warning() -> None:
     facts = both_qemus(10_001_000, PARALLEL)
     assert one("request/parallel", facts).severity is WARNING
+    assert one("request/parallel", facts).fixed_in == "", "they have that version"
     assert one("request/parallel", source(facts, libvirt=10_000_000))
     assert seen("request/parallel", source(facts, libvirt=9_010_000)) == []
 
@@ -71,6 +72,7 @@ def test_multithreaded_compression(
     facts = asked(Flags.VIR_MIGRATE_COMPRESSED, compression=methods)
     found = seen("request/compression", source(facts, qemu=qemu, libvirt=libvirt))
     assert [each.severity for each in found] == [severity] * (severity is not None)
+    assert all(bool(each.fixed_in) is (qemu < 5_000_000) for each in found)
 
 
 @pytest.mark.parametrize("params", [{}, {"compression": "xbzrle"}])
