@@ -52,6 +52,7 @@ class Tool:
 
 _SOURCE = ("-c", "qemu+tcp://a/system")
 _LIVE = ("migrate", "--live", "--postcopy", "--postcopy-bandwidth", "16")
+_PATIENCE = ("--postcopy-recover", "80s")
 _OURS = str(VENV / "virsh-postcopy")
 
 TOOLS: Mapping[str, Tool] = {
@@ -59,9 +60,9 @@ TOOLS: Mapping[str, Tool] = {
     for tool in (
         Tool(
             "virsh-postcopy",
-            (_OURS, *_SOURCE, *_LIVE),
+            (_OURS, *_SOURCE, *_LIVE, *_PATIENCE),
             ("--postcopy-policy", "after-precopy:3"),
-            (_OURS, *_SOURCE, "postcopy-attach"),
+            (_OURS, *_SOURCE, "postcopy-attach", *_PATIENCE),
         ),
         Tool(
             "virsh",
@@ -120,9 +121,13 @@ def run_cell(lab: Lab, tool: Tool, cell: Cell) -> Outcome:
     """Migrate, inject, and look; again where the fault came too late."""
     for _ in range(ATTEMPTS):
         outcome = _attempt(lab, tool, cell)
-        if not outcome.not_injected:
+        if outcome.not_injected != _late(cell):
             break
     return outcome
+
+
+def _late(cell: Cell) -> str:
+    return f"it came after '{cell.moment.value}'"
 
 
 def _attempt(lab: Lab, tool: Tool, cell: Cell) -> Outcome:
@@ -189,7 +194,7 @@ def _inject(scene: Scene, cell: Cell, client: _Client) -> str:
         fault.mend(scene)
     except (NotInjected, TimeoutError) as error:
         return str(error)
-    return f"it came after '{cell.moment.value}'" if is_late else ""
+    return _late(cell) if is_late else ""
 
 
 @contextmanager

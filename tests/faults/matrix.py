@@ -121,6 +121,34 @@ DEFECTS = (
         (_SOCKETS,),
     ),
     Defect(
+        "QEMU before 10.2 cannot go back to the source once that has switched, and a destination that has not got all"
+        " of the devices' state by then cannot be resumed: it ends, or waits for ever",
+        "QEMU",
+        (2, 5),
+        (10, 2),
+        (Moment.SWITCH,),
+        (_SOCKETS, _BLACK_HOLE, _PAUSE),
+    ),
+    Defect(
+        "QEMU before 10.2 cannot go back to the source once that has switched, and libvirt destroys the destination's"
+        " half if the call that would start it does not come",
+        "QEMU",
+        (2, 5),
+        (10, 2),
+        (Moment.SWITCH,),
+        (_CUT, "destination's daemon killed"),
+    ),
+    Defect(
+        "QEMU before 10.2 cannot go back to the source once that has switched, and without the client that manages it"
+        " libvirt destroys the destination's half before it runs; --p2p survives",
+        "QEMU",
+        (2, 5),
+        (10, 2),
+        (Moment.SWITCH,),
+        (_CLIENT,),
+        ways=(False,),
+    ),
+    Defect(
         "libvirt 11.2.0 to 11.3.0 crash when a migration is resumed through them, so it is never tried and both"
         " halves are kept; 11.4.0 can",
         "libvirt",
