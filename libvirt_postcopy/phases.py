@@ -279,11 +279,16 @@ def whereabouts(here: Half, there: Half) -> Place:
 
     While a half is on either side, the guest is nowhere else: an ordinary domain on the other side is
     then one that was stopped for reasons of its own, or that was there before.
+
+    A destination whose source is gone lacks memory if it has noticed the break; if it has not, it may have all
+    of it and not have said so yet.
     """
     if here in _HALVES:
         return Place.LOST if there in _OVER else Place.SPLIT
     if there in _HALVES:
-        return Place.LOST if here in _OVER else Place.SPLIT
+        if here not in _OVER:
+            return Place.SPLIT
+        return Place.LOST if there is Half.SPLIT_FAILED else Place.UNKNOWN
     if here is Half.WHOLE or (here is Half.MIGRATING and there in _OVER):
         return Place.SOURCE
     if here in _OVER and there is Half.WHOLE:

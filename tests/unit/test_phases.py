@@ -501,8 +501,8 @@ whole       src    src        SPL    SPL     src       src   src
 migrating   -      -          SPL    SPL     src       src   -
 split       SPL    SPL        SPL    SPL     los       los   SPL
 failed      SPL    SPL        SPL    SPL     los       los   SPL
-inactive    dst    -          los    los     los       los   -
-gone        dst    -          los    los     los       los   -
+inactive    dst    -          -      los     los       los   -
+gone        dst    -          -      los     los       los   -
 unknown     -      -          SPL    SPL     -         -     -
 """
 

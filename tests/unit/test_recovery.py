@@ -100,8 +100,8 @@ ELSEWHERE = """
             whole        migrating    split        failed       inactive  gone  unknown
 whole       over         over         unclear      unclear      over      over  over
 migrating   unclear      unclear      unclear      unclear      over      over  unclear
-inactive    over         unclear      gone         gone         gone      gone  unclear
-gone        over         unclear      gone         gone         gone      gone  unclear
+inactive    over         unclear      unclear      gone         gone      gone  unclear
+gone        over         unclear      unclear      gone         gone      gone  unclear
 unknown     unreachable  unreachable  unreachable  unreachable  unreachable  unreachable  unreachable
 """
 NAMES = dict(
