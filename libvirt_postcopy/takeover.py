@@ -312,7 +312,8 @@ def _doubts(driver: AttachedDriver, entry: Entry | None, is_told: bool) -> list[
     if entry is None and not is_told:
         doubts.append(
             "no journal tells how it was started: if it breaks it is resumed without its other options (--tls,"
-            " --migrateuri), and what they ask for at its end (--persistent, --undefinesource) is for you to do"
+            " --migrateuri), and what they ask for at its end (--persistent, --undefinesource) is for you to do,"
+            " unless you name them here"
         )
     if entry is not None and entry.held_back:
         names = ", ".join(entry.held_back)
