@@ -118,8 +118,8 @@ class Texts:
         is_here, is_there = (half in _HALVES for half in error.halves)
         if is_here:
             return (
-                f"its half on the destination, {there}, is gone with its newest memory,"
-                f" and what is left on the source, {here}, cannot run without it"
+                f"its half on the destination, {there}, is gone,"
+                f" and what is left on the source, {here}, cannot go on"
             )
         if is_there:
             return (
