@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Union
+from uuid import uuid4
 
 import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.constants import CLIENT_SIDE_FLAGS, MigrateFlags
@@ -328,20 +329,25 @@ def start(
     flags_for_libvirt = without_flags(wanted, MigrateFlags.VIR_MIGRATE_PEER2PEER)
     limit = bandwidth_of(recover_bandwidth)
     if choice.driver == "qemu":
-        # No journal: nobody could take such a migration over from what libvirt tells of it.
+        target = _managed(target, peer2peer, wanted)
+    facts = facts_of(dom, target, wanted, params or {}, chosen, patience_s)
+    if choice.driver == "qemu":
+        run = uuid4().hex
+        journal = Journal(replace(facts, driver="qemu", run=run))
         carrier = QemuDriver(
             dom,
-            _managed(target, peer2peer, wanted),
+            target,
             params or {},
             flags_for_libvirt,
             opener,
             wishes=wishes,
             recover_bandwidth=limit,
+            run=run,
+            journal=journal,
         )
-        return begin(
-            Runner(carrier, chosen, observer, patience_s), carrier, choice.reason
-        )
-    journal = Journal(facts_of(dom, target, wanted, params or {}, chosen, patience_s))
+        runner = Runner(carrier, chosen, observer, patience_s, journal=journal)
+        return begin(runner, carrier, choice.reason)
+    journal = Journal(facts)
     native_class: Callable[..., NativeDriver] = NativeDriver
     if wishes is not None and wishes.needs_second_monitor:
         native_class = partial(AssistedDriver, wishes=wishes)

@@ -9,7 +9,8 @@ kernel lets go of it whatever ends the client, so nobody has to guess from proce
 
 Records: ``start`` before the migrate call is made (again if the client comes to manage it after all), ``attach``
 when another client takes over, ``armed`` when pre-copy begins and a switch may be sent from now on, ``switch`` when
-one was accepted, ``pause`` and ``resume`` before those calls, ``end``.
+one was accepted, ``pause`` and ``resume`` before those calls, ``runs`` when the driver ``qemu`` has seen
+the destination's vCPUs run, ``end``.
 
 A thread of its own writes, and brings each record to the disk.  Only what must be there before a call that cannot be
 taken back is waited for, and not for long.  ``armed`` is such a record; it is written so early that a switch finds it
@@ -43,6 +44,7 @@ from libvirt_postcopy.constants import MigrateParam
 from libvirt_postcopy.events import (
     PassSeen,
     Place,
+    Resumed,
     Side,
     StatsSeen,
     StatusSeen,
@@ -103,6 +105,8 @@ class Facts:
     :ivar destination: URI; None where it is not known.
     :ivar policy: As it is typed.
     :ivar recover_s: How long a broken migration is tried to be resumed.
+    :ivar driver: How it is carried out: ``native`` or ``qemu``.
+    :ivar run: What the domain is marked with that the driver ``qemu`` has created on the destination.
     """
 
     name: str
@@ -115,6 +119,8 @@ class Facts:
     params: Mapping[str, Any] = field(default_factory=dict)
     policy: str = "manual"
     recover_s: float = 0.0
+    driver: str = "native"
+    run: str = ""
 
 
 # Secrets
@@ -216,6 +222,7 @@ class Journal:
         self._is_broken = False
         self._armed: _Order | None = None  # that a switch may be sent
         self._asked: Switch | None = None
+        self._runs_there = False
         self._resumes = 0
 
     def hold(self) -> bool:
@@ -271,6 +278,14 @@ class Journal:
             self._write("switch", {"reason": asked.reason, "attempt": asked.attempt})
         elif _begins_precopy(what):
             self._begin()
+        elif what == Resumed(Side.DESTINATION):
+            self._see_running()
+
+    def _see_running(self) -> None:
+        """Only of the driver ``qemu``: in its own migrations libvirt knows that itself."""
+        if self._facts.driver == "qemu" and not self._runs_there:
+            self._runs_there = True
+            self._write("runs", {})
 
     def end(self, guest: Place, phase: Phase, given_up: str = "") -> None:
         """Note the end, and let go of the file."""
@@ -455,6 +470,7 @@ class Entry:
     :ivar end: Where the guest was at the end; None if no client saw the end.
     :ivar held_back: Parameters whose values are not written down.
     :ivar is_held: A client drives it now.
+    :ivar has_run_there: The destination's vCPUs were seen to run.
     """
 
     path: Path
@@ -464,6 +480,7 @@ class Entry:
     end: Place | None = None
     held_back: tuple[str, ...] = ()
     is_held: bool = False
+    has_run_there: bool = False
 
     @property
     def is_over(self) -> bool:
@@ -570,25 +587,37 @@ def _take(entry: Entry | None, path: Path, record: Mapping[str, Any]) -> Entry |
         began = _seconds(record["time"]) if entry is None else entry.began
         held_back = tuple(map(str, record.get("params_held_back", ())))
         pid = int(record["pid"])
-        return Entry(path, _facts(record), began, pid, None, held_back)
+        has_run = entry is not None and entry.has_run_there
+        facts = _facts(record)
+        return Entry(path, facts, began, pid, None, held_back, has_run_there=has_run)
     if entry is None:
         return None
     if kind == "resume":
         facts = replace(entry.facts, is_peer2peer=bool(record["is_peer2peer"]))
         return replace(entry, facts=facts, end=None)
+    if kind == "runs":
+        return replace(entry, has_run_there=True)
     if kind == "end":
         return replace(entry, end=Place(record["guest"]))
     return entry
 
 
+_LATE = frozenset(("driver", "run"))  # in no journal before the driver qemu had one
+
+
 def _facts(record: Mapping[str, Any]) -> Facts:
-    facts = Facts(**{each.name: record[each.name] for each in fields(Facts)})
+    told = {
+        each.name: record[each.name]
+        for each in fields(Facts)
+        if each.name in record or each.name not in _LATE
+    }
+    facts = Facts(**told)
     is_right = (
         isinstance(facts.name, str)
         and isinstance(facts.uuid, str)
         and isinstance(facts.params, dict)
         and isinstance(facts.flags, int)
-        and isinstance(facts.policy, str)
+        and all(isinstance(it, str) for it in (facts.policy, facts.driver, facts.run))
         and isinstance(facts.recover_s, (int, float))
         and all(
             it is None or isinstance(it, str)

@@ -26,6 +26,7 @@ from libvirt_postcopy.api import (
 from libvirt_postcopy.constants import CLIENT_SIDE_FLAGS, MigrateFlags
 from libvirt_postcopy.drivers.attached import AttachedDriver
 from libvirt_postcopy.drivers.native import Target
+from libvirt_postcopy.drivers.picked_up import PickedUpDriver
 from libvirt_postcopy.drivers.runner import Observer, Runner
 from libvirt_postcopy.errors import LibvirtError, StateError, UsageError
 from libvirt_postcopy.events import Half, Side
@@ -71,8 +72,15 @@ def attach(
     :raises LibvirtError: If the source's daemon does not answer.
     """
     patience_s, limit = patience_of(recover), bandwidth_of(recover_bandwidth)
-    _require_source(dom)
     left = left_behind(dom)
+    qemus = left.entry if left.entry and left.entry.facts.driver == "qemu" else None
+    if qemus is None:
+        _require_source(dom)
+    elif shadow:
+        raise UsageError(
+            "a migration of the driver qemu cannot be watched only: libvirt tells nothing of it",
+            cure="leave out --shadow",
+        )
     if left.driver and not shadow:
         raise _driven(dom, left.driver)
     entry = left.entry
@@ -84,19 +92,25 @@ def attach(
     journal = None
     if not shadow:
         facts = facts_of(dom, target, wanted, known_params or {}, chosen, patience_s)
-        journal = Journal(replace(facts, source_host=left.source_host), entry)
+        facts = replace(facts, source_host=left.source_host)
+        if qemus is not None:
+            facts = replace(facts, driver="qemu", run=qemus.facts.run)
+        journal = Journal(facts, entry)
         if not journal.hold():
             raise _driven(dom, entry.pid if entry else 0)
         journal.attach()
-    driver = AttachedDriver(
-        dom,
-        target,
-        known_params or {},
-        wanted,
-        partial(vir.open_connection, open_=connect),
-        recover_bandwidth=limit,
-        journal=journal,
-    )
+    call = (dom, target, known_params or {}, wanted, partial(vir.open_connection, open_=connect))  # fmt: skip
+    options: dict[str, Any] = {"recover_bandwidth": limit, "journal": journal}
+    if qemus is not None:
+        picked_up = PickedUpDriver(
+            *call,
+            **options,
+            run=qemus.facts.run,
+            has_run_there=qemus.has_run_there,
+        )
+        runner = Runner(picked_up, chosen, observer, patience_s, journal=journal)
+        return begin(runner, picked_up, "as it was begun")
+    driver = AttachedDriver(*call, **options)
     runner = Runner(
         driver, chosen, observer, patience_s, journal=journal, is_shadow=shadow
     )

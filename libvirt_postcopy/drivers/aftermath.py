@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Any
 
 import libvirt_postcopy.vir.calls as vir
-from libvirt_postcopy import incoming
 from libvirt_postcopy.constants import MigrateFlags
 from libvirt_postcopy.drivers.course import Course, UsersPause
 from libvirt_postcopy.drivers.ends import End, half_of_destination, within
@@ -270,11 +269,8 @@ class Aftermath:
 
     def _destroy_there(self) -> None:
         with self._destination.seat.domain() as dom:
-            if self._setup.creation is Creation.DONE or self._is_ours(dom):
+            if self._setup.creation is Creation.DONE or self._setup.has_made(dom):
                 monitor.destroy(dom, "destination")
-
-    def _is_ours(self, dom: Domain) -> bool:
-        return incoming.is_made_by(self._setup.run, monitor.live_xml(dom))
 
     # The source
 

@@ -146,6 +146,14 @@ class UsersPause:
         with self._source.pause_seat.domain() as dom:
             self._is_on = monitor.is_paused(dom)
 
+    def read_on_the_way(self) -> None:
+        """See how it is during the migration.
+
+        :raises PostcopyError: If the source's daemon does not say.
+        """
+        with self._source.pause_seat.domain() as dom:
+            self._is_on = monitor.is_paused_by_others(dom)
+
     def hear(self, event: Event) -> None:
         """Take an event of the source."""
         with self._answered:

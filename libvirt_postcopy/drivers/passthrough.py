@@ -14,7 +14,8 @@ both QEMUs say ``completed``; then the source's shell is destroyed (``aftermath`
 after the switch.  One way leads back from there: if the destination has ended before the guest ran, all of its memory
 is on the source.  A migration that breaks gets a new channel (``rejoin``).
 
-The client is needed until the end: nobody else starts the destination's vCPUs, or removes the source's shell.
+The client is needed until the end: nobody else starts the destination's vCPUs, or removes the source's shell.  What it
+has left, if it was killed, another one picks up (``picked_up``).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -38,7 +40,7 @@ from libvirt_postcopy.drivers.rejoin import Rejoin
 from libvirt_postcopy.drivers.runner import Sink
 from libvirt_postcopy.drivers.setup import Order, Setup
 from libvirt_postcopy.drivers.wishes import Wishes, check_flags, check_params
-from libvirt_postcopy.errors import PostcopyError
+from libvirt_postcopy.errors import LibvirtError, PostcopyError
 from libvirt_postcopy.events import (
     AbortRefused,
     Ended,
@@ -57,6 +59,7 @@ from libvirt_postcopy.events import (
     SwitchNotSeen,
     SwitchRefused,
 )
+from libvirt_postcopy.journal import Journal
 from libvirt_postcopy.phases import Status
 from libvirt_postcopy.qmp.commands import CommandError, MonitorError
 from libvirt_postcopy.stats import Stats
@@ -86,6 +89,8 @@ class QemuDriver:
     :param params: Typed parameters of ``virDomainMigrate3``; likewise.
     :param connect: Opens the connections of ours.
     :param recover_bandwidth: Post-copy's limit in MiB/s from the first recovery on; None keeps the one before.
+    :param run: A name that no other run has, for what is created on the destination.
+    :param journal: Is told of each call before it is made.
     """
 
     name = "qemu"
@@ -102,6 +107,8 @@ class QemuDriver:
         *,
         wishes: Wishes | None = None,
         recover_bandwidth: int | None = None,
+        run: str = "",
+        journal: Journal | None = None,
     ) -> None:
         check_flags(flags)
         check_params(params)
@@ -114,7 +121,9 @@ class QemuDriver:
             flags=flags,
             params=dict(params),
             wishes=wishes or Wishes(),
+            run=run or uuid.uuid4().hex,
         )
+        self._journal = journal
         here = vir.uri_of(source)
         self._source = End(Side.SOURCE, order.uuid, here, connect, source)
         self._destination = End(Side.DESTINATION, order.uuid, there, connect, given)
@@ -162,6 +171,8 @@ class QemuDriver:
         silence = self._pulse.silence()
         if silence:
             return SwitchHeld(silence)
+        if self._journal is not None:
+            self._journal.arm()
         try:
             self._source.control.start_postcopy()
         except CommandError as error:
@@ -257,6 +268,8 @@ class QemuDriver:
         """Make both QEMUs break the migration."""
         if self._rejoin is None:
             return PauseRefused("nothing has been sent yet")
+        if self._journal is not None:
+            self._journal.pause()
         try:
             self._rejoin.break_both()
         except PostcopyError as error:
@@ -320,14 +333,8 @@ class QemuDriver:
         setup.start_destination()
         uri = setup.listen()
         setup.set_up_source()
-        self._rejoin = Rejoin(
-            self._source,
-            self._destination,
-            self._course,
-            setup.channel,
-            is_frail=setup.is_frail,
-            bandwidth=self._recover_bandwidth,
-        )
+        self._prepare_rejoin()
+        self._note_start()
         with self._sending:
             if self._is_abandoned:
                 raise PostcopyError("aborted before anything was started")
@@ -338,8 +345,28 @@ class QemuDriver:
         self._has_begun = True
         self._land()
 
+    def _prepare_rejoin(self) -> None:
+        self._rejoin = Rejoin(
+            self._source,
+            self._destination,
+            self._course,
+            self._setup.channel,
+            is_frail=self._setup.is_frail,
+            bandwidth=self._recover_bandwidth,
+        )
+
+    def _note_start(self) -> None:
+        if self._journal is None:
+            return
+        host = None
+        with suppress(LibvirtError), self._source.host.line() as connection:
+            host = vir.host_uuid(connection)
+        self._journal.start(source_host=host, is_peer2peer=False)
+
     def _go_on(self) -> None:
         assert self._rejoin is not None, "nothing is resumed that was not sent"
+        if self._journal is not None:
+            self._journal.resume(is_peer2peer=False)
         self._rejoin.go_on(self._landing)
         self._conclude()
 

@@ -6,7 +6,6 @@ Capabilities and parameters are set on both and read back, and what was changed 
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -63,6 +62,10 @@ _RELEASE_RAM_IN_POSTCOPY = 3_000_000
 """QEMU before it crashes: 2.12.1's source with a segmentation fault in post-copy, each time."""
 
 
+_GIVEN_BACK = "release-ram is on: the source has given the memory back"
+_NO_PORT = "this QEMU does not tell at which port it waits (4.0 and later do)"
+
+
 class Creation(Enum):
     """What is known of the domain on the destination that waits for the guest."""
 
@@ -76,6 +79,7 @@ class Order:
     """What was asked for.
 
     :ivar there: The destination's URI; None where there is only a connection.
+    :ivar run: Its name in the XML of what it creates.
     """
 
     uuid: str
@@ -84,6 +88,7 @@ class Order:
     flags: MigrateFlags
     params: Mapping[str, Any]
     wishes: Wishes
+    run: str
 
     def param(self, name: str) -> Any:
         """One of libvirt's typed parameters; None where it was not given."""
@@ -93,7 +98,6 @@ class Order:
 class Setup:
     """Prepares one migration, step by step.
 
-    :ivar run: The name of this run in the XML of what it creates.
     :ivar channel: Where the stream goes; from :meth:`connect` on.
     :ivar persistent: What is to be defined on the destination; None for nothing.
     :ivar obstacle: Why the migration could not be resumed if it broke; empty where it could.
@@ -107,7 +111,6 @@ class Setup:
         self._xml = ""
         self._tls = Tls(False, "")
         self._wanted_here: dict[str, bool] = {}
-        self.run = uuid.uuid4().hex
         self.channel = Channel()
         self.creation = Creation.NONE
         self.persistent: str | None = None
@@ -144,7 +147,7 @@ class Setup:
     def _check_release_ram(self) -> None:
         if not self._order.wishes.release_ram:
             return
-        self.obstacle = "release-ram is on: the source has given the memory back"
+        self.obstacle = _GIVEN_BACK
         if not self._order.flags & MigrateFlags.VIR_MIGRATE_POSTCOPY:
             return
         version = self._source.control.version()
@@ -189,8 +192,51 @@ class Setup:
     def connect(self) -> None:
         """Reach the destination, and choose the addresses.
 
-        :raises PostcopyError: If it cannot be reached, or is the source.
+        :raises PostcopyError: If it cannot be reached, is the source, or has the domain already.
         """
+        order = self._order
+        self._reach()
+        with self._destination.host.line() as there:
+            if vir.find_domain(there, order.uuid) is not None:
+                raise StateError(
+                    f"the destination has a domain '{order.name}' already",
+                    side="destination",
+                    cure="remove it there only if it is not this guest's other half",
+                )
+
+    def pick_up(self) -> None:
+        """Find what a client that is gone has set up.
+
+        :raises PostcopyError: If a host cannot be reached, or there is nothing of that run.
+        """
+        self._reach()
+        with self._destination.host.line() as there:
+            dom = vir.find_domain(there, self._order.uuid)
+            if dom is None or not self.has_made(dom):
+                raise StateError(
+                    "the destination has no domain that this migration has created",
+                    side="destination",
+                    cure="look for the guest on both hosts before anything is done to it",
+                )
+        self.creation = Creation.DONE
+        here = self._source.control.capabilities()
+        self.is_frail = "postcopy-preempt" not in here
+        if here.get("release-ram"):
+            self.obstacle = _GIVEN_BACK
+        if not _tells_port(self._source.control):
+            self.obstacle = _NO_PORT
+        with self._source.seat.domain() as dom:
+            self._xml = monitor.migratable_xml(dom)
+            self.persistent = self._persistent_xml(dom)
+
+    def has_made(self, dom: Domain) -> bool:
+        """Whether this run has created a domain of the destination.
+
+        :raises PostcopyError: If that cannot be seen.
+        """
+        return incoming.is_made_by(self._order.run, monitor.live_xml(dom))
+
+    def _reach(self) -> None:
         host, order = self._destination.host, self._order
         if host.can_be_reached_anew:
             host.renew()
@@ -201,12 +247,6 @@ class Setup:
                     "source and destination are the same host",
                     side="destination",
                     cure="name another host; two daemons on one machine need different host_uuid",
-                )
-            if vir.find_domain(there, order.uuid) is not None:
-                raise StateError(
-                    f"the destination has a domain '{order.name}' already",
-                    side="destination",
-                    cure="remove it there only if it is not this guest's other half",
                 )
             name = host_of(order.there) or monitor.hostname(there)
         uri = order.param(MigrateParam.VIR_MIGRATE_PARAM_URI)
@@ -227,7 +267,7 @@ class Setup:
         :raises PostcopyError: If it cannot be; :attr:`creation` tells what may be left of it.
         """
         given = self._order.param(MigrateParam.VIR_MIGRATE_PARAM_DEST_XML)
-        xml = incoming.incoming_xml(str(given or self._xml), run=self.run)
+        xml = incoming.incoming_xml(str(given or self._xml), run=self._order.run)
         xml = self._renamed(xml)
         if read_guest(xml).uuid != self._order.uuid:
             raise UsageError(

@@ -96,7 +96,7 @@ class Play:
     """One driver, whose events are kept."""
 
     def __init__(
-        self, hosts: Hosts, flags: MigrateFlags = LIVE, wishes: Wishes | None = None, **params: Any
+        self, hosts: Hosts, flags: MigrateFlags = LIVE, wishes: Wishes | None = None, run: str = "", **params: Any
     ) -> None:  # fmt: skip
         self.hosts = hosts
         self.driver = QemuDriver(
@@ -106,6 +106,7 @@ class Play:
             flags,
             hosts.open,
             wishes=wishes,
+            run=run,
         )
         self.seen: list[Event] = []
         self._queue: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -121,6 +122,11 @@ class Play:
             self.seen.append(event)
             if test(event):
                 return event
+
+    def so_far(self) -> list[Event]:
+        while not self._queue.empty():
+            self.seen.append(self._queue.get())
+        return self.seen
 
     def until_status(self, status: str) -> None:
         self.until(lambda event: event == StatusSeen(SRC, status))
@@ -231,14 +237,14 @@ def test_destination_that_still_loads_is_not_resumed(pair: Pair, hosts: Hosts) -
     play = _begun(hosts)
     pair.say("src", "postcopy-active")
     play.until_status("postcopy-active")
-    _wait_for(lambda: hosts.there.commands.count("query-status") > 3)
+    until(lambda: hosts.there.commands.count("query-status") > 3)
     assert pair.models["dst"].run_state == "inmigrate"
     assert hosts.there.calls == []
     pair.models["dst"].run_state = "paused"
-    _wait_for(lambda: hosts.there.calls == [("resume",)])
+    until(lambda: hosts.there.calls == [("resume",)])
 
 
-def _wait_for(test: Callable[[], bool]) -> None:
+def until(test: Callable[[], bool]) -> None:
     pause = threading.Event()
     for _ in range(1000):
         if test():
@@ -253,9 +259,9 @@ def test_start_that_is_refused_is_tried_again(pair: Pair, hosts: Hosts) -> None:
     there = hosts.there
     there.errors["resume"] = NO_ANSWER
     pair.switch()
-    _wait_for(lambda: there.calls.count(("resume",)) > 1)
+    until(lambda: there.calls.count(("resume",)) > 1)
     del there.errors["resume"]
-    _wait_for(lambda: pair.models["dst"].run_state == "running")
+    until(lambda: pair.models["dst"].run_state == "running")
     pair.complete()
     assert play.ended().error is None
 
@@ -478,7 +484,7 @@ def test_cancel_is_never_sent_after_the_switch(
 def _split(pair: Pair, hosts: Hosts, *args: Any, **params: Any) -> Play:
     play = _begun(hosts, *args, **params)
     pair.switch()
-    _wait_for(lambda: hosts.there.calls == [("resume",)])
+    until(lambda: hosts.there.calls == [("resume",)])
     return play
 
 
@@ -571,7 +577,7 @@ def test_source_stays_until_the_destination_has_confirmed(
     pair.say("src", "completed")
     play.until_status("completed")
     asked = hosts.there.commands.count("query-migrate")
-    _wait_for(lambda: hosts.there.commands.count("query-migrate") > asked)
+    until(lambda: hosts.there.commands.count("query-migrate") > asked)
     assert hosts.dom.calls == []
     pair.say("dst", "completed")
     assert play.ended().error is None
@@ -612,7 +618,7 @@ def test_guest_that_was_never_started_has_not_moved(pair: Pair, hosts: Hosts) ->
     assert hosts.dom.calls == []
     # It goes on to be tried, and then it has moved.
     del hosts.there.errors["resume"]
-    _wait_for(lambda: play.driver.look(DST).half is Half.WHOLE)
+    until(lambda: play.driver.look(DST).half is Half.WHOLE)
     assert play.driver.look(SRC).half is Half.INACTIVE
     play.driver.hand_over()
     assert hosts.dom.calls == [("destroy",)] and play.driver.notes == []
@@ -632,7 +638,7 @@ def test_unstarted_guest_is_no_success_of_the_whole(pair: Pair, hosts: Hosts) ->
     play = Play(hosts)
     runner = Runner(play.driver, parse("manual"), seen.append, patience_s=0.5)
     runner.start()
-    _wait_for(lambda: StatusSeen(SRC, "active") in seen)
+    until(lambda: StatusSeen(SRC, "active") in seen)
     hosts.there.errors["resume"] = NO_ANSWER
     pair.switch()
     pair.complete()
@@ -660,7 +666,7 @@ def test_start_whose_answer_was_lost(
     if not is_announced:
         pair.models["dst"].has_resumed = lambda: None  # type: ignore[method-assign]
     pair.switch()
-    _wait_for(lambda: there.calls == [("resume",)])
+    until(lambda: there.calls == [("resume",)])
     pair.complete()
     assert play.ended().error is None
     assert hosts.dom.calls == [("destroy",)]
@@ -702,7 +708,7 @@ def test_way_back_comes_not_after_the_start(pair: Pair, hosts: Hosts) -> None:
 def test_nothing_is_started_once_nobody_listens(pair: Pair, hosts: Hosts) -> None:
     play = _begun(hosts)
     pair.say("src", "postcopy-active")
-    _wait_for(lambda: "query-status" in hosts.there.commands)
+    until(lambda: "query-status" in hosts.there.commands)
     play.driver.close()
     pair.models["dst"].run_state = "paused"
     _no_thread_is_left("postcopy-start_vcpus")
@@ -717,10 +723,10 @@ def test_destination_is_started_only_with_its_device_state(
     pair.say("src", "postcopy-active")
     pair.say("dst", "postcopy-active")
     play.until_status("postcopy-active")
-    _wait_for(lambda: hosts.there.commands.count("query-status") > 3)
+    until(lambda: hosts.there.commands.count("query-status") > 3)
     assert hosts.there.calls == []
     pair.models["dst"].run_state = "paused"
-    _wait_for(lambda: hosts.there.calls == [("resume",)])
+    until(lambda: hosts.there.calls == [("resume",)])
 
 
 def test_destination_that_tells_of_its_loading_is_not_asked(
@@ -731,7 +737,7 @@ def test_destination_that_tells_of_its_loading_is_not_asked(
     pair.say("dst", "postcopy-active")
     pair.say("src", "postcopy-active")
     play.until_status("postcopy-active")
-    _wait_for(lambda: hosts.there.calls == [("resume",)])
+    until(lambda: hosts.there.calls == [("resume",)])
     assert "query-status" not in hosts.there.commands
 
 
@@ -746,7 +752,7 @@ def test_guest_that_its_user_resumes_in_precopy_is_started(
     hosts.dom.now = RUNNING
     hosts.dom.emit("RESUME")
     pair.switch()
-    _wait_for(lambda: hosts.there.calls == [("resume",)])
+    until(lambda: hosts.there.calls == [("resume",)])
     pair.complete()
     assert play.ended().error is None
 
@@ -774,7 +780,7 @@ def test_source_that_does_not_answer_does_not_hold_the_switch_up(
     hosts.dom.state = lambda flags=0: answers.wait(PATIENCE_S) and state()  # type: ignore[method-assign]
     pair.models["src"].announce("STOP", None)
     pair.switch()
-    _wait_for(lambda: hosts.there.calls == [("resume",)])
+    until(lambda: hosts.there.calls == [("resume",)])
     assert not answers.is_set()
     answers.set()
     pair.complete()
@@ -912,9 +918,9 @@ def test_events_of_a_restarted_daemon_are_heard(pair: Pair, hosts: Hosts) -> Non
     hosts.dom.connection = hosts.source
     pair.models["src"].status = "postcopy-active"  # said while nobody listened
     old.is_dead = True
-    _wait_for(lambda: "MIGRATION" in hosts.source.listened_to)
+    until(lambda: "MIGRATION" in hosts.source.listened_to)
     pair.models["dst"].run_state = "paused"
-    _wait_for(lambda: hosts.there.calls == [("resume",)])
+    until(lambda: hosts.there.calls == [("resume",)])
     pair.complete()
     assert play.ended().error is None
 

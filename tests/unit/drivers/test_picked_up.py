@@ -1,0 +1,202 @@
+"""The driver ``qemu`` goes on where a client was killed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import libvirt_postcopy as postcopy
+from libvirt_postcopy import journal as journals
+from libvirt_postcopy.drivers.native import Target
+from libvirt_postcopy.drivers.picked_up import PickedUpDriver
+from libvirt_postcopy.errors import StateError, UsageError
+from libvirt_postcopy.events import Half, StatusSeen
+from unit.drivers.qemus import PAUSED_BY_USER, Hosts, Pair
+from unit.drivers.test_passthrough import (
+    LIVE,
+    PATIENCE_S,
+    Play,
+    closed,
+    hosts,
+    impatient,
+    pair,
+    until,
+)
+from unit.fakes import RUNNING, SRC
+
+__all__ = ["closed", "hosts", "impatient", "pair"]  # fixtures
+
+pytestmark = pytest.mark.usefixtures("monitor")
+
+RUN = "the run"
+
+
+def _killed(hosts: Hosts) -> None:
+    """A client that has begun, and is gone."""
+    play = Play(hosts, run=RUN).begin()
+    play.until_status("active")
+    play.driver.close()
+
+
+def _picked_up(hosts: Hosts, *, run: str = RUN, has_run_there: bool = False) -> Play:
+    play = Play(hosts)
+    play.driver = PickedUpDriver(
+        hosts.dom,
+        Target(uri="fake:///b"),
+        {"migrate_uri": "tcp://192.0.2.2"},
+        LIVE,
+        hosts.open,
+        run=run,
+        has_run_there=has_run_there,
+    )
+    return play
+
+
+def test_guest_that_nobody_has_started(pair: Pair, hosts: Hosts) -> None:
+    _killed(hosts)
+    pair.switch()
+    assert hosts.there.calls == []
+    play = _picked_up(hosts).begin()
+    assert StatusSeen(SRC, "postcopy-active") in play.so_far()
+    until(lambda: hosts.there.calls == [("resume",)])
+    pair.complete()
+    assert play.ended().error is None
+    assert hosts.dom.calls == [("destroy",)]
+
+
+def test_guest_that_has_arrived_unseen(pair: Pair, hosts: Hosts) -> None:
+    _killed(hosts)
+    pair.switch()
+    hosts.there.now = RUNNING
+    pair.complete()
+    assert _picked_up(hosts).begin().ended().error is None
+    assert hosts.there.calls == [] and hosts.dom.calls == [("destroy",)]
+
+
+def test_guest_is_switched_by_whoever_picks_it_up(pair: Pair, hosts: Hosts) -> None:
+    _killed(hosts)
+    play = _picked_up(hosts).begin()
+    assert type(play.driver.switch()) is postcopy.events.SwitchAccepted
+    pair.switch()
+    pair.complete()
+    assert play.ended().error is None
+
+
+def test_guest_that_was_paused_since_it_runs_there(pair: Pair, hosts: Hosts) -> None:
+    _killed(hosts)
+    pair.switch()
+    hosts.there.now = PAUSED_BY_USER
+    play = _picked_up(hosts, has_run_there=True).begin()
+    pair.complete()
+    assert play.ended().error is None
+    assert hosts.there.calls == []
+
+
+def test_guest_that_its_user_had_paused(pair: Pair, hosts: Hosts) -> None:
+    _killed(hosts)
+    pair.switch()
+    hosts.dom.now = PAUSED_BY_USER
+    play = _picked_up(hosts).begin()
+    pair.complete()
+    assert play.ended().error is None
+    assert hosts.there.calls == []
+
+
+def test_broken_one_is_resumed(pair: Pair, hosts: Hosts) -> None:
+    _killed(hosts)
+    pair.switch()
+    for peer in ("src", "dst"):
+        pair.say(peer, "postcopy-paused")
+    play = _picked_up(hosts).begin()
+    assert play.ended().here is Half.SPLIT_FAILED
+    pair.on["src", "migrate"] = lambda: pair.say("src", "postcopy-recover")
+    play.driver.resume()
+    play.until_status("postcopy-recover")
+    pair.say("src", "postcopy-active")
+    until(lambda: hosts.there.calls == [("resume",)])
+    pair.complete()
+    assert play.ended().error is None
+
+
+def test_domain_of_another_run_is_left_alone(pair: Pair, hosts: Hosts) -> None:
+    _killed(hosts)
+    pair.switch()
+    with pytest.raises(StateError, match="no domain that this migration has created"):
+        _picked_up(hosts, run="another").begin()
+    assert hosts.there.calls == [] and hosts.dom.calls == []
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled", None])
+def test_what_does_not_go_on_is_left_alone(
+    pair: Pair, hosts: Hosts, status: str | None
+) -> None:
+    _killed(hosts)
+    pair.models["src"].status = status
+    with pytest.raises(StateError, match="nothing goes on"):
+        _picked_up(hosts).begin()
+    assert hosts.there.calls == [] and hosts.dom.calls == []
+    assert "cont" not in hosts.dom.commands
+
+
+# By its journal
+
+
+@pytest.fixture
+def state_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+
+
+@pytest.mark.usefixtures("state_home")
+def test_journal_says_what_it_takes(pair: Pair, hosts: Hosts) -> None:
+    seen: list[object] = []
+    job = _start(hosts, seen.append)
+    until(lambda: StatusSeen(SRC, "active") in seen)
+    [entry] = journals.entries()
+    assert entry.facts.driver == "qemu" and entry.is_held and not entry.has_run_there
+    assert entry.facts.run in hosts.destination.created[0]
+    pair.switch()
+    until(lambda: next(journals.entries()).has_run_there)
+    pair.complete()
+    job.wait(PATIENCE_S)
+    assert next(journals.entries()).is_over
+
+
+def _start(hosts: Hosts, observer: Callable[[object], None]) -> postcopy.Job:
+    return postcopy.start(
+        hosts.dom,
+        "fake:///b",
+        driver="qemu",
+        policy="manual",
+        params={"migrate_uri": "tcp://192.0.2.2"},
+        connect=hosts.open,
+        observer=observer,
+    )
+
+
+@pytest.mark.usefixtures("state_home")
+def test_attach_goes_by_the_journal(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _killed(hosts)
+    pair.switch()
+    params = {"migrate_uri": "tcp://192.0.2.2"}
+    facts = journals.Facts(
+        name="web1", uuid=hosts.dom.UUIDString(), source="fake:///a", destination="fake:///b",
+        is_peer2peer=False, flags=int(LIVE), params=params, driver="qemu", run=RUN,
+    )  # fmt: skip
+    left = journals.Journal(facts)
+    left.start(source_host="aaaa", is_peer2peer=False)
+    left.close()
+    until(lambda: not next(journals.entries()).is_held)
+    with pytest.raises(UsageError, match="cannot be watched only"):
+        postcopy.attach(hosts.dom, connect=hosts.open, shadow=True)
+    job = postcopy.attach(hosts.dom, connect=hosts.open)
+    until(lambda: hosts.there.calls == [("resume",)])
+    pair.complete()
+    result: Any = job.wait(PATIENCE_S)
+    assert result.driver == "qemu"
+    assert hosts.dom.calls == [("destroy",)]
+    assert next(journals.entries()).is_over
