@@ -127,7 +127,7 @@ DEFECTS = (
         (2, 5),
         (10, 2),
         (Moment.SWITCH,),
-        (_SOCKETS, _BLACK_HOLE, _PAUSE),
+        (_SOCKETS, _BLACK_HOLE),
     ),
     Defect(
         "QEMU before 10.2 cannot go back to the source once that has switched, and libvirt destroys the destination's"

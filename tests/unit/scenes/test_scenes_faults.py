@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,6 +19,7 @@ from faults import (
     Outcome,
     complaints,
 )
+from faults.faults import NotInjected, Scene
 from faults.inventory import Inventory, left_behind
 from faults.matrix import P2P
 from faults.test_faults import EVERY_TIME
@@ -219,6 +221,65 @@ def test_broken_channel_is_noticed_by_the_source_only() -> None:
     assert moments.troubles == 0
     moments.see(Side.SOURCE, SplitFailed(Side.SOURCE))
     assert moments.troubles == 1
+
+
+# Faults
+
+
+class FakeLab:
+    """Nothing can be broken in it."""
+
+    def break_migrations(self) -> int:
+        return 0
+
+    def cut(self, name: str) -> None:
+        pass
+
+    def uncut(self, name: str) -> None:
+        pass
+
+    def is_cut(self, name: str) -> bool:
+        return False
+
+
+class FakeClient:
+    def __init__(self, has_ended: bool) -> None:
+        self._has_ended = has_ended
+
+    def has_ended(self) -> bool:
+        return self._has_ended
+
+    def kill(self) -> None:
+        raise AssertionError("it is not there any more")
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    monkeypatch.setattr("faults.faults._SOCKETS_S", 0.0)
+    monkeypatch.setattr("faults.faults._NOTICE_S", 0.0)
+    stage = cast(Stage, SimpleNamespace(lab=FakeLab(), find=lambda host: None, qemus=lambda host: []))  # fmt: skip
+    return Scene(stage, FakeClient(has_ended=True), Moments(stage))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        SOCKETS,
+        "link cut for 2 s",
+        "client killed",
+        "migrate-pause by somebody",
+        "destination's QEMU killed",
+    ],
+)
+def test_fault_that_breaks_nothing_says_so(idle: Scene, fault: str) -> None:
+    with pytest.raises(NotInjected):
+        FAULTS[fault].strike(idle)
+
+
+def test_fault_that_nobody_notices_says_so(idle: Scene) -> None:
+    unaware = replace(idle, client=FakeClient(has_ended=False))
+    with pytest.raises(NotInjected, match="nobody noticed"):
+        FAULTS["link cut until noticed"].mend(unaware)
 
 
 # The table
