@@ -264,7 +264,9 @@ _STARTS_AGAIN_BY_HAND = 3_001_000  # seen up to 3.0.1: cont works
 _NOT_FINALIZED = (
     4_002_000  # seen from 4.2.1: cont says "Migration is not finalized yet"
 )
-_GOES_ON_BY_ITSELF = 10_002_000  # migration.c: postcopy-device; seen with 11.1
+GOES_ON_BY_ITSELF = 10_002_000
+"""First QEMU whose source waits until the devices are loaded (``postcopy-device``), and goes on if they are not; seen
+with 11.1."""
 
 
 def after_rejection(qemu: int) -> Rejected:
@@ -282,7 +284,7 @@ def after_rejection(qemu: int) -> Rejected:
         return Rejected(True, f"{name} can go on where it stopped: virsh resume, there")
     if qemu < _NOT_FINALIZED:
         return Rejected(None, f"whether {name} can go on is not known: {known}")
-    if qemu < _GOES_ON_BY_ITSELF:
+    if qemu < GOES_ON_BY_ITSELF:
         return Rejected(False, f"{name} cannot go on from there ({known})")
     return Rejected(None, f"{name} goes on by itself from there, and has not yet")
 

@@ -35,7 +35,11 @@ from enum import Enum
 
 from libvirt_postcopy.actions import Action, Look, Note, Pause, Resume
 from libvirt_postcopy.events import Half, Looked, Place, Side
-from libvirt_postcopy.features import after_rejection, version_text
+from libvirt_postcopy.features import (
+    GOES_ON_BY_ITSELF,
+    after_rejection,
+    version_text,
+)
 from libvirt_postcopy.phases import Status, whereabouts
 
 __all__ = [
@@ -495,7 +499,11 @@ class Recovery:
         """By all that was seen, nothing of the guest has ever run on the destination."""
         here = self._last(Side.SOURCE)
         stands_here = here.half in _HALVES and here.run_state not in ("", _RUNS)
-        return stands_here and not (self.has_run_there or self._was_asked_for_pages)
+        # A later QEMU breaks in post-copy only when the destination has said that it has all it needs.
+        is_paused = here.status == Status.POSTCOPY_PAUSED
+        was_loaded = is_paused and here.qemu >= GOES_ON_BY_ITSELF
+        has_run = self.has_run_there or self._was_asked_for_pages or was_loaded
+        return stands_here and not has_run
 
     def _judge_rejection(self) -> None:
         """Say what the source can do, and call the guest lost only where that is known."""

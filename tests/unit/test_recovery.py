@@ -505,6 +505,17 @@ def test_destination_that_was_killed_later_has_rejected_nothing() -> None:
     assert (scene.migration.place, scene.migration.given_up) == (Place.LOST, "")
 
 
+@pytest.mark.parametrize("status, found", [("postcopy-paused", Place.LOST), ("failed", Place.UNKNOWN)])  # fmt: skip
+def test_later_qemu_that_is_paused_was_told_that_the_devices_are_loaded(
+    status: str, found: Place
+) -> None:
+    here = ev.Looked(SRC, Half.SPLIT_FAILED, status, run_state="finish-migrate", qemu=11_001_002)  # fmt: skip
+    scene = Split().fails(here, looked(DST, Half.GONE))
+    scene.until(10.0 + SETTLE_S)
+    assert scene.migration.place is found
+    assert ("has not yet" in scene.migration.given_up) is (found is Place.UNKNOWN)
+
+
 @pytest.mark.parametrize(
     "status, there, words",
     [
