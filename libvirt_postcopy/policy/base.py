@@ -43,12 +43,13 @@ class Observation:
     def swept_share(self) -> float | None:
         """How much of memory has been gone over by now: the last reading, carried on at its rate.
 
-        None where no reading gives a rate.  More than 1 where it may have been gone over again.
+        Or at the rate so far where that is higher: pages of zeros hardly count on the link.  None where no reading
+        gives a rate.  More than 1 where it may have been gone over again.
         """
         if self.stats is None or not self.stats.memory_total:
             return None
         swept, before = self.stats.swept_bytes, self.stats_at - self.since
-        rate = self.stats.bytes_per_s or (swept / before if before > 0 else 0)
+        rate = max(self.stats.bytes_per_s or 0, swept / before if before > 0 else 0)
         if not rate:
             return None
         now = swept + max(self.now - self.stats_at, 0.0) * rate

@@ -126,6 +126,7 @@ def test_later_pass_is_believed_for_a_later_count() -> None:
         ("as read", {"stats": gone_over(300, rate=100), "stats_at": 12.0}, 0.3),
         ("carried on", {"stats": gone_over(300, rate=100), "stats_at": 10.0}, 0.5),
         ("by the rate so far", {"stats": gone_over(300), "stats_at": 6.0}, 0.6),
+        ("most of it zeros", {"stats": gone_over(400, rate=1), "stats_at": 10.0}, 0.48),
         ("not carried back", {"stats": gone_over(300, rate=100), "stats_at": 13.0}, 0.3),
         ("gone over again", {"stats": gone_over(1200, rate=1), "stats_at": 12.0}, 1.2),
     ],
