@@ -87,7 +87,7 @@ def _row(dom: Domain, uri: str) -> Row | None:
     except LibvirtError:
         return None
     if side is None:
-        return None
+        return _without_job(name, dom, uri)
     if side is Side.DESTINATION:
         return _incoming(name, dom.UUIDString(), half)
     return _outgoing(name, dom, half, uri)
@@ -124,6 +124,35 @@ def _outgoing(name: str, dom: Domain, half: Half, uri: str) -> Row:
         driven_by=left.driver,
         next="" if left.driver else _command(phase, name, uri, destination),
     )
+
+
+def _without_job(name: str, dom: Domain, uri: str) -> Row | None:
+    """One of the driver ``qemu``: libvirt tells nothing of it, so its journal and QEMU are asked."""
+    left = left_behind(dom)
+    if left.entry is None or left.entry.facts.driver != "qemu":
+        return None
+    try:
+        status = str(calls.query_migration(dom).get("status", Status.NONE.value))
+        phase = next_phase(Side.SOURCE, Phase.PREPARING, status)
+    except (LibvirtError, StateError):
+        return None
+    if phase in _NO_MORE or status == Status.NONE:
+        return None
+    is_away = phase.is_split or phase is Phase.COMPLETED  # nobody has finished it
+    command = shlex.join(["virsh-postcopy", "-c", uri, "postcopy-attach", name])
+    return Row(
+        domain=name,
+        uuid=dom.UUIDString(),
+        side="outgoing",
+        phase=phase.value,
+        guest=(Place.SPLIT if is_away else Place.SOURCE).value,
+        destination=left.entry.facts.destination or "",
+        driven_by=left.driver,
+        next="" if left.driver else command,
+    )
+
+
+_NO_MORE = (Phase.GOING_BACK, Phase.CANCELLED, Phase.FAILED)
 
 
 def _precopy_phase(dom: Domain) -> str:

@@ -1036,7 +1036,7 @@ def test_release_ram_is_refused_where_it_crashes_qemu(pair: Pair, hosts: Hosts) 
 
 def test_switch_is_asked_for_and_verified(pair: Pair, hosts: Hosts) -> None:
     play = _begun(hosts)
-    assert play.driver.switch() == SwitchAccepted()
+    until(lambda: play.driver.switch() == SwitchAccepted())  # its daemon has answered
     assert play.driver.verify_switch() == SwitchNotSeen()
     pair.replies["src", "migrate-start-postcopy"] = refuse(
         "Postcopy must be started after"

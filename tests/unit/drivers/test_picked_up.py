@@ -10,10 +10,11 @@ import pytest
 
 import libvirt_postcopy as postcopy
 from libvirt_postcopy import journal as journals
+from libvirt_postcopy.cli.commands.migrations import look
 from libvirt_postcopy.drivers.native import Target
 from libvirt_postcopy.drivers.picked_up import PickedUpDriver
 from libvirt_postcopy.errors import StateError, UsageError
-from libvirt_postcopy.events import Half, StatusSeen
+from libvirt_postcopy.events import Half, StatusSeen, SwitchAccepted
 from unit.drivers.qemus import PAUSED_BY_USER, Hosts, Pair
 from unit.drivers.test_passthrough import (
     LIVE,
@@ -79,7 +80,7 @@ def test_guest_that_has_arrived_unseen(pair: Pair, hosts: Hosts) -> None:
 def test_guest_is_switched_by_whoever_picks_it_up(pair: Pair, hosts: Hosts) -> None:
     _killed(hosts)
     play = _picked_up(hosts).begin()
-    assert type(play.driver.switch()) is postcopy.events.SwitchAccepted
+    until(lambda: play.driver.switch() == SwitchAccepted())  # its daemon has answered
     pair.switch()
     pair.complete()
     assert play.ended().error is None
@@ -176,12 +177,8 @@ def _start(hosts: Hosts, observer: Callable[[object], None]) -> postcopy.Job:
     )
 
 
-@pytest.mark.usefixtures("state_home")
-def test_attach_goes_by_the_journal(
-    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _killed(hosts)
-    pair.switch()
+def _left(hosts: Hosts) -> None:
+    """The journal of a client that is gone."""
     params = {"migrate_uri": "tcp://192.0.2.2"}
     facts = journals.Facts(
         name="web1", uuid=hosts.dom.UUIDString(), source="fake:///a", destination="fake:///b",
@@ -191,6 +188,13 @@ def test_attach_goes_by_the_journal(
     left.start(source_host="aaaa", is_peer2peer=False)
     left.close()
     until(lambda: not next(journals.entries()).is_held)
+
+
+@pytest.mark.usefixtures("state_home")
+def test_attach_goes_by_the_journal(pair: Pair, hosts: Hosts) -> None:
+    _killed(hosts)
+    pair.switch()
+    _left(hosts)
     with pytest.raises(UsageError, match="cannot be watched only"):
         postcopy.attach(hosts.dom, connect=hosts.open, shadow=True)
     job = postcopy.attach(hosts.dom, connect=hosts.open)
@@ -200,3 +204,20 @@ def test_attach_goes_by_the_journal(
     assert result.driver == "qemu"
     assert hosts.dom.calls == [("destroy",)]
     assert next(journals.entries()).is_over
+
+
+@pytest.mark.usefixtures("state_home")
+def test_it_is_among_the_migrations(pair: Pair, hosts: Hosts) -> None:
+    """libvirt knows of none."""
+    _killed(hosts)
+    assert look(hosts.source, "fake:///a") == []
+    _left(hosts)
+    [row] = look(hosts.source, "fake:///a")
+    assert (row.phase, row.guest, row.driven_by) == ("pre-copy", "source", 0)
+    assert row.next == "virsh-postcopy -c fake:///a postcopy-attach web1"
+    pair.switch()
+    assert look(hosts.source, "fake:///a")[0].guest == "split"
+    pair.complete()
+    assert look(hosts.source, "fake:///a")[0].guest == "split"
+    pair.say("src", "failed")
+    assert look(hosts.source, "fake:///a") == []
