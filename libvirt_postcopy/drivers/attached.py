@@ -51,13 +51,6 @@ class AttachedDriver(NativeDriver):
             self.domain, _ = self._destination.look_up()
         return looked
 
-    def hand_over(self) -> None:
-        """Leave the destination's domain, and its connection, to whoever gets it."""
-        # An event may have told of the end before any look at the destination.
-        if self.domain is None and self.knows_destination:
-            self.domain, _ = self._destination.look_up()
-        super().hand_over()
-
     def _doubt(self, found: Looked) -> Looked:
         doubted = super()._doubt(found)
         if doubted.half is found.half:

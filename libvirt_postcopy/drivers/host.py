@@ -82,6 +82,7 @@ class Host:
         self._uuid = uuid
         self._uri = uri
         self._connect = connect
+        self._given = shared
         self._lines = [] if shared is None else [Line(shared, is_ours=False)]
         self._lent: list[Connection] = []
         self._sink: Callable[[Event], None] | None = None
@@ -192,6 +193,17 @@ class Host:
         except LibvirtError as error:
             LOG.info("the %s cannot be asked for the guest: %s", self.side.value, error)
             return None, Half.UNKNOWN
+
+    def domain_for_caller(self) -> Domain | None:
+        """The domain over the connection that the caller has given, else over one of ours; None if it is not seen.
+
+        libvirt takes no domain of another connection: "domain must match connection".
+        """
+        if self._given is None:
+            return self.look_up()[0]
+        with suppress(LibvirtError), self.busy(self._given):
+            return vir.find_domain(self._given, self._uuid)
+        return None
 
     def look(self) -> Looked:
         """Look at the domain, after a test whether the host can be reached at all."""

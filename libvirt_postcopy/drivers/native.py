@@ -228,15 +228,9 @@ class NativeDriver:
         _in_background(self._run_resume)
 
     def hand_over(self) -> None:
-        """Leave the destination's domain, and its connection, to whoever gets it.
-
-        Who has given a connection gets the domain of that one: libvirt takes no domain of another.
-        """
+        """Leave the destination's domain, and its connection, to whoever gets it."""
         self._pulse.stop()
-        given = self._target.connection
-        if given is not None:
-            with suppress(LibvirtError), self._destination.busy(given):
-                self.domain = vir.find_domain(given, self._uuid) or self.domain
+        self.domain = self._destination.domain_for_caller() or self.domain
         self._destination.release()
 
     def close(self) -> None:

@@ -290,7 +290,7 @@ class QemuDriver:
                 break
             self._course.over.wait(_RETRY_S)
         self._pulse.stop()
-        self.domain, _ = self._destination.host.look_up()
+        self.domain = self._destination.host.domain_for_caller()
         self._destination.host.release()
 
     def close(self) -> None:
