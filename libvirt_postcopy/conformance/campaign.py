@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from libvirt_postcopy.conformance import machine, transcript
+from libvirt_postcopy.conformance import host, machine, transcript
 from libvirt_postcopy.conformance.evidence import Conversation
 from libvirt_postcopy.conformance.introspection import Facts
 from libvirt_postcopy.conformance.live import (
@@ -24,21 +24,18 @@ from libvirt_postcopy.conformance.live import (
     run_all,
 )
 from libvirt_postcopy.conformance.machine import Target
-from libvirt_postcopy.conformance.registry import CHECKS, Check
+from libvirt_postcopy.conformance.registry import CHECKS, Check, outcomes
 from libvirt_postcopy.conformance.scenarios import SCENARIOS, Scenario
 from libvirt_postcopy.conformance.verdicts import (
-    Finding,
     Subject,
     Verdict,
     gate,
-    judge,
     judge_all,
 )
 from libvirt_postcopy.errors import UsageError
 
-__all__ = ["Options", "Pairing", "release_path", "run", "run_pairs"]
+__all__ = ["CROSS", "Options", "Pairing", "release_path", "run", "run_pairs"]
 
-_CROSS = "cross"
 _TOOL = Path(__file__).parents[2] / "tools" / "qemu-versions"
 
 
@@ -103,19 +100,20 @@ def run(
     targets: Sequence[Target], chosen: Sequence[Check], options: Options
 ) -> list[Subject]:
     """Run the checks on each QEMU, one after the other, with several pairs side by side."""
-    subjects = []
     with Bench.open() as bench:
-        for target in targets:
-            subjects.append(_run_one(bench, target, chosen, options))
-    return subjects
+        return [_run_one(bench, target, chosen, options) for target in targets]
 
 
 def _run_one(
     bench: Bench, target: Target, chosen: Sequence[Check], options: Options
 ) -> Subject:
+    """One that does not start is a finding, too: those before and after it keep theirs."""
     begin = time.monotonic()
     with _memory_watched() as peak:
-        facts, introspection = examine(bench, target)
+        try:
+            facts, introspection = examine(bench, target)
+        except UsageError as error:
+            return Subject(str(target), Facts(version=()), problem=str(error))
         if any("introspection" in check.scenarios for check in chosen):
             options.say(f"{facts.text}: introspection")
         todo = [each for each in scenarios_of(chosen, facts, options, target.accel) if each.name != "introspection"]  # fmt: skip
@@ -140,8 +138,8 @@ def _run_one(
         or "*" in check.scenarios
         or any(name in found for name in check.scenarios)
     ]
-    findings = judge_all(ran, found, facts, target.accel)
-    return Subject(
+    findings = judge_all(ran, found.values(), facts, target.accel)
+    subject = Subject(
         str(target) if target.label else f"QEMU {facts.text}",
         facts,
         findings,
@@ -149,6 +147,16 @@ def _run_one(
         peak[0],
         str(introspection.header.get("package", "")),
     )
+    subject.problem = _problem(subject, todo)
+    return subject
+
+
+def _problem(subject: Subject, driven: Sequence[Scenario]) -> str:
+    """Why a run says nothing of post-copy, or empty."""
+    reason = host.userfaultfd_missing(subject.facts.version) if driven else ""
+    if not reason and not subject.has_run:
+        reason = next((f.reason for f in subject.findings if f.check.is_driven), "nothing was chosen")  # fmt: skip
+    return f"no post-copy was seen: {reason}" if reason else ""
 
 
 #: These take some seconds; all others take less than one.
@@ -162,14 +170,15 @@ def _job(
 
 
 def save(found: Mapping[str, Conversation], folder: Path) -> None:
-    """Write conversations down.
+    """Write conversations down, each with the verdicts that it got.
 
     :raises UsageError: If they cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, seen in found.items():
-            (folder / f"{name}.ndjson").write_text(transcript.dumps(seen), encoding="utf-8")  # fmt: skip
+            judged = replace(seen, header={**seen.header, "verdicts": outcomes(seen)})  # fmt: skip
+            (folder / f"{name}.ndjson").write_text(transcript.dumps(judged), encoding="utf-8")  # fmt: skip
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}") from error
 
@@ -200,6 +209,8 @@ def _resident_mib(pid: int) -> float:
     return 0.0
 
 
+_AUTOSTART = SCENARIOS["post-copy-autostart"]
+CROSS = replace(_AUTOSTART, name="cross", setup=replace(_AUTOSTART.setup, dst_is_stopped=True))  # fmt: skip
 _MACHINE = re.compile(r"pc-i440fx-(\d+)\.(\d+)$")
 
 
@@ -211,31 +222,60 @@ def common_machine(one: Facts, two: Facts) -> str:
 
 def run_pairs(targets: Sequence[Target], options: Options) -> list[Pairing]:
     """Migrate from each QEMU to each other."""
-    found: list[Pairing] = []
-    cross = replace(SCENARIOS["post-copy-autostart"], name=_CROSS, is_quick=True)
-    cross = replace(cross, setup=replace(cross.setup, dst_is_stopped=True))
-    check = CHECKS["memory/other-version"]
     with Bench.open() as bench:
-        facts = [examine(bench, target)[0] for target in targets]
+        ends = [_End.of(bench, target) for target in targets]
+        _tell_apart(ends)
         kept: dict[str, Conversation] = {}
-        for a, one in enumerate(targets):
-            for b, two in enumerate(targets):
-                if a == b:
-                    continue
-                name = common_machine(facts[a], facts[b])
-                if not name:
-                    found.append(Pairing(facts[a].text, facts[b].text, "", Verdict.SKIP, "no machine type that both have"))  # fmt: skip
-                    continue
-                seen = converse(bench, cross, (one, two), (facts[a], facts[b]), name)
-                kept[f"{facts[a].text}-to-{facts[b].text}"] = seen
-                finding: Finding = judge(check, seen)
-                options.say(
-                    f"{facts[a].text} to {facts[b].text}: {finding.verdict.value}"
-                )
-                found.append(Pairing(facts[a].text, facts[b].text, name, finding.verdict, finding.reason or finding.actual))  # fmt: skip
-        if options.record is not None:
-            save(kept, options.record / "cross")
+        found = [
+            _run_pair(bench, one, two, options, kept)
+            for one in ends
+            for two in ends
+            if one is not two
+        ]
+    if options.record is not None:
+        save(kept, options.record / "cross")
     return found
+
+
+@dataclass
+class _End:
+    """One QEMU of a matrix."""
+
+    target: Target
+    facts: Facts
+    label: str
+    problem: str = ""
+
+    @classmethod
+    def of(cls, bench: Bench, target: Target) -> _End:
+        try:
+            facts = examine(bench, target)[0]
+        except UsageError as error:
+            return cls(target, Facts(version=()), str(target), str(error))
+        return cls(target, facts, facts.text)
+
+
+def _tell_apart(ends: Sequence[_End]) -> None:
+    """Two builds of one version are two QEMUs."""
+    labels = [end.label for end in ends]
+    for end in ends:
+        if labels.count(end.label) > 1:
+            end.label = f"{end.label} {end.target}"
+
+
+def _run_pair(
+    bench: Bench, one: _End, two: _End, options: Options, kept: dict[str, Conversation]
+) -> Pairing:
+    name = common_machine(one.facts, two.facts)
+    problem = one.problem or two.problem
+    if problem or not name:
+        verdict = Verdict.FAIL if problem else Verdict.SKIP
+        return Pairing(one.label, two.label, name, verdict, problem or "no machine type that both have")  # fmt: skip
+    seen = converse(bench, CROSS, (one.target, two.target), (one.facts, two.facts), name)  # fmt: skip
+    kept[f"{one.label}-to-{two.label}".replace("/", "_")] = seen
+    (finding,) = judge_all([CHECKS["memory/other-version"]], [seen], one.facts)
+    options.say(f"{one.label} to {two.label}: {finding.verdict.value}")
+    return Pairing(one.label, two.label, name, finding.verdict, finding.reason or finding.actual)  # fmt: skip
 
 
 def targets_of(

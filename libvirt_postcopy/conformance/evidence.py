@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-__all__ = ["Conversation", "Exchange", "Line", "MIGRATION"]
+__all__ = ["Conversation", "Exchange", "Line", "MIGRATION", "greeted"]
 
 MIGRATION = "MIGRATION"
 
@@ -146,6 +146,11 @@ class Conversation:
         return _text(self.header.get("scenario"))
 
     @property
+    def is_own(self) -> bool:
+        """Whether this suite drove it: then it says on which machine."""
+        return "machine" in self.header
+
+    @property
     def qemu(self) -> str:
         """The version, as ``7.2.22``."""
         return _text(self.header.get("qemu"))
@@ -227,6 +232,17 @@ class Conversation:
     def skip_reason(self) -> str:
         """Why this machine could not carry the scenario out, or empty."""
         return next((_text(line.msg) for line in self.of("skip")), "")
+
+
+def greeted(msg: Any) -> tuple[str, str]:
+    """The version, as ``7.2.22``, and the package of which a greeting tells; empty where it does not."""
+    qmp = msg.get("QMP") if isinstance(msg, Mapping) else None
+    version = qmp.get("version") if isinstance(qmp, Mapping) else None
+    number = version.get("qemu") if isinstance(version, Mapping) else None
+    if not isinstance(version, Mapping) or not isinstance(number, Mapping):
+        return "", ""
+    parts = (str(number.get(part, 0)) for part in ("major", "minor", "micro"))
+    return ".".join(parts), _text(version.get("package"))
 
 
 def _paired(lines: Sequence[Line]) -> Iterator[Exchange]:

@@ -92,6 +92,11 @@ class Facts:
     schema: Schema | None = field(default=None, compare=False)
 
     @property
+    def is_told(self) -> bool:
+        """Whether it was asked for its features; if not, only its version says what it has."""
+        return self.schema is not None
+
+    @property
     def text(self) -> str:
         return ".".join(map(str, self.version))
 

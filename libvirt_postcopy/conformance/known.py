@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-__all__ = ["CAPABILITIES", "STATUSES", "Span", "in_range"]
+__all__ = [
+    "ARGUMENTS",
+    "CAPABILITIES",
+    "COMMANDS",
+    "PARAMETERS",
+    "STATUSES",
+    "Span",
+    "in_range",
+    "span_of",
+]
 
 
 def _parts(text: str) -> tuple[int, ...]:
@@ -90,3 +99,102 @@ STATUSES = _table("""
     postcopy-device        10.2
     failing                11.0
 """)
+
+COMMANDS = _table("""
+    qmp_capabilities           0.13
+    query-version              0.14
+    query-commands             0.14
+    query-status               0.14
+    query-migrate              0.14
+    cont                       0.14
+    stop                       0.14
+    migrate                    0.14
+    migrate_cancel             0.14
+    migrate_set_speed          0.14 5.2
+    migrate_set_downtime       0.14 5.2
+    migrate-set-cache-size     1.2 5.2
+    migrate-set-capabilities   1.2
+    query-migrate-capabilities 1.2
+    migrate-incoming           2.3
+    migrate-set-parameters     2.4
+    query-migrate-parameters   2.4
+    query-qmp-schema           2.5
+    migrate-start-postcopy     2.5
+    migrate-continue           2.11
+    migrate-recover            3.0
+    migrate-pause              3.0
+    yank                       6.0
+    query-yank                 6.0
+    query-migrationthreads     8.0 10.2
+""")
+
+PARAMETERS = _table("""
+    compress-level                  2.4 9.0
+    compress-threads                2.4 9.0
+    decompress-threads              2.4 9.0
+    cpu-throttle-initial            2.7
+    cpu-throttle-increment          2.7
+    tls-creds                       2.7
+    tls-hostname                    2.7
+    max-bandwidth                   2.8
+    downtime-limit                  2.8
+    x-checkpoint-delay              2.8
+    block-incremental               2.10 9.0
+    xbzrle-cache-size               2.11
+    max-postcopy-bandwidth          3.0
+    max-cpu-throttle                3.1
+    compress-wait-thread            3.1 9.0
+    announce-initial                4.0
+    announce-max                    4.0
+    announce-rounds                 4.0
+    announce-step                   4.0
+    tls-authz                       4.0
+    multifd-channels                4.0
+    throttle-trigger-threshold      5.0
+    multifd-compression             5.0
+    multifd-zlib-level              5.0
+    multifd-zstd-level              5.0
+    cpu-throttle-tailslow           5.1
+    block-bitmap-mapping            5.2
+    vcpu-dirty-limit                8.1
+    x-vcpu-dirty-limit-period       8.1
+    avail-switchover-bandwidth      8.2
+    mode                            8.2
+    zero-page-detection             9.0
+    direct-io                       9.1
+    multifd-qatzip-level            9.2
+    cpr-exec-command                10.2
+    x-rdma-chunk-size               11.1
+""")
+
+#: ``command/argument``
+ARGUMENTS = _table("""
+    migrate/uri                    0.14
+    migrate/blk                    0.14 9.0
+    migrate/inc                    0.14 9.0
+    migrate/detach                 0.14 10.2
+    migrate/resume                 3.0
+    migrate/channels               8.2
+    migrate-incoming/uri           2.3
+    migrate-incoming/channels      8.2
+    migrate-incoming/exit-on-error 9.1
+""")
+
+_KINDS = MappingProxyType(
+    {
+        "cap": CAPABILITIES,
+        "cmd": COMMANDS,
+        "param": PARAMETERS,
+        "status": STATUSES,
+        "arg": ARGUMENTS,
+    }
+)
+
+
+def span_of(need: str) -> Span | None:
+    """From when to when a feature is promised.
+
+    :param need: As of :meth:`.Facts.has`.
+    """
+    kind, _, name = need.partition(":")
+    return _KINDS[kind].get(name)

@@ -11,6 +11,7 @@ __all__ = ["Link"]
 
 _RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a reset
 _CHUNK = 1 << 16
+_ACCEPT_S = 2.0
 
 
 class Link:
@@ -26,6 +27,7 @@ class Link:
         for each in self._may_pass.values():
             each.set()
         self._is_closed = False
+        self._is_served = threading.Event()
         threading.Thread(target=self._serve, daemon=True).start()
 
     @property
@@ -34,14 +36,21 @@ class Link:
 
     def cut(self) -> None:
         """Reset every connection; later ones are served again."""
+        # QEMU is connected as soon as the kernel has accepted for us, which may be before we know.
+        self._is_served.wait(_ACCEPT_S)
+        self._reset()
+
+    def _reset(self) -> None:
         self.flow()
         with self._lock:
             ends, self._ends = self._ends, []
+            self._is_served.clear()
         for end in ends:
             with contextlib.suppress(OSError):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                end.shutdown(socket.SHUT_RDWR)  # wakes who waits for it
+            end.close()
 
     def stall(self, *, answers_only: bool = False) -> None:
         """Pass nothing on; the connections stay.
@@ -62,7 +71,7 @@ class Link:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self.cut()
+        self._reset()
 
     def _serve(self) -> None:
         while True:
@@ -77,6 +86,7 @@ class Link:
                 continue
             with self._lock:
                 self._ends += [near, far]
+                self._is_served.set()
             for source, sink, forth in ((near, far, True), (far, near, False)):
                 threading.Thread(
                     target=self._pump, args=(source, sink, forth), daemon=True

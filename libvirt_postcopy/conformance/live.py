@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from libvirt_postcopy.conformance.evidence import Conversation
+from libvirt_postcopy.conformance import host
+from libvirt_postcopy.conformance.evidence import Conversation, greeted
 from libvirt_postcopy.conformance.introspection import Facts
 from libvirt_postcopy.conformance.machine import Target, end_all
-from libvirt_postcopy.conformance.monitor import Gone, Hung, Record, Stopped
-from libvirt_postcopy.conformance.pair import Pair, Setup, Unavailable
+from libvirt_postcopy.conformance.monitor import Record, Stopped
+from libvirt_postcopy.conformance.pair import Pair, Unavailable
+from libvirt_postcopy.conformance.registry import MISSHAPEN
 from libvirt_postcopy.conformance.scenarios import SCENARIOS, Scenario
 from libvirt_postcopy.errors import UsageError
 
@@ -28,6 +31,8 @@ FORMAT = 2
 #: A scenario takes some seconds; one that takes this long has gone astray.
 SCENARIO_S = 90.0
 _VERSION_S = 20
+#: What ends a scenario and not the run: also an answer of a shape that no QEMU gives, and what the system refuses.
+_STOPS = (Stopped, OSError, *MISSHAPEN)
 
 
 def find_qemu(path: str) -> str:
@@ -52,7 +57,44 @@ def find_qemu(path: str) -> str:
         raise UsageError(
             f"'{path}' is no QEMU: it answers --version with '{done.stdout[:60].decode(errors='replace').strip()}'"
         )
+    if not _has_pc(found):
+        raise UsageError(f"'{path}' has no machine type 'pc', and the suite's guest is for x86_64", cure="name a qemu-system-x86_64 with --qemu PATH")  # fmt: skip
     return found
+
+
+def _has_pc(path: str) -> bool:
+    """Whether it emulates what the guest is made for."""
+    try:
+        done = subprocess.run(
+            [path, "-machine", "help"],
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=_VERSION_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return any(line.split(b" ")[0] == b"pc" for line in done.stdout.splitlines())
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """End a run on SIGTERM and SIGHUP as Ctrl-C does, so that nothing is left behind; the second one is too late."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    wanted = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]  # fmt: skip
+    before = {number: signal.signal(number, end) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Bench:
@@ -71,7 +113,7 @@ class Bench:
     def open(cls) -> Iterator[Bench]:
         """Make the folder, and take everything away at the end."""
         # Short: a socket's path has at most 107 characters.
-        with tempfile.TemporaryDirectory(prefix="pcc-") as name:
+        with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="pcc-") as name:
             bench = cls(Path(name))
             with tempfile.TemporaryDirectory(
                 prefix="pcc-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -126,22 +168,9 @@ class Bench:
 def _folder_on_a_disk(name: str) -> str:
     """A folder whose file system is neither tmpfs nor hugetlbfs; empty where there is none."""
     for base in (name, "/var/tmp", os.path.expanduser("~/.cache")):
-        kind = _file_system(base)
+        kind = host.file_system(base)
         if kind and kind not in ("tmpfs", "hugetlbfs", "ramfs"):
             return tempfile.mkdtemp(prefix="pcc-", dir=base)
-    return ""
-
-
-def _file_system(path: str) -> str:
-    with suppress(OSError):
-        rows = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-        real = os.path.realpath(path)
-        under = [
-            (len(row[1]), row[2])
-            for row in rows
-            if len(row) > 2 and (real + "/").startswith(row[1].rstrip("/") + "/")
-        ]
-        return max(under)[1] if under else ""
     return ""
 
 
@@ -154,7 +183,12 @@ def examine(bench: Bench, target: Target) -> tuple[Facts, Conversation]:
     if not seen.of("greeting"):
         texts = [str(line.msg) for line in (*seen.of("stderr"), *seen.of("timeout"), *seen.of("note"))]  # fmt: skip
         raise UsageError(f"{target} does not start: {' '.join(texts)[:300]}")
-    return Facts.from_conversation(seen), seen
+    if seen.version == (0,):
+        raise UsageError(f"{target} does not greet as a QEMU does: {seen.of('greeting')[0].msg}")  # fmt: skip
+    try:
+        return Facts.from_conversation(seen), seen
+    except _STOPS as error:
+        raise UsageError(f"{target} says of itself what no QEMU does: {type(error).__name__}: {error}") from error  # fmt: skip
 
 
 def converse(
@@ -168,20 +202,18 @@ def converse(
     record = Record()
     folder, places = bench.places()
     facts = facts or (Facts(), Facts())
-    setup = replace(scenario.setup, places=places)
+    setup = replace(scenario.setup, places={**scenario.setup.places, **places})
     pair = None
     try:
-        _require_places(setup, places)
-        if setup.dst_is_unprivileged:
-            _require_no_userfaultfd(targets[1])
+        _require_machine(scenario, places, targets, facts)
         pair = Pair(targets, facts, folder, record, setup, machine)
         with bench.watch(pair):
             try:
                 scenario.drive(pair)
-            except Stopped as stop:
+            except _STOPS as stop:
                 _note(record, stop)
             pair.end_normally()
-    except Stopped as stop:
+    except _STOPS as stop:
         _note(record, stop)
     finally:
         if pair is not None:
@@ -194,46 +226,36 @@ def converse(
     return Conversation(header, tuple(record.lines))
 
 
-def _require_places(setup: Setup, places: Mapping[str, str]) -> None:
+def _require_machine(
+    scenario: Scenario,
+    places: Mapping[str, str],
+    targets: tuple[Target, Target],
+    facts: tuple[Facts, Facts],
+) -> None:
+    """Before anything is started: a refusal later on is QEMU's.
+
+    :raises Unavailable: If this machine has not what the scenario needs.
+    """
+    setup = scenario.setup
     words = " ".join((*setup.src_memory, *setup.dst_memory))
     for name, place in places.items():
         if f"{{{name}}}" in words and not place:
-            raise Unavailable(f"no folder of the kind '{name}' on this machine")
-    if "hugetlb" in words and not _free_hugepages():
-        raise Unavailable("no free huge pages of 2 MiB: sysctl vm.nr_hugepages=64")
+            raise Unavailable(f"not runnable here: no folder of the kind '{name}'")
+    reasons = [host.missing(need, targets[1].path) for need in setup.needs]
+    if not setup.is_alone and not setup.dst_is_unprivileged:
+        reasons.append(host.userfaultfd_missing(facts[1].version))
+    for reason in filter(None, reasons):
+        raise Unavailable(f"not runnable here: {reason}")
 
 
-def _require_no_userfaultfd(target: Target) -> None:
-    """Go on only if an ordinary user can run this QEMU and may not use userfaultfd."""
-    if os.geteuid() != 0 or not shutil.which("setpriv"):
-        raise Unavailable("needs root, and setpriv, to run a QEMU as another user")
-    with suppress(OSError):
-        if Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip() == "1":
-            raise Unavailable("this machine lets everybody use userfaultfd")
-    with suppress(OSError):
-        if os.stat("/dev/userfaultfd").st_mode & 0o006:
-            raise Unavailable("this machine lets everybody use /dev/userfaultfd")
-    for folder in (
-        Path(os.path.realpath(target.path)),
-        *Path(os.path.realpath(target.path)).parents,
-    ):
-        if not folder.stat().st_mode & 0o001:
-            raise Unavailable(f"an ordinary user cannot reach {target.path}: {folder}")
-
-
-def _free_hugepages() -> int:
-    with suppress(OSError, ValueError):
-        return int(
-            Path("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages").read_text()
-        )
-    return 0
-
-
-def _note(record: Record, stop: Stopped) -> None:
+def _note(record: Record, stop: Exception) -> None:
+    """Write down why a scenario went no further."""
     if isinstance(stop, Unavailable):
         record.add("", "skip", str(stop))
-    elif isinstance(stop, (Gone, Hung)):
+    elif isinstance(stop, Stopped):
         record.add("", "note", str(stop))
+    else:
+        record.add("", "note", f"not as documented: {type(stop).__name__}: {stop}")
 
 
 def _header(
@@ -252,14 +274,10 @@ def _header(
     }
     for line in record.lines:
         if line.dir == "greeting" and line.side in ("src", "dst"):
-            qmp = line.msg.get("QMP", {}).get("version", {})
-            number = qmp.get("qemu", {})
-            version = ".".join(
-                str(number.get(part, 0)) for part in ("major", "minor", "micro")
-            )
+            version, package = greeted(line.msg)
             if line.side == "src" and not header["qemu"]:
                 header["qemu"] = version
-                header["package"] = qmp.get("package", "")
+                header["package"] = package
             elif line.side == "dst":
                 header["destination"] = version
     return header

@@ -83,6 +83,7 @@ class Record:
     ) -> Line:
         """Wait for a line.
 
+        :param what: For what is recorded if it does not come; empty if that is none of anybody's business.
         :param since: The first line that counts.
         :param gone: Give up when this side's monitor has ended.
         :raises Hung: If it does not come.
@@ -106,6 +107,8 @@ class Record:
             place += len(fresh)
             if has_ended:
                 raise Gone(f"{gone} ended while it was waited for {what}")
+            if not fresh and not what:
+                raise Hung("nothing came")
             if not fresh:
                 self.add(gone, "timeout", f"{what}: not within {timeout_s:g} s")
                 raise Hung(f"{gone}: {what}: not within {timeout_s:g} s")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from libvirt_postcopy.conformance import host
 from libvirt_postcopy.conformance.evidence import Exchange, Line
 from libvirt_postcopy.conformance.guest import (
     FIRST_PAGE,
@@ -22,7 +24,7 @@ from libvirt_postcopy.conformance.link import Link
 from libvirt_postcopy.conformance.machine import Machine, Target
 from libvirt_postcopy.conformance.monitor import Gone, Hung, Record, Stopped
 
-__all__ = ["Pair", "Setup", "Side", "Unavailable"]
+__all__ = ["Pair", "Refused", "Setup", "Side", "Unavailable"]
 
 MIB = 1 << 20
 STEP_S = 10.0
@@ -32,7 +34,11 @@ ENDS = ("completed", "failed", "cancelled")
 
 
 class Unavailable(Stopped):
-    """This machine or this QEMU has not what the scenario needs."""
+    """This machine has not what the scenario needs."""
+
+
+class Refused(Stopped):
+    """A QEMU refuses what it says it can do, so that the scenario cannot go on."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,7 @@ class Setup:
     is_alone: bool = False  #: no destination
     dst_guest: Guest | None = None
     dst_is_unprivileged: bool = False  #: a user who may not use userfaultfd
+    needs: Sequence[str] = ()  #: of this machine, as :func:`.host.missing` knows it
     places: Mapping[str, str] = field(
         default_factory=dict
     )  #: for ``{name}`` in the arguments
@@ -109,15 +116,21 @@ class Side:
             gone=self.name,
         )
 
-    def wait_run_state(self, name: str, most: int = 200) -> None:
+    def settle(self, name: str, most: int = 50) -> bool:
+        """Wait a second for a run state that may not come; no event tells all of them."""
+        for _ in range(most):
+            if self.cmd("query-status").value.get("status") == name:
+                return True
+            self._pair.record.pause(0.02)
+        return False
+
+    def wait_run_state(self, name: str) -> None:
         """Wait for a run state; no event tells it.
 
         :raises Hung: If it does not come.
         """
-        for _ in range(most):
-            if self.cmd("query-status").value.get("status") == name:
-                return
-            self._pair.record.pause(0.02)
+        if self.settle(name, 200):
+            return
         self._pair.record.add(self.name, "timeout", f"run state {name}")
         raise Hung(f"{self.name}: no run state {name}")
 
@@ -126,6 +139,17 @@ class Side:
             line.side == self.name and (line.event in names or line.status in names)
             for line in list(self._pair.record.lines)
         )
+
+    def settle_or_end(self, *names: str, after: Line, timeout_s: float = 1.0) -> None:
+        """Wait for a status, or for the end of either side; that nothing of it comes is an answer, too."""
+        with contextlib.suppress(Stopped):
+            self._pair.record.wait(
+                lambda line: line.dir == "eof"
+                or (line.side == self.name and line.status in names),
+                "",
+                since=after.number,
+                timeout_s=timeout_s,
+            )
 
     def wait_ended(self, timeout_s: float = STEP_S) -> None:
         """Wait until its monitor has ended."""
@@ -160,6 +184,7 @@ class Pair:
         self.uri = ""
         self.link: Link | None = None
         names = {"folder": str(folder), **setup.places}
+        (folder / "keys.psk").write_text(f"qemu:{secrets.token_hex(16)}\n")
         try:
             self.src = self._start(
                 "src", targets[0], setup.guest, setup.src_extra, setup.src_memory, names
@@ -170,19 +195,22 @@ class Pair:
                 for monitor in side.machine.monitors:
                     monitor.start(oob=setup.oob)
             if not setup.is_alone:
-                self._await_guest()
+                self.await_guest("src")
         except BaseException:
             self.close()
             raise
 
-    def _await_guest(self) -> None:
+    def await_guest(self, side: str, after: Line | None = None) -> None:
         """Wait until the guest has filled its memory, so that all of it has a meaning."""
         letter = "B" if self.setup.guest.working_pages else "F"
         self.record.wait(
-            lambda line: line.dir == "serial" and line.msg == letter,
+            lambda line: line.dir == "serial"
+            and line.side == side
+            and line.msg == letter,
             "the guest's start",
+            since=0 if after is None else after.number,
             timeout_s=START_S,
-            gone="src",
+            gone=side,
         )
 
     def _start(
@@ -251,16 +279,24 @@ class Pair:
     ) -> None:
         """Set capabilities on both; ``events`` and post-copy unless said otherwise.
 
-        :raises Unavailable: If a QEMU refuses.
+        :raises Refused: If a QEMU refuses.
         """
         base = {"events": True} if events else {}
         base.update({self.postcopy: True} if both is None else both)
         for side, more in zip(self.sides, (src, dst)):
             answer = side.capabilities({**base, **(more or {})})
             if not answer.is_ok:
-                raise Unavailable(
-                    f"{side.name} refuses {answer.arguments}: {answer.desc}"
-                )
+                raise Refused(f"{side.name} refuses {answer.arguments}: {answer.desc}")
+
+    def set_tls(self) -> None:
+        """Use the credentials that both were started with.
+
+        :raises Refused: If a QEMU refuses.
+        """
+        for side in self.sides:
+            answer = side.parameters({"tls-creds": "tls0"})
+            if not answer.is_ok:
+                raise Refused(f"{side.name} refuses tls-creds: {answer.desc}")
 
     def limit(self, pre_mib_s: float = 16, post_mib_s: float | None = 4) -> None:
         """Keep pre-copy from ending, and post-copy from being over at once."""
@@ -276,6 +312,10 @@ class Pair:
         """An address to listen on."""
         if kind == "unix":
             return f"unix:{self.folder}/{name}.sock"
+        if kind == "vsock":
+            with socket.socket(socket.AF_VSOCK) as free:
+                free.bind((socket.VMADDR_CID_ANY, socket.VMADDR_PORT_ANY))
+                return f"vsock:{host.VMADDR_CID_LOCAL}:{free.getsockname()[1]}"
         if self.facts.version < (4, 0):
             with socket.create_server(("127.0.0.1", 0)) as free:
                 return f"tcp:127.0.0.1:{free.getsockname()[1]}"
@@ -284,13 +324,13 @@ class Pair:
     def listen(self, kind: str = "tcp", *, side: Side | None = None) -> str:
         """Let the destination listen, and return where.
 
-        :raises Unavailable: If it cannot.
+        :raises Refused: If it cannot.
         """
         side = side or self.dst
         uri = self.address(kind)
         answer = side.cmd("migrate-incoming", {"uri": uri})
         if not answer.is_ok:
-            raise Unavailable(f"{side.name} cannot listen at {uri}: {answer.desc}")
+            raise Refused(f"{side.name} cannot listen at {uri}: {answer.desc}")
         self.uri = self.real_address(uri, side)
         return self.uri
 
@@ -402,7 +442,7 @@ class Pair:
             answer = self.dst.cmd("human-monitor-command", {"command-line": line})
             text = str(answer.value).strip().rpartition(" ")[2]
             if not answer.is_ok or not text.startswith("0x"):
-                raise Unavailable(f"a guest's page cannot be read: {answer.said}")
+                raise Refused(f"a guest's page cannot be read: {answer.said}")
             word = int(text, 16)
         self.record.add("dst", "memory", {"page-read": word, "expected": filler(number), "bad-pages": 0, "pages": 1, "edges": 0})  # fmt: skip
 

@@ -30,6 +30,7 @@ __all__ = [
     "check",
     "fail",
     "inapplicable",
+    "outcomes",
     "require",
     "select",
     "unseen",
@@ -37,6 +38,8 @@ __all__ = [
 ]
 
 ANY: Sequence[str] = ("*",)
+#: What a check runs into where a message has not the shape that every QEMU gives it.
+MISSHAPEN = (KeyError, TypeError, ValueError, AttributeError, IndexError)
 
 
 class Level(Enum):
@@ -89,6 +92,11 @@ class Check:
     def is_for(self, scenario: str) -> bool:
         """Whether it has something to say of a scenario of ours."""
         return self.scenarios == ANY or scenario in self.scenarios
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether it judges more than an idle QEMU, and not just any conversation."""
+        return bool(set(self.scenarios) - {"*", "introspection"})
 
     @property
     def since_version(self) -> tuple[int, ...]:
@@ -164,6 +172,26 @@ def _flat(lines: Sequence[Line | Exchange | None]) -> list[Line]:
         elif each is not None:
             found.append(each)
     return found
+
+
+def outcomes(seen: Conversation) -> dict[str, str]:
+    """What the checks of a scenario say of its conversation, by id: ``pass``, ``fail`` or ``skip``.
+
+    Without what is known of versions: so it is the same in years to come.
+    """
+    return {check.id: _outcome(check, seen) for check in CHECKS.values() if seen.scenario in check.scenarios}  # fmt: skip
+
+
+def _outcome(check: Check, seen: Conversation) -> str:
+    try:
+        check.judge(seen)
+    except (Unseen, Inapplicable):
+        return "skip"
+    except Weak:
+        return "pass"
+    except (Fail, *MISSHAPEN):
+        return "fail"
+    return "pass"
 
 
 def select(words: Sequence[str]) -> list[Check]:

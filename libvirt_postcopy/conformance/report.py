@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree  # only written with, never read with
@@ -16,7 +17,14 @@ from libvirt_postcopy.conformance.verdicts import Finding, Subject, Verdict
 from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.programs import printable
 
-__all__ = ["FORMATS", "changes", "read_baseline", "regressions", "render"]
+__all__ = [
+    "FORMATS",
+    "Baseline",
+    "changes",
+    "read_baseline",
+    "regressions",
+    "render",
+]
 
 BAD = (Verdict.FAIL, Verdict.KNOWN, Verdict.WEAK)
 _MARK = {"pass": "ok", "fail": "FAIL", "known": "known", "weak": "weak", "skip": "-", "": ""}  # fmt: skip
@@ -37,14 +45,19 @@ def _text(subjects: Sequence[Subject], pairs: Sequence[Pairing], verbose: bool) 
     rows: list[str] = []
     for subject in subjects:
         rows += _subject_text(subject, verbose)
-    if len(subjects) > 1:
-        rows += ["", *_table_text(subjects)]
+    judged = [subject for subject in subjects if subject.findings]
+    if len(judged) > 1:
+        rows += ["", *_table_text(judged)]
     if pairs:
         rows += ["", "From one version to another:", *_pairs_text(pairs)]
     return "".join(f"{printable(row)}\n" for row in rows)
 
 
 def _subject_text(subject: Subject, verbose: bool) -> Iterator[str]:
+    if subject.problem:
+        yield f"{subject.label}: could not be judged: {subject.problem}"
+    if not subject.findings:
+        return
     counts = subject.counts()
     said = ", ".join(f"{counts[each.value]} {each.value}" for each in Verdict if counts[each.value])  # fmt: skip
     package = f" ({subject.package})" if subject.package else ""
@@ -177,6 +190,7 @@ def document(
                 "package": subject.package,
                 "seconds": round(subject.seconds, 1),
                 "peak-mib": round(subject.peak_mib),
+                **({"problem": subject.problem} if subject.problem else {}),
                 "counts": subject.counts(),
                 "findings": [finding.to_json() for finding in subject.findings],
             }
@@ -216,9 +230,12 @@ def _junit(subjects: Sequence[Subject], pairs: Sequence[Pairing], verbose: bool)
             tests=str(len(subject.findings)),
             failures=str(counts["fail"] + counts["known"]),
             skipped=str(counts["skip"]),
-            errors="0",
+            errors=str(int(bool(subject.problem))),
             time=f"{subject.seconds:.1f}",
         )
+        if subject.problem:
+            case = ElementTree.SubElement(suite, "testcase", classname="run", name="run")  # fmt: skip
+            ElementTree.SubElement(case, "error", message=_xml_text(subject.problem))
         for finding in subject.findings:
             group, _, name = finding.check.id.partition("/")
             case = ElementTree.SubElement(suite, "testcase", classname=group, name=name)
@@ -257,7 +274,7 @@ def _page(subjects: Sequence[Subject], pairs: Sequence[Pairing], verbose: bool) 
     for subject in subjects:
         counts = ", ".join(f"{n} {k}" for k, n in subject.counts().items() if n)
         out.append(
-            f"<li><b>{say(subject.label)}</b> {say(subject.package)}: {say(counts)}"
+            f"<li><b>{say(subject.label)}</b> {say(subject.package)}: {say(subject.problem and 'could not be judged: ' + subject.problem)} {say(counts)}"
         )
     out.append("</ul><table><tr><th>check<th>requirement")
     out += [f"<th>{say(subject.facts.text)}" for subject in subjects]
@@ -294,37 +311,58 @@ FORMATS = {
 }
 
 
-def read_baseline(path: Path) -> list[Mapping[str, Any]]:
+@dataclass(frozen=True)
+class Baseline:
+    """What an earlier report said."""
+
+    subjects: Sequence[Mapping[str, Any]]
+    pairs: Sequence[Mapping[str, Any]]
+
+
+def read_baseline(path: Path) -> Baseline:
     """Read an earlier JSON report.
 
     :raises UsageError: If it is none.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-        subjects = value["subjects"]
-        for subject in subjects:
+        for subject in value["subjects"]:
             assert isinstance(subject["qemu"], str)
             {each["check"]: Verdict(each["verdict"]) for each in subject["findings"]}
+        pairs = value.get("pairs", [])
+        assert all(isinstance(p["source"], str) and isinstance(p["destination"], str) and Verdict(p["verdict"]) for p in pairs)  # fmt: skip
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AssertionError, RecursionError) as error:
         raise UsageError(f"{path} is no report of this suite", cure="write one with --format json -o FILE") from error  # fmt: skip
-    return list(subjects)
+    return Baseline(value["subjects"], pairs)
 
 
 def regressions(
-    subjects: Sequence[Subject], baseline: Iterable[Mapping[str, Any]]
+    subjects: Sequence[Subject], pairs: Sequence[Pairing], baseline: Baseline
 ) -> list[str]:
     """What is worse than it was for the same QEMU, or for the only one that the baseline has."""
-    before = {subject["qemu"]: subject for subject in baseline}
+    before = {subject["qemu"]: subject for subject in baseline.subjects}
+    only = next(iter(before.values())) if len(before) == 1 else {}
     worse = []
     for subject in subjects:
-        was = before.get(subject.facts.text)
-        if was is None and len(before) == 1:
-            was = next(iter(before.values()))
-        verdicts = {each["check"]: Verdict(each["verdict"]) for each in (was or {}).get("findings", [])}  # fmt: skip
+        was = before.get(subject.facts.text, only)
+        verdicts = {each["check"]: Verdict(each["verdict"]) for each in was.get("findings", [])}  # fmt: skip
         for finding in subject.findings:
             old = verdicts.get(finding.check.id, Verdict.SKIP)
-            if finding.verdict in (Verdict.FAIL, Verdict.KNOWN) and finding.verdict.weight > old.weight:  # fmt: skip
-                worse.append(f"{subject.label}: {finding.check.id} was {old.value}, is {finding.verdict.value}")  # fmt: skip
+            if _is_worse(old, finding.verdict) and not finding.is_of_machine:
+                reason = f": {finding.reason}" if finding.reason else ""
+                worse.append(f"{subject.label}: {finding.check.id} was {old.value}, is {finding.verdict.value}{reason}")  # fmt: skip
+    ways = {(each["source"], each["destination"]): Verdict(each["verdict"]) for each in baseline.pairs}  # fmt: skip
+    for pair in pairs:
+        old = ways.get((pair.source, pair.destination), Verdict.SKIP)
+        if _is_worse(old, pair.verdict):
+            worse.append(f"{pair.source} to {pair.destination} was {old.value}, is {pair.verdict.value}: {pair.reason}")  # fmt: skip
     return worse
+
+
+def _is_worse(old: Verdict, new: Verdict) -> bool:
+    """What was kept and is not even checked any more is worse, too."""
+    if new is Verdict.SKIP:
+        return old in (Verdict.PASS, Verdict.WEAK)
+    return new in (Verdict.FAIL, Verdict.KNOWN) and new.weight > old.weight

@@ -12,12 +12,13 @@ from typing import Any
 from libvirt_postcopy.conformance import transcript
 from libvirt_postcopy.conformance.evidence import Conversation, Line
 from libvirt_postcopy.conformance.introspection import Facts, Schema
-from libvirt_postcopy.conformance.known import in_range
+from libvirt_postcopy.conformance.known import in_range, span_of
 from libvirt_postcopy.conformance.qmpschema import derive
 from libvirt_postcopy.errors import NotSupportedError, UsageError
 
 __all__ = [
     "consumer_names",
+    "consumer_notes",
     "consumer_problems",
     "facts_of",
     "features",
@@ -170,16 +171,16 @@ _FEATURES: Sequence[tuple[str, str]] = (
     ("status:failing", "failing announced before failed"),
 )
 
-#: What breaks which consumer, from a version on or in a range.
+#: What breaks which consumer: what has a name is asked for by it, behaviour without one goes by the version.
 _BREAKS: Sequence[tuple[str, str]] = (
-    ("2.5", "the capability is called x-postcopy-ram"),
+    ("cap:x-postcopy-ram", "the capability is called x-postcopy-ram"),
     ("2.5-9.2", "migrate_cancel in post-copy is accepted and loses the guest"),
     ("3.0-5.2", "a resume that is refused, then a good one: the source dies"),
     ("10.0-", "device is announced in every migration: a client with a closed list of flows stops"),
-    ("9.1-", "postcopy-recover-setup: a client with a closed list of statuses stops"),
-    ("10.2-", "postcopy-device: a client with a closed list of statuses stops (libvirt up to 11.3 gives an error when it asks)"),
+    ("status:postcopy-recover-setup", "postcopy-recover-setup: a client with a closed list of statuses stops"),
+    ("status:postcopy-device", "postcopy-device: a client with a closed list of statuses stops (libvirt up to 11.3 gives an error when it asks)"),
     ("10.2-11.1", "a cut in the switch leaves two running guests unless the destination was started with -S"),
-    ("11.0-", "failing: a client with a closed list of statuses stops"),
+    ("status:failing", "failing: a client with a closed list of statuses stops"),
     ("11.0-", "MIGRATION_PASS begins with 2 and comes ten times a second: whoever counts passes switches too early (virsh --postcopy-after-precopy)"),
 )  # fmt: skip
 
@@ -190,8 +191,8 @@ def features(found: Sequence[Facts]) -> Iterator[str]:
         yield f"QEMU {facts.text}"
         for need, words in _FEATURES:
             yield f"  {'yes' if facts.has(need) else 'no ':3} {words} ({need.partition(':')[2]})"
-        for spans, words in _BREAKS:
-            if in_range(facts.version, spans):
+        for where, words in _BREAKS:
+            if facts.has(where) if ":" in where else in_range(facts.version, where):
                 yield f"  breaks  {words}"
 
 
@@ -246,33 +247,129 @@ def _parsed(text: str, path: Path) -> Any:
         raise UsageError(f"{path}: {error}") from error
 
 
+#: What this package itself sends and reads.
+_OWN: Mapping[str, Sequence[str]] = {
+    "capabilities": (
+        "auto-converge",
+        "events",
+        "postcopy-blocktime",
+        "postcopy-preempt",
+        "postcopy-ram",
+        "release-ram",
+    ),
+    "parameters": (
+        "downtime-limit",
+        "max-bandwidth",
+        "max-postcopy-bandwidth",
+        "tls-creds",
+        "tls-hostname",
+    ),
+    "commands": (
+        "migrate",
+        "migrate_cancel",
+        "migrate-incoming",
+        "migrate-pause",
+        "migrate-recover",
+        "migrate-set-capabilities",
+        "migrate-set-parameters",
+        "migrate-start-postcopy",
+        "query-migrate",
+        "query-migrate-capabilities",
+        "query-migrate-parameters",
+    ),
+    "events": ("MIGRATION", "MIGRATION_PASS", "RESUME", "STOP"),
+    "keys": (
+        "blocked-reasons",
+        "dirty-pages-rate",
+        "dirty-sync-count",
+        "downtime",
+        "duplicate",
+        "error-desc",
+        "mbps",
+        "normal-bytes",
+        "page-size",
+        "postcopy-blocktime",
+        "postcopy-requests",
+        "postcopy-vcpu-blocktime",
+        "ram",
+        "remaining",
+        "setup-time",
+        "socket-address",
+        "status",
+        "total",
+        "total-time",
+        "transferred",
+    ),
+}
+
+
 def _own() -> dict[str, frozenset[str]]:
     from libvirt_postcopy.phases import Status
 
-    return {"statuses": frozenset(each.value for each in Status)}
+    statuses = frozenset(each.value for each in Status)
+    return {"statuses": statuses, **{k: frozenset(v) for k, v in _OWN.items()}}
 
 
 def consumer_problems(
     names: Mapping[str, frozenset[str]], found: Sequence[Facts]
 ) -> list[str]:
-    """What a client does not know, and what no QEMU here has, which is perhaps misspelt."""
+    """What would make a client stop: a status that it does not know, and a name that no QEMU has, perhaps misspelt."""
     problems = []
     for kind, known in names.items():
         there = {facts.text: _offered(kind, facts) for facts in found}
-        for version, offered in there.items():
-            if kind == "statuses":
-                for name in sorted(offered - known):
-                    problems.append(
-                        f"QEMU {version}: status '{name}' is not known to this client"
-                    )
         everywhere = frozenset().union(*there.values())
+        if kind == "statuses":
+            problems += [
+                f"QEMU {_having(name, there)}: status '{name}' is not known to this client"
+                for name in sorted(everywhere - known)
+            ]
         for name in sorted(known - everywhere):
+            if _is_released(kind, name):
+                continue  # by another release than these
             near = _near(name, everywhere)
             hint = f", perhaps '{near}' is meant" if near else ""
             problems.append(
                 f"{kind}: '{name}' exists in none of {', '.join(there)}{hint}"
             )
     return problems
+
+
+def consumer_notes(
+    names: Mapping[str, frozenset[str]], found: Sequence[Facts]
+) -> list[str]:
+    """What else of migration a client does not know, and need not: capabilities, parameters, commands, events and keys."""
+    notes = []
+    for kind, known in names.items():
+        there = {facts.text: _of_migration(kind, facts) for facts in found}
+        unknown = sorted(frozenset().union(*there.values()) - known)
+        if unknown and kind != "statuses":
+            rows = [f"{name}{_where(name, there)}" for name in unknown]
+            notes.append(f"{kind} not known to this client: {', '.join(rows)}")
+    return notes
+
+
+def _having(name: str, there: Mapping[str, frozenset[str]]) -> str:
+    return ", ".join(version for version, offered in there.items() if name in offered)
+
+
+def _where(name: str, there: Mapping[str, frozenset[str]]) -> str:
+    """In which QEMUs it is, if not in all."""
+    return "" if all(name in offered for offered in there.values()) else f" ({_having(name, there)})"  # fmt: skip
+
+
+_NEED = {"statuses": "status", "capabilities": "cap", "parameters": "param", "commands": "cmd"}  # fmt: skip
+
+
+def _is_released(kind: str, name: str) -> bool:
+    return kind in _NEED and span_of(f"{_NEED[kind]}:{name}") is not None
+
+
+def _of_migration(kind: str, facts: Facts) -> frozenset[str]:
+    """Of commands and events, those that have to do with it."""
+    offered = _offered(kind, facts)
+    if kind not in ("commands", "events"):
+        return offered
+    return frozenset(name for name in offered if "migrat" in name.lower() or "yank" in name)  # fmt: skip
 
 
 def _offered(kind: str, facts: Facts) -> frozenset[str]:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from libvirt_postcopy.conformance.evidence import Conversation, Line
+from libvirt_postcopy.conformance.evidence import Conversation, Line, greeted
 from libvirt_postcopy.errors import UsageError
 
 __all__ = ["dumps", "load", "loads", "normalised", "read_folder", "trimmed"]
@@ -176,11 +176,7 @@ def _completed(
             and line.side in ("src", "hop0")
             and not found["qemu"]
         ):
-            qmp = line.msg.get("QMP")
-            version = qmp.get("version") if isinstance(qmp, dict) else None
-            number = version.get("qemu") if isinstance(version, dict) else None
-            if isinstance(number, dict):
-                found["qemu"] = ".".join(str(number.get(part, 0)) for part in ("major", "minor", "micro"))  # fmt: skip
+            found["qemu"] = greeted(line.msg)[0]
     if not header:
         found["scenario"] = f"recorded-{found['scenario']}"
     return found
@@ -255,14 +251,17 @@ _KEPT_COMMANDS = frozenset(
         "query-migrate-parameters",
         "query-status",
         "query-version",
+        "query-commands",
+        "query-qmp-schema",
         "query-migrationthreads",
+        "qmp_capabilities",
         "cont",
         "stop",
         "yank",
         "query-yank",
     ]
 )
-_KEPT_EVENTS = frozenset(["MIGRATION", "MIGRATION_PASS", "STOP", "RESUME", "SHUTDOWN"])
+_KEPT_EVENTS = frozenset(["MIGRATION", "MIGRATION_PASS", "STOP", "RESUME", "SHUTDOWN", "RESET"])  # fmt: skip
 
 
 def trimmed(seen: Conversation, polls: int = 3) -> Conversation:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
@@ -12,8 +12,10 @@ from libvirt_postcopy.conformance.checks.reading import was_killed
 from libvirt_postcopy.conformance.deviations import Deviation, known
 from libvirt_postcopy.conformance.evidence import Conversation, Line
 from libvirt_postcopy.conformance.introspection import Facts
+from libvirt_postcopy.conformance.known import span_of
 from libvirt_postcopy.conformance.registry import (
     ANY,
+    MISSHAPEN,
     Check,
     Fail,
     Inapplicable,
@@ -21,8 +23,17 @@ from libvirt_postcopy.conformance.registry import (
     Unseen,
     Weak,
 )
+from libvirt_postcopy.conformance.scenarios import SCENARIOS
 
-__all__ = ["Finding", "Subject", "Verdict", "judge", "judge_all", "sum_up"]
+__all__ = [
+    "Finding",
+    "Subject",
+    "Verdict",
+    "gate",
+    "judge",
+    "judge_all",
+    "sum_up",
+]
 
 
 class Verdict(Enum):
@@ -52,6 +63,7 @@ class Finding:
     scenario: str = ""
     deviation: Deviation | None = None
     is_unseen: bool = False  #: skipped because what the check is about did not come up
+    is_of_machine: bool = False  #: skipped because this machine has not the means
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = {
@@ -90,12 +102,59 @@ class Subject:
     seconds: float = 0.0
     peak_mib: float = 0.0
     package: str = ""
+    problem: str = ""  #: why it could not be judged, or not by post-copy
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a check was not skipped; of those that need more than an idle QEMU, where any were chosen."""
+        driven = [f for f in self.findings if f.check.is_driven]
+        return any(f.verdict is not Verdict.SKIP for f in driven or self.findings)
 
     def counts(self) -> dict[str, int]:
         counts = {each.value: 0 for each in Verdict}
         for each in self.findings:
             counts[each.verdict.value] += 1
         return counts
+
+
+#: Of a conversation that somebody else recorded, with something else in mind, these would judge what was done on
+#: purpose: a guest continued by hand, a side killed, a migration that was never meant to end.
+_ONLY_OUR_OWN = frozenset(
+    [
+        "break/both-paused",
+        "break/by-command",
+        "break/monitor-alive",
+        "cancel/at-random",
+        "cancel/on-destination",
+        "cancel/nothing-to-cancel",
+        "client/unknown-status",
+        "guest/one-runs",
+        "incoming/autostart",
+        "incoming/stays-stopped",
+        "introspection/replies-follow-schema",
+        "mismatch/preempt-destination",
+        "mismatch/preempt-source",
+        "mismatch/postcopy-destination",
+        "pause/continue-in-a-wrong-state",
+        "protocol/events-off",
+        "protocol/ids",
+        "recover/other-transport",
+        "recover/second-failure",
+        "robust/stop-cont-with-blocktime",
+        "robust/abuse",
+        "start/after-the-end",
+        "start/before-migrate",
+        "start/right-after-migrate",
+        "status/two-vcpus",
+        "status/source-order",
+        "transport/tcp",
+        "transport/tcp6",
+        "transport/unix",
+        "transport/fd",
+        "numbers/postcopy-bandwidth",
+        "numbers/remaining-of-all",
+    ]
+)
 
 
 def judge(check: Check, seen: Conversation) -> Finding:
@@ -110,8 +169,7 @@ def judge(check: Check, seen: Conversation) -> Finding:
         return _found(check, seen, Verdict.WEAK, error)
     except Fail as error:
         return _found(check, seen, Verdict.FAIL, error)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        # A message has not the shape that every QEMU gives it.
+    except MISSHAPEN as error:
         broken = Fail(
             "messages of the shape that QEMU documents",
             f"{type(error).__name__}: {error}",
@@ -122,7 +180,7 @@ def judge(check: Check, seen: Conversation) -> Finding:
 
 def _unseen(check: Check, seen: Conversation, reason: str) -> Finding:
     why = seen.skip_reason
-    return Finding(check, Verdict.SKIP, why or reason, scenario=seen.scenario, is_unseen=not why, lines=(*seen.of("timeout"), *_deaths(seen)))  # fmt: skip
+    return Finding(check, Verdict.SKIP, why or reason, scenario=seen.scenario, is_unseen=not why, is_of_machine=bool(why), lines=(*seen.of("timeout"), *seen.of("note", ""), *_deaths(seen)))  # fmt: skip
 
 
 def _deaths(seen: Conversation) -> list[Line]:
@@ -134,35 +192,61 @@ def _deaths(seen: Conversation) -> list[Line]:
 
 
 def _found(check: Check, seen: Conversation, verdict: Verdict, error: Fail) -> Finding:
-    version = seen.version
-    deviation = known(check.id, version) if verdict is Verdict.FAIL else None
-    if verdict is Verdict.FAIL and check.level is Level.SHOULD and not deviation:
-        verdict = Verdict.WEAK
-    return Finding(
+    found = Finding(
         check,
-        Verdict.KNOWN if deviation else verdict,
+        verdict,
         accepted=error.accepted,
         actual=error.actual,
         lines=error.lines,
         scenario=seen.scenario,
-        deviation=deviation,
     )
+    found = _excused(found, seen.version)
+    if found.verdict is Verdict.FAIL and check.level is Level.SHOULD:
+        return replace(found, verdict=Verdict.WEAK)
+    return found
 
 
-def sum_up(check: Check, findings: Sequence[Finding], otherwise: str) -> Finding:
+def _excused(finding: Finding, version: tuple[int, ...]) -> Finding:
+    """Turn a fail into a known deviation, where there is one that shows itself like this."""
+    if finding.verdict is not Verdict.FAIL:
+        return finding
+    deviation = known(finding.check.id, version, finding.actual)
+    if deviation is None:
+        return finding
+    return replace(finding, verdict=Verdict.KNOWN, deviation=deviation)
+
+
+def is_own(scenario: str) -> bool:
+    """Whether a conversation is one of this suite's, which has to come to what its checks are about."""
+    return scenario in SCENARIOS or scenario == "cross"
+
+
+def _is_for(check: Check, seen: Conversation) -> bool:
+    """Our own scenarios are for certain checks; anybody else's conversation may show anything."""
+    if is_own(seen.scenario):
+        return check.is_for(seen.scenario)
+    return check.id not in _ONLY_OUR_OWN
+
+
+def sum_up(
+    check: Check, findings: Sequence[Finding], version: tuple[int, ...]
+) -> Finding:
     """The worst of what was found in several conversations.
 
-    If none of our own scenarios came to what the check is about, that is a failure: it could not fail otherwise.
+    If one of our own scenarios did not come to what the check is about, that is a failure: it could not fail otherwise.
     """
     if not findings:
-        return Finding(check, Verdict.SKIP, otherwise)
-    worst = max(findings, key=lambda each: each.verdict.weight)
-    unseen = next((each for each in findings if each.is_unseen), None)
-    if worst.verdict is not Verdict.SKIP or unseen is None or check.scenarios == ANY:
-        return worst
-    said = "; ".join([unseen.reason, *(str(line.msg)[:200] for line in unseen.lines)])
+        return Finding(check, Verdict.SKIP, "its scenario was not run")
+    rows = [_excused(_must_be_seen(each), version) for each in findings]
+    return max(rows, key=lambda each: each.verdict.weight)
+
+
+def _must_be_seen(finding: Finding) -> Finding:
+    if not finding.is_unseen or not is_own(finding.scenario) or finding.check.scenarios == ANY:  # fmt: skip
+        return finding
+    said = "; ".join([finding.reason, *(str(line.msg)[:200] for line in finding.lines)])
     return replace(
-        unseen,
+        finding,
         verdict=Verdict.FAIL,
         reason="",
         accepted="what the check is about is reached",
@@ -170,62 +254,71 @@ def sum_up(check: Check, findings: Sequence[Finding], otherwise: str) -> Finding
     )
 
 
-def excused(finding: Finding, facts: Facts) -> Finding:
-    """Turn a fail into a known deviation, where there is one."""
-    deviation = known(finding.check.id, facts.version)
-    if finding.verdict is not Verdict.FAIL or deviation is None:
-        return finding
-    return replace(finding, verdict=Verdict.KNOWN, deviation=deviation)
+def needs_of(check: Check) -> list[str]:
+    """What a check cannot do without: its own needs, and what all of its scenarios need."""
+    needs = [set(SCENARIOS[name].needs) for name in check.scenarios if name in SCENARIOS]  # fmt: skip
+    shared = set.intersection(*needs) if needs else set()
+    return [*check.needs, *sorted(shared - set(check.needs))]
+
+
+def is_older(check: Check, facts: Facts) -> bool:
+    """Whether a QEMU is older than what a check is about.
+
+    What came with that release and has a name is asked for by it, as there are backports; only behaviour without a name goes by
+    the version.
+    """
+    if facts.version[:2] >= check.since_version[:2]:
+        return False
+    spans = {need: span_of(need) for need in check.needs}
+    named = [need for need, span in spans.items() if span and span.since == check.since]
+    return not named or not all(map(facts.has, named))
 
 
 def gate(check: Check, facts: Facts, accel: str) -> str:
     """Why a check does not apply to a QEMU, or empty; what is missing without a reason is judged elsewhere."""
     if check.accel and check.accel != accel:
         return f"needs {check.accel}: --accel {check.accel}"
-    missing = [need for need in check.needs if not facts.has(need)]
-    if missing:
-        return f"this QEMU has no {' '.join(missing)}"
-    if facts.version[:2] < check.since_version[:2]:
+    if is_older(check, facts):
         return f"applies from QEMU {check.since} on"
+    missing = [need for need in needs_of(check) if not facts.has(need)]
+    if missing and facts.is_told:
+        return f"this QEMU has no {' '.join(missing)}"
     return ""
 
 
 def must_have(check: Check, facts: Facts) -> str:
     """A feature that the version promises and that is not there; empty if all is well.
 
-    A feature that has been removed again is not promised.
+    A feature that has been removed again is not promised; one that no table has is promised since the check applies.
     """
-    from libvirt_postcopy.conformance.known import CAPABILITIES
-
-    for need in check.needs:
-        kind, _, name = need.partition(":")
-        span = CAPABILITIES.get(name) if kind == "cap" else None
-        if span and span.covers(facts.version[:2]) and not facts.has(need):
+    if not facts.is_told or is_older(check, facts):
+        return ""
+    for need in needs_of(check):
+        span = span_of(need)
+        if not facts.has(need) and (span is None or span.covers(facts.version[:2])):
             return need
     return ""
 
 
 def judge_all(
     chosen: Sequence[Check],
-    conversations: Mapping[str, Conversation],
+    conversations: Iterable[Conversation],
     facts: Facts,
     accel: str = "tcg",
 ) -> list[Finding]:
-    """Judge a run: each check by the conversations of its scenarios."""
-    found = []
-    for check in chosen:
-        lacking = must_have(check, facts)
-        if lacking:
-            found.append(Finding(check, Verdict.FAIL, accepted=f"{lacking} in QEMU {facts.text}", actual="it is missing"))  # fmt: skip
-            continue
-        reason = gate(check, facts, accel)
-        if reason:
-            found.append(Finding(check, Verdict.SKIP, reason))
-            continue
-        rows = [
-            judge(check, seen)
-            for name, seen in conversations.items()
-            if check.is_for(name.partition("@")[0])
-        ]
-        found.append(excused(sum_up(check, rows, "its scenario was not run"), facts))
-    return found
+    """Judge a run, live or recorded: each check by all conversations that it has something to say of."""
+    rows = list(conversations)
+    return [_judged(check, rows, facts, accel) for check in chosen]
+
+
+def _judged(
+    check: Check, conversations: Sequence[Conversation], facts: Facts, accel: str
+) -> Finding:
+    lacking = must_have(check, facts)
+    if lacking:
+        return Finding(check, Verdict.FAIL, accepted=f"{lacking} in QEMU {facts.text}", actual="it is missing")  # fmt: skip
+    reason = gate(check, facts, accel)
+    if reason:
+        return Finding(check, Verdict.SKIP, reason)
+    found = [judge(check, seen) for seen in conversations if _is_for(check, seen)]
+    return sum_up(check, found, facts.version)

@@ -229,6 +229,26 @@ def _stopped_often(rows: Rows) -> None:
         ]
 
 
+def _over(uri: str) -> Alteration:
+    """Let the migration go elsewhere."""
+
+    def alter(rows: Rows) -> None:
+        for row in rows:
+            if row["dir"] == "cmd" and row["msg"].get("execute") == "migrate":
+                row["msg"]["arguments"]["uri"] = uri
+
+    return alter
+
+
+def _device(rows: Rows) -> None:
+    for row in rows:
+        if row["dir"] == "argv" and row["side"] == "src":
+            row["msg"] += ["-device", "vfio-pci,host=0000:01:00.0"]
+
+
+_RDMA = both(_over("rdma:127.0.0.1:4444"), refuse("src", "migrate", desc="RDMA and postcopy-ram can't be used together"))  # fmt: skip
+_VFIO = both(_device, refuse("src", "migrate", desc="0000:01:00.0: VFIO migration is not supported with postcopy migration"))  # fmt: skip
+
 ALTERATIONS: dict[str, Case] = {
     # Introspection and protocol
     "introspection/lists-agree": ("10.0", "introspection", edit("src", _READ, _drop_capability("multifd"))),
@@ -280,6 +300,8 @@ ALTERATIONS: dict[str, Case] = {
     "transport/unix": ("10.0", "post-copy-autostart", memory(bad_pages=1)),
     "transport/fd": ("10.0", "fd", dies("dst")),
     "transport/fd-preempt": ("10.0", "fd-preempt", accept("src", "migrate")),
+    "transport/exec": ("10.0", "exec", memory(bad_pages=1)),
+    "transport/tls": ("10.0", "tls", dies("dst")),
     "transport/channels": ("10.0", "channels", refuse("src", "migrate")),
     "incoming/exit-on-error-off": ("10.0", "exit-on-error", dies("dst", 1)),
     # The switch
@@ -293,6 +315,7 @@ ALTERATIONS: dict[str, Case] = {
     "status/source-order": ("10.0", "post-copy", swap("src", "STOP", "postcopy-active")),
     "status/destination-order": ("10.0", "post-copy", swap("dst", "RESUME", "active")),
     "pause/order": ("10.0", "pause-before-switchover", drop("src", "device")),
+    "pause/pre-copy-order": ("10.0", "pre-copy-pause", swap("src", "pre-switchover", "device")),
     "pause/continue-in-a-wrong-state": ("10.0", "pause-before-switchover", accept("src", "migrate-continue")),
     "status/two-vcpus": ("10.0", "two-vcpus", swap("src", "active", "postcopy-active")),
     "source/stays-stopped": ("10.0", "post-copy", accept("src", "cont")),
@@ -330,6 +353,7 @@ ALTERATIONS: dict[str, Case] = {
     "recover/second-failure": ("10.0", "recover-second-failure", dies("dst", 1)),
     "recover/other-transport": ("10.0", "recover", memory(bad_pages=1)),
     "recover/preempt": ("10.0", "recover-preempt", status_of("dst", "completed", "failed")),
+    "recover/tls": ("10.0", "recover-tls", status_of("dst", "completed", "failed")),
     "recover/release-ram": ("10.0", "recover-release-ram", accept("src", "migrate", nth=1)),
     "recover/empty-connection": ("10.0", "recover-empty-connection", dies("dst", -11)),
     "recover/tls-without-credentials": ("10.0", "no-tls-creds", dies("dst", -11)),
@@ -356,6 +380,7 @@ ALTERATIONS: dict[str, Case] = {
     "cancel/on-destination": ("10.0", "post-copy", refuse("dst", "migrate_cancel")),
     "cancel/at-random": ("10.0", "random-cancels", edit("src", "query-status", _set("status", "postmigrate"), nth=5)),
     "robust/abuse": ("10.0", "abuse-destination", silence("dst", "device_add")),
+    "robust/reset": ("10.0", "reset-destination", drop("dst", "RESET")),
     "robust/multifd": ("11.1", "multifd", dies("dst", -6)),
     "blocker/reason": ("10.0", "blocker", accept("src", "migrate")),
     "host/userfaultfd-denied": ("7.2", "no-userfaultfd", accept("dst", _CAPS)),
@@ -370,7 +395,10 @@ FAIL_AS_RECORDED: dict[str, Case] = {
     "robust/migrate-on-destination": ("10.0", "migrate-on-destination", lines(_own_status)),
 }  # fmt: skip
 
-#: Needs KVM, and a release that no CI has: made of a recording of something near.
+#: Needs what no CI has (KVM, a device, a module of the kernel): made of a recording of something near.
 MADE: dict[str, tuple[str, str, Alteration, Alteration]] = {
+    "transport/vsock": ("10.0", "post-copy", lines(_over("vsock:1:4444")), both(lines(_over("vsock:1:4444")), memory(bad_pages=1))),
+    "transport/rdma": ("10.0", "fd-preempt", _RDMA, both(_RDMA, accept("src", "migrate"))),
+    "blocker/vfio": ("10.0", "blocker", _VFIO, both(_VFIO, accept("src", "migrate"))),
     "robust/stop-cont-with-blocktime": ("10.0", "abuse-destination", lines(_stopped_often), both(lines(_stopped_often), dies("dst", -6))),
 }  # fmt: skip

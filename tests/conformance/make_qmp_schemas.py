@@ -1,7 +1,7 @@
 """Makes ``schemas/qmp/*.schema.json``: what this package relies on, over all versions.
 
-Out of the schemas of the recorded QEMUs: a member is required if all of them require it, has ``since`` from the table below
-or from the first of them that has it, and what is not promised is allowed, because the next release will have it. ::
+Out of the schemas of the recorded QEMUs: a member is required if all of them require it, has ``since`` from QEMU's
+documentation, and what is not promised is allowed, because the next release will have it. ::
 
     python tests/conformance/make_qmp_schemas.py
 """
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from libvirt_postcopy.conformance.known import COMMANDS, PARAMETERS
 from libvirt_postcopy.conformance.qmpschema import DRAFT, Deriver
 from libvirt_postcopy.conformance.static import read_replies
 
@@ -20,23 +21,29 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "schemas" / "qmp"
 VERSIONS = ("5.2", "7.2", "10.0", "11.1")
 
-#: By QEMU's documentation; the others are older than the oldest schema that is recorded, or newer and found in one.
-COMMANDS: Mapping[str, str] = {
-    "migrate": "0.14",
-    "migrate_cancel": "0.14",
-    "migrate-continue": "2.11",
-    "migrate-incoming": "2.3",
-    "migrate-pause": "3.0",
-    "migrate-recover": "3.0",
-    "migrate-set-capabilities": "1.2",
-    "migrate-set-parameters": "2.4",
-    "migrate-start-postcopy": "2.5",
-    "query-migrate": "0.14",
-    "query-migrate-capabilities": "1.2",
-    "query-status": "0.14",
-    "yank": "6.0",
-    "query-yank": "6.0",
-}
+RELIED_ON = (
+    "cont",
+    "migrate",
+    "migrate_cancel",
+    "migrate-continue",
+    "migrate-incoming",
+    "migrate-pause",
+    "migrate-recover",
+    "migrate-set-capabilities",
+    "migrate-set-parameters",
+    "migrate-start-postcopy",
+    "qmp_capabilities",
+    "query-commands",
+    "query-migrate",
+    "query-migrate-capabilities",
+    "query-migrate-parameters",
+    "query-qmp-schema",
+    "query-status",
+    "query-version",
+    "query-yank",
+    "stop",
+    "yank",
+)
 EVENTS: Mapping[str, str] = {
     "MIGRATION": "2.4",
     "MIGRATION_PASS": "2.6",
@@ -44,7 +51,9 @@ EVENTS: Mapping[str, str] = {
     "RESUME": "0.12",
     "SHUTDOWN": "0.12",
 }
+#: By QEMU's documentation (qapi/*.json, "since"); a member without one is older than what is relied on.
 MEMBERS: Mapping[str, str] = {
+    **{name: span.since for name, span in PARAMETERS.items()},
     "guest": "2.10",
     "reason": "4.0",
     "resume": "3.0",
@@ -68,16 +77,21 @@ MEMBERS: Mapping[str, str] = {
     "postcopy-latency-dist": "10.1",
     "postcopy-vcpu-latency": "10.1",
     "postcopy-non-vcpu-latency": "10.1",
-    "max-bandwidth": "2.8",
-    "downtime-limit": "2.8",
-    "max-postcopy-bandwidth": "3.0",
+    "dirty-limit-throttle-time-per-round": "8.1",
+    "dirty-limit-ring-full-time": "8.1",
+}
+#: Where they are new: the same names are older elsewhere.
+NEW: Mapping[str, str] = {
+    "remaining": "11.1",  # MigrationInfo, beside that of ram
+    "transform": "6.0",  # BitmapMigrationBitmapAlias
 }
 
 
 def made() -> Iterator[tuple[str, dict[str, Any]]]:
     """Each file's name and content."""
     schemas = {v: read_replies(ROOT / f"tests/transcripts/qemu-{v}/introspection.ndjson").schema for v in VERSIONS}  # fmt: skip
-    for name, since in {**COMMANDS, **EVENTS}.items():
+    commands = {name: COMMANDS[name].since for name in RELIED_ON}
+    for name, since in {**commands, **EVENTS}.items():
         kind = "event" if name in EVENTS else "command"
         parts = {"data": "arg-type"} if kind == "event" else {"arguments": "arg-type", "return": "ret-type"}  # fmt: skip
         value: dict[str, Any] = {"$schema": DRAFT, "$id": f"{name}.schema.json", "title": f"The {kind} {name}", "since": since, "source": f"QEMU's query-qmp-schema {', '.join(VERSIONS)}, and qapi/migration.json", "type": "object", "properties": {}}  # fmt: skip
@@ -134,9 +148,11 @@ def _merged(one: Any, two: Any, version: str) -> Any:
 
 
 def _member(name: str, one: Any, two: Any, version: str, *, is_first: bool) -> Any:
+    """:raises KeyError: If a release has added it, and it is not written down which."""
     merged = _merged(one, two, version)
-    new = version if one is None and not is_first else ""
-    since = MEMBERS.get(name) or (one or {}).get("since") or new
+    since = MEMBERS.get(name) or (one or {}).get("since")
+    if not since and one is None and not is_first:
+        since = NEW[name]
     return {**merged, **({"since": since} if since else {})}
 
 

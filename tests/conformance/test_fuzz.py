@@ -1,6 +1,7 @@
-"""What is read from outside: an error with its line or a verdict, never a crash.
+"""What is read from outside: an error with its line or a verdict, never a crash, a hang or a gigabyte of memory.
 
-``CONFORMANCE_FUZZ=100000`` makes it longer.
+So many inputs for each of the reader of conversations, the deriver of schemas and the reader of replies as ``CONFORMANCE_FUZZ``
+says; 100000 take a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -8,8 +9,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
+import signal
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -24,7 +29,50 @@ FOLDER = Path(__file__).parents[1] / "transcripts"
 TURNS = int(os.environ.get("CONFORMANCE_FUZZ", "600"))
 JUNK = ["", "{", "}", "[]", "null", "1e999", '"', "\\", "\x00", "é", "-1", '{"a": 1}', "[" * 3000]  # fmt: skip
 
+INPUT_CPU_S = 5.0
+MOST_BYTES = 1 << 30
+
 assert checks
+
+
+@pytest.fixture(autouse=True)
+def _memory_is_bounded() -> Iterator[None]:
+    """What needs a gigabyte more than there was gets a MemoryError."""
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    most = pages * resource.getpagesize() + MOST_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+def inputs(turns: int) -> Iterator[int]:
+    """Number the inputs; one that takes too long is given up with an error."""
+
+    def give_up(number: int, frame: FrameType | None) -> None:
+        raise AssertionError(f"this input takes more than {INPUT_CPU_S:g} s")
+
+    before = signal.signal(signal.SIGVTALRM, give_up)
+    try:
+        for turn in range(turns):
+            signal.setitimer(signal.ITIMER_VIRTUAL, INPUT_CPU_S)
+            yield turn
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def test_an_input_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "INPUT_CPU_S", 0.05)
+    with pytest.raises(AssertionError, match="more than 0.05 s"):
+        for _ in inputs(1):
+            while True:
+                pass
+
+
+def test_an_input_that_takes_a_gigabyte_is_an_error() -> None:
+    with pytest.raises(MemoryError):
+        bytearray(MOST_BYTES + (256 << 20))
 
 
 @cache
@@ -61,7 +109,7 @@ def mutated_value(value: object, chance: random.Random) -> object:
 def test_reader_says_where_or_reads(name: str) -> None:
     chance = random.Random(name)
     refused = 0
-    for _ in range(TURNS // 3):
+    for _ in inputs(TURNS // 3):
         try:
             transcript.loads(mutated(text(name), chance), "fuzzed")
         except UsageError as error:
@@ -74,7 +122,7 @@ def test_every_check_has_a_verdict_on_messages_of_any_shape() -> None:
     chance = random.Random(2)
     names = ["refusals", "recover", "post-copy-autostart", "cancel-precopy"]
     verdicts = set()
-    for turn in range(max(TURNS // 30, 20)):
+    for turn in inputs(max(TURNS // 30, 20)):
         header, *rows = map(json.loads, text(f"qemu-10.0/{names[turn % 4]}").splitlines())  # fmt: skip
         for _ in range(6):
             place = chance.randrange(len(rows))
@@ -95,7 +143,7 @@ def test_deriver_derives_or_says_what_is_wrong() -> None:
     whole = static.read_replies(FOLDER / "qemu-11.1" / "introspection.ndjson").schema
     assert whole is not None
     wrong = 0
-    for _ in range(TURNS // 3):
+    for _ in inputs(TURNS):
         entries = mutated_value(list(whole.entries), chance)
         schema = Schema(entries if isinstance(entries, list) else [])
         try:
@@ -112,7 +160,7 @@ def test_replies_are_read_or_the_line_is_named(tmp_path: Path) -> None:
     whole = "\n\n".join(json.dumps(each, indent=1) for each in ({"execute": "query-qmp-schema"}, {"return": list(facts.schema.entries)[:40], "id": "libvirt-1"}))  # fmt: skip
     path = tmp_path / "caps_7.2.0_x86_64.replies"
     refused = 0
-    for _ in range(TURNS // 3):
+    for _ in inputs(TURNS):
         path.write_text(mutated(whole, chance), encoding="utf-8", errors="replace")
         try:
             assert isinstance(static.read_replies(path), Facts)

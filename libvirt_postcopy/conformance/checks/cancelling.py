@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 from libvirt_postcopy.conformance.checks.reading import (
     alive,
     at_most_one_runs,
@@ -17,7 +20,13 @@ from libvirt_postcopy.conformance.checks.reading import (
     switch,
 )
 from libvirt_postcopy.conformance.evidence import Conversation, Exchange
-from libvirt_postcopy.conformance.registry import check, fail, require, unseen
+from libvirt_postcopy.conformance.registry import (
+    check,
+    fail,
+    outcomes,
+    require,
+    unseen,
+)
 
 __all__: list[str] = []
 
@@ -260,7 +269,24 @@ def abuse(seen: Conversation) -> None:
     if not any(e.name == "device_add" for e in tries):
         unseen("nobody abused it")
     for e in tries:
-        require(e.reply is not None, "an answer", "none", e, *seen.of("timeout", "dst"))
+        require(e.reply is not None, "an answer", f"none to {e.name}", e, *seen.of("timeout", "dst"))  # fmt: skip
+    completed(seen)
+
+
+@check(
+    "robust/reset",
+    alias="J3",
+    source="qapi/machine.json system_reset",
+    scenario="reset-destination",
+)
+def reset(seen: Conversation) -> None:
+    """A destination in post-copy that is told to reset does, the guest begins anew, and the migration completes."""
+    begin = switch(seen, "dst")
+    end = seen.first("dst", "completed")
+    tries = [e for e in seen.asked("system_reset", "dst", after=begin) if end is None or seen.is_before(e.cmd, end)]  # fmt: skip
+    asked = first_of(tries, "nobody reset it in post-copy")
+    granted(asked)
+    reached(seen, "dst", "RESET", asked.cmd)
     completed(seen)
 
 
@@ -312,29 +338,44 @@ def multifd(seen: Conversation) -> None:
     scenario="post-copy",
 )
 def unknown_status(seen: Conversation) -> None:
-    """A status that nobody has heard of does not disturb this package's own reading of the conversation."""
-    from libvirt_postcopy.events import Side, StatsSeen
+    """A status that nobody has heard of, wherever it comes, leaves this package's own reading of the migration as it is."""
+    switch(seen)
+    if not seen.first("src", *_ENDS):
+        unseen("the migration had no end")
+    was = _read_by_us(seen, "")
+    now = _read_by_us(seen, "postcopy-unheard-of")
+    require(now == was, f"phase {was[0]}, guest on {was[1]}", f"phase {now[0]}, guest on {now[1]}")  # fmt: skip
+
+
+def _read_by_us(seen: Conversation, odd: str) -> tuple[str, str]:
+    """The phase, and the guest's place, in which our core ends.
+
+    :param odd: A status that is announced after each that was, and that every answer has in the place of its own.
+    """
+    from libvirt_postcopy.events import Event, Side, StatsSeen, StatusSeen
+    from libvirt_postcopy.migration import Migration
+    from libvirt_postcopy.policy import parse
     from libvirt_postcopy.stats import Stats
     from libvirt_postcopy.vir.events import from_monitor
 
-    switch(seen)
     sides = {"src": Side.SOURCE, "dst": Side.DESTINATION}
-    for line in seen.events("MIGRATION"):
-        if line.side not in sides:
-            continue
+    answers = {id(e.reply): value for value, e in replies(seen, "src")}
+    core = Migration(parse("manual"), 0.0)
+    for line in seen.lines:
+        events: list[Event] = []
         try:
-            from_monitor(
-                sides[line.side], "MIGRATION", '{"status": "postcopy-unheard-of"}'
-            )
-        except Exception as error:
-            fail("the event is kept", f"{type(error).__name__}: {error}", line)
-    for value, asked in replies(seen, "src"):
-        try:
-            StatsSeen(
-                Stats.from_query_migrate({**value, "status": "postcopy-unheard-of"})
-            )
-        except Exception as error:
-            fail("the reply is kept", f"{type(error).__name__}: {error}", asked)
+            if line.side in sides and line.event in ("MIGRATION", "STOP", "RESUME"):
+                side = sides[line.side]
+                events += from_monitor(side, line.event, json.dumps(dict(line.data)))
+                events += [StatusSeen(side, odd)] if odd and line.status else []
+            if id(line) in answers:
+                value = answers[id(line)]
+                events.append(StatsSeen(Stats.from_query_migrate({**value, "status": odd} if odd else value)))  # fmt: skip
+            for event in events:
+                core.feed(event, line.t)
+        except Exception as error:  # whatever it chokes on
+            fail("it is kept", f"{type(error).__name__}: {error}", line)
+    return core.phase.value, core.place.value
 
 
 @check(
@@ -344,14 +385,20 @@ def unknown_status(seen: Conversation) -> None:
     scenario="*",
 )
 def same_when_replayed(seen: Conversation) -> None:
-    """What was recorded, written and read again is the same conversation."""
+    """What was recorded, written and read again is the same conversation, and gets the verdicts that it had live."""
     from libvirt_postcopy.conformance import transcript
 
-    again = transcript.loads(transcript.dumps(seen), seen.name or "again")
+    text = transcript.dumps(seen)
+    again = replace(transcript.loads(text, seen.name or "again"), facts=seen.facts)
     for one, two in zip(seen.lines, again.lines):
         if one.to_json() != two.to_json():
             fail(str(one), str(two), one, two)
     require(len(again.lines) == len(seen.lines), f"{len(seen.lines)} lines", f"{len(again.lines)}")  # fmt: skip
+    live = seen.header.get("verdicts")
+    was = live if isinstance(live, dict) else outcomes(seen)
+    now = outcomes(again)
+    for id in sorted({*was, *now}):
+        require(was.get(id) == now.get(id), f"{id}: {was.get(id)}, as it was live", f"{now.get(id)}")  # fmt: skip
 
 
 @check(
@@ -370,6 +417,21 @@ def blocker(seen: Conversation) -> None:
         unseen("nothing was blocked")
     asked = first_of(seen.asked("migrate", "src"), "no migrate")
     refused(asked, *reasons[0][0], weakly=True)
+
+
+@check(
+    "blocker/vfio",
+    alias="J8",
+    source="hw/vfio/migration.c vfio_save_setup",
+    since="8.2",
+    scenario="vfio",
+)
+def vfio(seen: Conversation) -> None:
+    """With a device of the host migrate is refused while postcopy-ram is set."""
+    if not any("vfio-pci" in str(line.msg) for line in seen.of("argv", "src")):
+        unseen("the guest had no device of the host")
+    asked = first_of(seen.asked("migrate", "src"), "no migrate")
+    refused(asked, "VFIO migration is not supported with postcopy migration")
 
 
 @check(

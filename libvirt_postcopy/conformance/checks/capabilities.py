@@ -282,7 +282,7 @@ def fixed_while_listening(seen: Conversation) -> None:
     "capabilities/read-back",
     alias="C15",
     source="migration/migration.c qmp_migrate_set_capabilities",
-    scenario=(_PAIRS, "refusals", "post-copy"),
+    scenario=(_PAIRS, "refusals"),
 )
 def accepted_is_set(seen: Conversation) -> None:
     """What migrate-set-capabilities has accepted is what query-migrate-capabilities then says."""

@@ -8,8 +8,9 @@ from libvirt_postcopy.conformance.checks.reading import (
     completed,
     first_of,
     granted,
+    has_status,
     last_reply,
-    memory_right,
+    memory_right_if_compared,
     need,
     order,
     reached,
@@ -17,6 +18,7 @@ from libvirt_postcopy.conformance.checks.reading import (
     run_state,
     switch,
 )
+from libvirt_postcopy.conformance.checks.startup import with_tls
 from libvirt_postcopy.conformance.evidence import Conversation, Exchange, Line
 from libvirt_postcopy.conformance.registry import check, fail, require, unseen
 
@@ -35,13 +37,6 @@ def _broken(seen: Conversation) -> Line:
     )
 
 
-def _cut(seen: Conversation) -> Line:
-    acts = [line for line in seen.of("act") if "cut" in str(line.msg)]
-    if acts and not any("cut" in str(line.msg) for line in acts):
-        unseen("the link was not cut")
-    return _broken(seen)
-
-
 def _resumes(seen: Conversation) -> list[Exchange]:
     return [e for e in seen.asked("migrate", "src") if e.arguments.get("resume")]
 
@@ -54,12 +49,7 @@ def _to_the_end(seen: Conversation, after: Line) -> None:
     alive(seen, "src", "dst")
     reached(seen, "src", "completed", after)
     reached(seen, "dst", "completed", after)
-    if seen.of("memory") or seen.scenario in (
-        "recover",
-        "resume-to-nobody",
-        "recover-bad-address",
-    ):
-        memory_right(seen)
+    memory_right_if_compared(seen)
 
 
 @check(
@@ -114,7 +104,7 @@ def recovery_order(seen: Conversation) -> None:
     if len(_resumes(seen)) > 1 or len(_recovers(seen)) > 1:
         unseen("it was tried more than once")
     after = [line.status for line in seen.events("MIGRATION", "src") if seen.is_before(paused, line)]  # fmt: skip
-    setup = ["postcopy-recover-setup"] if seen.version >= (9, 1) else []
+    setup = ["postcopy-recover-setup"] if has_status(seen, "postcopy-recover-setup", "9.1") else []  # fmt: skip
     wanted = [*setup, "postcopy-recover", "postcopy-active", "completed"]
     require(after == wanted, f"source: {' '.join(wanted)}", " ".join(after), resume, *seen.events("MIGRATION", "src"))  # fmt: skip
     gone = need(
@@ -164,7 +154,7 @@ def resume_to_nobody(seen: Conversation) -> None:
     ]
     if not early or not recovers:
         unseen("nobody resumed before the destination listened")
-    if seen.version >= (9, 1):
+    if has_status(seen, "postcopy-recover-setup", "9.1"):
         back = [line.status for line in seen.events("MIGRATION", "src") if seen.is_before(early[0].cmd, line)]  # fmt: skip
         require(back[:2] == ["postcopy-recover-setup", "postcopy-paused"], "postcopy-recover-setup postcopy-paused", " ".join(back[:2]), early[0])  # fmt: skip
     _to_the_end(seen, paused)
@@ -174,9 +164,9 @@ def resume_to_nobody(seen: Conversation) -> None:
     "recover/second-failure",
     alias="H5",
     source=_DOC,
-    since="9.1",
+    since="8.2",
     scenario="recover-second-failure",
-    needs=("status:postcopy-recover-setup",),
+    needs=("cmd:migrate-recover", "cmd:migrate-pause"),
 )
 def second_failure(seen: Conversation) -> None:
     """A link that breaks again while the sides shake hands leaves both paused, and the next try completes."""
@@ -226,6 +216,22 @@ def with_preempt(seen: Conversation) -> None:
 
 
 @check(
+    "recover/tls",
+    alias="",
+    source=_RECOVER,
+    since="3.0",
+    scenario="recover-tls",
+    needs=("param:tls-creds", *_NEEDS),
+)
+def recovered_with_tls(seen: Conversation) -> None:
+    """Recovery completes with TLS."""
+    with_tls(seen)
+    paused = _broken(seen)
+    first_of(_resumes(seen), "nobody resumed")
+    _to_the_end(seen, paused)
+
+
+@check(
     "recover/release-ram",
     alias="H8",
     source="migration/migration.c migrate_prepare",
@@ -266,7 +272,7 @@ def pause_when_paused(seen: Conversation) -> None:
     source="qapi/migration.json migrate-pause",
     since="8.2",
     scenario="recover-second-failure",
-    needs=("cmd:migrate-pause", "status:postcopy-recover-setup"),
+    needs=("cmd:migrate-pause",),
 )
 def pause_in_recovery(seen: Conversation) -> None:
     """migrate-pause in postcopy-recover goes back to postcopy-paused."""
@@ -311,11 +317,15 @@ def source_lost(seen: Conversation) -> None:
     alive(seen, "dst")
 
 
-def _cut_in_switch(seen: Conversation, scenario: str) -> None:
-    if seen.scenario != scenario:
+def _cut_in_switch(seen: Conversation, scenario: str) -> Line:
+    """The cut; since 10.2 the source says that it is in the switch, and has to have said so."""
+    cuts = [line for line in seen.of("act") if "cut" in str(line.msg)]
+    if seen.scenario != scenario or not cuts:
         unseen("the link was not cut in the switch")
-    if not [line for line in seen.of("act") if "cut" in str(line.msg)]:
-        unseen("the link was not cut")
+    said = [line.status for line in seen.events("MIGRATION", "src") if seen.is_before(line, cuts[0])]  # fmt: skip
+    if has_status(seen, "postcopy-device", "10.2") and said[-1:] != ["postcopy-device"]:
+        unseen(f"the source was in {said[-1:]}, not in postcopy-device")
+    return cuts[0]
 
 
 @check(
@@ -328,7 +338,10 @@ def _cut_in_switch(seen: Conversation, scenario: str) -> None:
 )
 def never_two(seen: Conversation) -> None:
     """A link that breaks when the destination runs and the source does not know never lets the guest run on both."""
-    _cut_in_switch(seen, "cut-in-switch")
+    cut = _cut_in_switch(seen, "cut-in-switch")
+    resume = seen.first("dst", "RESUME")
+    if resume is None or not seen.is_before(resume, cut):
+        unseen("the destination did not run yet")
     at_most_one_runs(seen)
     alive(seen, "src", "dst")
 

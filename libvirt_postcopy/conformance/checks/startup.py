@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from libvirt_postcopy.conformance.checks.reading import (
     alive,
+    capability,
     completed,
     first_of,
     granted,
@@ -252,6 +253,67 @@ def over_unix(seen: Conversation) -> None:
     _over(seen, "unix:")
 
 
+@check(
+    "transport/vsock",
+    alias="D10",
+    source="qapi/migration.json migrate",
+    since="3.0",
+    scenario="vsock",
+)
+def over_vsock(seen: Conversation) -> None:
+    """Post-copy completes over vsock."""
+    _over(seen, "vsock:")
+
+
+@check(
+    "transport/exec",
+    alias="D10",
+    source="qapi/migration.json migrate",
+    scenario="exec",
+)
+def over_exec(seen: Conversation) -> None:
+    """Post-copy completes through a command on each side."""
+    _over(seen, "exec:")
+
+
+@check(
+    "transport/tls",
+    alias="D10",
+    source="qapi/migration.json MigrationParameter tls-creds",
+    since="3.0",
+    scenario="tls",
+    needs=("param:tls-creds",),
+)
+def over_tls(seen: Conversation) -> None:
+    """Post-copy completes over tcp with TLS."""
+    with_tls(seen)
+    _over(seen, "tcp:")
+
+
+def with_tls(seen: Conversation) -> None:
+    """Go on only if both sides had TLS credentials before the migration."""
+    begin = first_of(seen.asked("migrate", "src"), "no migrate").cmd
+    for side in ("src", "dst"):
+        if not [e for e in seen.asked("migrate-set-parameters", side) if e.is_ok and e.arguments.get("tls-creds") and seen.is_before(e.cmd, begin)]:  # fmt: skip
+            unseen(f"{side} had no tls-creds")
+
+
+@check(
+    "transport/rdma",
+    alias="D10",
+    source="migration/rdma.c rdma_start_outgoing_migration",
+    since="10.2",
+    scenario="rdma",
+)
+def over_rdma(seen: Conversation) -> None:
+    """Over RDMA migrate is refused while postcopy-ram is set."""
+    tries = [e for e in seen.asked("migrate", "src") if str(e.arguments.get("uri")).startswith("rdma:")]  # fmt: skip
+    asked = first_of(tries, "it did not go over rdma:")
+    if not capability(seen, "src", "postcopy-ram", asked.cmd):
+        unseen("post-copy was off")
+    refused(asked, "RDMA and postcopy-ram can't be used together")
+
+
 @check("transport/fd", alias="D10", source="qapi/migration.json migrate", scenario="fd")
 def over_fd(seen: Conversation) -> None:
     """Post-copy completes over a file descriptor."""
@@ -271,9 +333,10 @@ def fd_preempt_refused(seen: Conversation) -> None:
     caps = [e for e in seen.asked("migrate-set-capabilities", "src") if e.is_ok and "postcopy-preempt" in str(e.arguments)]  # fmt: skip
     if not caps or not any(str(e.arguments.get("uri")).startswith("fd:") for e in seen.asked("migrate", "src")):  # fmt: skip
         unseen("preempt over fd was not asked for")
-    asked = first_of(seen.asked("migrate", "src"), "no migrate")
-    refused(asked, "Migration requires multi-channel URIs (e.g. tcp)")
-    require(not seen.statuses("src"), "no MIGRATION event", f"{seen.statuses('src')}", *seen.events("MIGRATION", "src"))  # fmt: skip
+    for side, name in (("dst", "migrate-incoming"), ("src", "migrate")):
+        asked = first_of(seen.asked(name, side), f"no {name}")
+        refused(asked, "Migration requires multi-channel URIs (e.g. tcp)")
+        require(not seen.statuses(side), "no MIGRATION event", f"{seen.statuses(side)}", *seen.events("MIGRATION", side))  # fmt: skip
 
 
 @check(

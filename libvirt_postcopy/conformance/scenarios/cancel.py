@@ -67,7 +67,7 @@ def cancel_pre_switchover_postcopy(pair: Pair) -> None:
     pair.src.wait("pre-switchover")
     pair.src.cmd("migrate_cancel")
     pair.src.wait("cancelled", "failed")
-    pair.record.pause(0.2)
+    pair.src.settle("running")  # RESUME, where there is one, comes after it
     pair.src.cmd("query-status")
 
 
@@ -146,7 +146,7 @@ def migrate_on_destination(pair: Pair) -> None:
 
 @scenario("abuse-destination", Setup(guest=BUSY))
 def abuse_destination(pair: Pair) -> None:
-    """Stop, reset and plug devices on the destination while post-copy is under way."""
+    """Stop the destination, let it go on, and plug a device, while post-copy is under way."""
     pair.prepare()
     pair.limit()
     pair.to_postcopy()
@@ -159,6 +159,19 @@ def abuse_destination(pair: Pair) -> None:
         ("cont", {}),
     ):
         pair.dst.cmd(name, arguments)
+    pair.finish()
+
+
+@scenario("reset-destination", Setup(guest=BUSY))
+def reset_destination(pair: Pair) -> None:
+    """Reset the guest on the destination while post-copy is under way."""
+    pair.prepare()
+    pair.limit()
+    pair.to_postcopy()
+    pair.dst.cmd("system_reset")
+    again = pair.dst.wait("RESET")
+    pair.src.parameters({"max-postcopy-bandwidth": 0})
+    pair.await_guest("dst", after=again)  # what its memory has to be is known again
     pair.finish()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 from libvirt_postcopy.conformance.monitor import Hung
-from libvirt_postcopy.conformance.pair import Pair, Setup, Unavailable
+from libvirt_postcopy.conformance.pair import Pair, Refused, Setup
 from libvirt_postcopy.conformance.scenarios.base import scenario
 
 __all__ = ["PARTNERS"]
@@ -150,12 +150,16 @@ def cpr(pair: Pair) -> None:
     pair.listen()
     answer = pair.src.parameters({"mode": "cpr-reboot"})
     if not answer.is_ok:
-        raise Unavailable(f"no cpr-reboot here: {answer.desc}")
+        raise Refused(f"no cpr-reboot here: {answer.desc}")
     pair.migrate()
     pair.src.cmd("query-migrate")
 
 
-@scenario("no-userfaultfd", Setup(dst_is_unprivileged=True), quick=True)
+@scenario(
+    "no-userfaultfd",
+    Setup(dst_is_unprivileged=True, needs=("unprivileged",)),
+    quick=True,
+)
 def no_userfaultfd(pair: Pair) -> None:
     """Ask for post-copy where the QEMU may not use userfaultfd."""
     pair.dst.capabilities({pair.postcopy: True})

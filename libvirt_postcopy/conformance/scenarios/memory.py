@@ -15,8 +15,8 @@ def _memory(backend: str) -> Sequence[str]:
     return ("-m", "48", "-object", f"{backend},id=pc.ram,size=48M")
 
 
-def _register(name: str, src: str, dst: str) -> None:
-    setup = Setup(guest=GUEST, src_memory=_memory(src), dst_memory=_memory(dst))
+def _register(name: str, src: str, dst: str, needs: Sequence[str] = ()) -> None:
+    setup = Setup(guest=GUEST, src_memory=_memory(src), dst_memory=_memory(dst), needs=needs)  # fmt: skip
 
     def drive(pair: Pair) -> None:
         pair.prepare()
@@ -30,5 +30,6 @@ def _register(name: str, src: str, dst: str) -> None:
 
 _register("memory-ram", "memory-backend-ram", "memory-backend-ram")
 _register("memory-memfd", "memory-backend-memfd", "memory-backend-memfd")
-_register("memory-shm", *(f"memory-backend-file,mem-path={{shm}}/{side},share=on" for side in ("src", "dst")))  # fmt: skip
-_register("memory-hugepages", *["memory-backend-memfd,hugetlb=on,hugetlbsize=2M"] * 2)
+_register("memory-shm", "memory-backend-file,mem-path={shm}/src,share=on", "memory-backend-file,mem-path={shm}/dst,share=on")  # fmt: skip
+_HUGE = "memory-backend-memfd,hugetlb=on,hugetlbsize=2M"
+_register("memory-hugepages", _HUGE, _HUGE, ("hugepages",))

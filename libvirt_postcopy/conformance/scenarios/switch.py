@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
+from libvirt_postcopy.conformance import host
 from libvirt_postcopy.conformance.guest import Guest
 from libvirt_postcopy.conformance.monitor import Hung
-from libvirt_postcopy.conformance.pair import ENDS, Pair, Setup, Unavailable
+from libvirt_postcopy.conformance.pair import ENDS, Pair, Setup
 from libvirt_postcopy.conformance.scenarios.base import scenario
 
 POLLS = 200
@@ -215,17 +217,86 @@ def cont_while_incoming(pair: Pair) -> None:
     pair.look()
 
 
-@scenario("tcp6", Setup(guest=BUSY))
+@scenario("tcp6", Setup(guest=BUSY, needs=("ipv6",)))
 def tcp6(pair: Pair) -> None:
     """Migrate over IPv6."""
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError as error:
-        raise Unavailable(f"no IPv6 on this machine: {error.strerror}") from error
     pair.prepare()
     pair.limit()
     pair.to_postcopy(kind="tcp6")
     pair.finish()
+
+
+@scenario("vsock", Setup(guest=BUSY, needs=("vsock",)))
+def vsock(pair: Pair) -> None:
+    """Migrate over vsock, to this machine itself."""
+    pair.prepare()
+    pair.limit()
+    pair.to_postcopy(kind="vsock")
+    pair.finish()
+
+
+@scenario("exec", Setup(guest=BUSY))
+def over_exec(pair: Pair) -> None:
+    """Migrate through commands: a cat each way, between two named pipes."""
+    pair.prepare()
+    pair.limit()
+    for name in ("there", "back"):
+        os.mkfifo(pair.folder / name)
+    # In the background a shell's command reads nothing unless it is given what to read.
+    words = "exec:{{ cat <&3 >{0}/{1} & }} 3<&0; exec cat {0}/{2}"
+    pair.dst.cmd("migrate-incoming", {"uri": words.format(pair.folder, "back", "there")})  # fmt: skip
+    pair.migrate(words.format(pair.folder, "there", "back"))
+    pair.src.wait("active", "failed")
+    pair.start_postcopy()
+    pair.src.wait("postcopy-active", *ENDS)
+    pair.dst.wait("postcopy-active")
+    pair.dst.cmd("cont")
+    pair.finish()
+
+
+_TLS = "tls-creds-psk,id=tls0,dir={folder},endpoint="
+WITH_TLS = Setup(
+    guest=BUSY,
+    oob=True,
+    src_extra=("-object", f"{_TLS}client,username=qemu"),
+    dst_extra=("-object", f"{_TLS}server"),
+)
+
+
+@scenario("tls", WITH_TLS, needs=("cap:postcopy-ram", "param:tls-creds"))
+def tls(pair: Pair) -> None:
+    """Migrate over tcp with TLS, by a key that both know."""
+    pair.prepare()
+    pair.set_tls()
+    pair.limit()
+    pair.to_postcopy()
+    pair.finish()
+
+
+@scenario("rdma", Setup(guest=BUSY, needs=("rdma",)))
+def rdma(pair: Pair) -> None:
+    """Ask for post-copy over RDMA."""
+    pair.prepare()
+    pair.dst.cmd("migrate-incoming", {"uri": "rdma:0.0.0.0:4444"})
+    pair.migrate("rdma:127.0.0.1:4444")
+    pair.look()
+
+
+@scenario(
+    "vfio",
+    Setup(
+        guest=BUSY,
+        src_extra=("-device", "vfio-pci,host={vfio}"),
+        needs=("vfio",),
+        places={"vfio": os.environ.get(host.VFIO, "")},
+    ),
+)
+def vfio(pair: Pair) -> None:
+    """Ask for post-copy of a guest that has a device of the host."""
+    pair.prepare()
+    pair.listen()
+    pair.migrate()
+    pair.look()
 
 
 def _over_sockets(pair: Pair) -> None:
