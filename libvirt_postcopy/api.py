@@ -68,7 +68,7 @@ Destination = Union[str, Connection]
 _FORBIDDEN = {
     MigrateFlags.VIR_MIGRATE_TUNNELLED: "leave out --tunnelled; --tls encrypts without it",
     MigrateFlags.VIR_MIGRATE_OFFLINE: "an offline migration moves no memory; use libvirt's own call for it",
-    MigrateFlags.VIR_MIGRATE_POSTCOPY_RESUME: "a migration that is resumed takes no policy; use libvirt's own call",
+    MigrateFlags.VIR_MIGRATE_POSTCOPY_RESUME: "a migration that is resumed takes no policy; recover() resumes it",
     MigrateFlags.VIR_MIGRATE_PAUSED: "post-copy needs a guest that runs; suspend it after the migration",
 }
 

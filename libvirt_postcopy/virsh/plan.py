@@ -173,7 +173,7 @@ def _check_pairs(given: Mapping[str, Value]) -> None:
     if "postcopy-resume" in given:
         raise UsageError(
             "a migration that is resumed cannot be given a policy",
-            cure="leave out virsh-postcopy's own options",
+            cure="virsh-postcopy postcopy-recover resumes it",
         )
     if "direct" in given:
         raise UsageError(
