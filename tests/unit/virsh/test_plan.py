@@ -87,7 +87,7 @@ def test_policy(options: str, policy: str) -> None:
         ("a b --live --strict-exit --timeout 5 --timeout-postcopy", "Option --postcopy is required by option --timeout-postcopy"),
         ("a b --live --postcopy --direct", "post-copy and --direct do not go together (use --p2p, or neither)"),
         ("a b --live --enable-postcopy --postcopy-resume",
-         "a migration that is resumed cannot be given a policy (leave out virsh-postcopy's own options)"),
+         "a migration that is resumed cannot be given a policy (virsh-postcopy postcopy-recover resumes it)"),
         ("a b --live --postcopy-policy never --postcopy", "--postcopy-policy never forbids what --postcopy asks for (leave one of them out)"),
         ("a b --live --postcopy-policy never --postcopy-after-precopy",
          "--postcopy-policy never forbids what --postcopy-after-precopy asks for (leave one of them out)"),
