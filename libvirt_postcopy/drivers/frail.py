@@ -62,10 +62,16 @@ class FrailWay:
             self.obstacle = f"{self._frail} takes one attempt to resume only, and that has failed: another could be the end of it"
 
     def _versions(self, dom: Domain) -> dict[Side, int]:
-        """What can be told: a destination that only the source can reach may be resumed all the same."""
-        found = {Side.SOURCE: vir.running_qemu_version(dom)}
+        """What can be told: a destination that only the source can reach may be resumed all the same.
+
+        The source's QEMU may be older than the one that is installed, but not everybody may ask it.
+        """
+        found = {}
+        with suppress(LibvirtError):
+            found[Side.SOURCE] = _installed(dom.connect(), Side.SOURCE)
+            found[Side.SOURCE] = vir.running_qemu_version(dom)
         with suppress(LibvirtError), self._destination.line() as there:
-            found[Side.DESTINATION] = _installed(there)
+            found[Side.DESTINATION] = _installed(there, Side.DESTINATION)
         return found
 
     def _require_way(self) -> None:
@@ -101,6 +107,6 @@ class FrailWay:
             return machine.is_here(uri, ask.hostname(connection))
 
 
-def _installed(connection: Connection) -> int:
-    with vir.refusals("destination"):
+def _installed(connection: Connection, side: Side) -> int:
+    with vir.refusals(side.value):
         return connection.getVersion()

@@ -19,6 +19,7 @@ from libvirt_postcopy.policy import Manual
 from libvirt_postcopy.recovery import frail
 from unit.fakes import (
     DST,
+    NO_ANSWER,
     OTHER_UUID,
     SPLIT_HERE,
     SPLIT_THERE,
@@ -159,6 +160,16 @@ def test_destination_that_only_the_source_can_reach_may_be_resumed(
     scene.dom.qemu_version = (7, 2, 22)
     scene.destination.is_dead = True
     scene.way().prove(scene.dom)
+
+
+def test_who_may_not_ask_qemu_may_resume_it_by_the_version_installed(scene: Scene) -> None:  # fmt: skip
+    scene.dom.errors["monitor"] = NO_ANSWER
+    way = scene.way()
+    way.prove(scene.dom)
+    assert scene.tried == [], "10.1 is installed"
+    scene.source.version = 4_002_000
+    way.prove(scene.dom)
+    assert scene.tried
 
 
 def test_native_driver_sends_nothing_to_nobody(scene: Scene) -> None:
