@@ -73,6 +73,9 @@ LOG = logging.getLogger("libvirt_postcopy.drivers")
 _HAND_OVER_S = 4.0
 """How long the end is tried to be tidied up when the guest has arrived."""
 
+_ASK_S = 15.0
+"""How long the source's daemon may be away when something has failed."""
+
 _REJECTED_S = 5.0
 """How long after a break, of a guest that has not run there, the destination's daemon may take to see its QEMU end."""
 
@@ -401,11 +404,28 @@ class QemuDriver:
 
     def _undo(self, error: PostcopyError) -> tuple[Half, Half]:
         """Go back if that is possible; give what each host has of the guest then."""
+        if self._course.was_sent and not self._is_source_known():
+            error.what = f"{error.what}; the source cannot be asked: nothing was undone"
+            return Half.UNKNOWN, Half.UNKNOWN
         if not self._course.was_split:
             return self._aftermath.take_back(error)
         if self._is_rejected():
             return self._aftermath.take_back_rejected(error)
         return Half.SPLIT_FAILED, Half.UNKNOWN
+
+    def _is_source_known(self) -> bool:
+        """An event may have been missed, and what is split must not be undone."""
+        end_at = time.monotonic() + _ASK_S
+        while True:
+            try:
+                self._course.note(Side.SOURCE, self._source.control.status())
+                return True
+            except PostcopyError as error:
+                LOG.info("the source: %s", error)
+            if self._source.has_ended():
+                return True
+            if time.monotonic() >= end_at or self._course.over.wait(_RETRY_S):
+                return False
 
     def _is_rejected(self) -> bool:
         """The destination has ended, and the guest never ran there; it will not be started any more."""

@@ -89,6 +89,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(aftermath, "_REJECTED_S", 0.2)
     monkeypatch.setattr(passthrough, "_HAND_OVER_S", 0.3)
     monkeypatch.setattr(passthrough, "_REJECTED_S", 0.3)
+    monkeypatch.setattr(passthrough, "_ASK_S", 0.3)
     monkeypatch.setattr(ends, "_ANSWER_S", 0.3)
 
 
@@ -878,6 +879,38 @@ def test_source_goes_on_before_the_destination_answers(
     assert ended.here is Half.WHOLE and ran_on == [True]
     assert "still on the destination: its daemon does not answer" in str(ended.error)
     answers.set()
+
+
+def _answerless(pair: Pair, hosts: Hosts) -> None:
+    """``migrate`` is carried out, and its answer does not arrive."""
+    source = pair.models["src"]
+    migrate = source._migrate
+
+    def lost(**given: Any) -> Any:
+        migrate(**given)
+        source.status = "postcopy-active"
+        source.run_state = "finish-migrate"
+        raise NO_ANSWER
+
+    source._migrate = lost  # type: ignore[method-assign]
+
+
+def test_what_has_switched_unseen_is_not_undone(pair: Pair, hosts: Hosts) -> None:
+    _answerless(pair, hosts)
+    ended = Play(hosts).begin().ended()
+    assert (ended.here, ended.there) == (Half.SPLIT_FAILED, Half.UNKNOWN)
+    assert hosts.there.calls == [] and hosts.dom.calls == []
+    assert "cont" not in hosts.dom.commands
+
+
+def test_nothing_is_undone_while_the_source_is_silent(pair: Pair, hosts: Hosts) -> None:
+    play = _begun(hosts)
+    hosts.dom.errors["monitor"] = NO_ANSWER
+    pair.say("src", "failed")
+    ended = play.ended()
+    assert "nothing was undone" in str(ended.error)
+    assert (ended.here, ended.there) == (Half.UNKNOWN, Half.UNKNOWN)
+    assert hosts.there.calls == [] and hosts.dom.calls == []
 
 
 def test_source_that_cannot_be_continued_is_told_of(pair: Pair, hosts: Hosts) -> None:
