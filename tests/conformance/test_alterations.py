@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from conformance.alter import altered
-from conformance.alterations import ALTERATIONS, FAIL_AS_RECORDED, MADE
+from conformance.alter import Alteration, altered
+from conformance.alterations import ALSO, ALTERATIONS, FAIL_AS_RECORDED, MADE
 from libvirt_postcopy import stats
+from libvirt_postcopy.actions import Action
 from libvirt_postcopy.conformance import checks, transcript
 from libvirt_postcopy.conformance.evidence import Conversation
 from libvirt_postcopy.conformance.introspection import Facts
 from libvirt_postcopy.conformance.registry import CHECKS
-from libvirt_postcopy.conformance.verdicts import Verdict, judge
+from libvirt_postcopy.conformance.verdicts import Verdict, judge, judge_all
+from libvirt_postcopy.errors import StateError
+from libvirt_postcopy.events import Event, StatusSeen
+from libvirt_postcopy.migration import Migration
 
 FOLDER = Path(__file__).parents[1] / "transcripts"
 OWN_CLIENT = {"client/unknown-status", "client/same-verdict"}
@@ -57,6 +61,16 @@ def test_check_passes_and_fails_when_altered(id: str) -> None:
         assert CHECKS[id].level.value == "SHOULD"
 
 
+@pytest.mark.parametrize("id, version, scenario, alteration", ALSO)
+def test_check_fails_in_this_way_too(
+    id: str, version: str, scenario: str, alteration: Alteration
+) -> None:
+    seen, check = recorded(version, scenario), CHECKS[id]
+    changed = replace(altered(seen, alteration), facts=seen.facts)
+    (finding,) = judge_all([check], [changed], replace(seen.facts, version=(99, 0)))
+    assert finding.verdict is Verdict.FAIL and finding.actual
+
+
 @pytest.mark.parametrize("id", FAIL_AS_RECORDED)
 def test_check_fails_as_recorded_and_passes_when_altered(id: str) -> None:
     version, scenario, alteration = FAIL_AS_RECORDED[id]
@@ -84,6 +98,38 @@ def test_own_client_that_chokes_on_an_unknown_status_fails(
 
     monkeypatch.setattr(stats.Stats, "from_query_migrate", choke)
     assert judge(check, seen).verdict is Verdict.FAIL
+
+
+def test_own_core_that_chokes_on_an_unknown_status_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, check = recorded("10.0", "post-copy"), CHECKS["client/unknown-status"]
+    feed = Migration.feed
+
+    def choke(self: Migration, event: Event, now: float) -> list[Action]:
+        if isinstance(event, StatusSeen) and "unheard" in event.status:
+            raise StateError("never heard of it")
+        return feed(self, event, now)
+
+    monkeypatch.setattr(Migration, "feed", choke)
+    found = judge(check, seen)
+    assert found.verdict is Verdict.FAIL and "never heard of it" in found.actual
+
+
+def test_own_core_that_is_led_astray_by_an_unknown_status_fails(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, check = recorded("10.0", "post-copy"), CHECKS["client/unknown-status"]
+    feed = Migration.feed
+
+    def astray(self: Migration, event: Event, now: float) -> list[Action]:
+        if isinstance(event, StatusSeen) and "unheard" in event.status:
+            event = replace(event, status="failed")
+        return feed(self, event, now)
+
+    monkeypatch.setattr(Migration, "feed", astray)
+    found = judge(check, seen)
+    assert found.verdict is Verdict.FAIL and found.accepted != found.actual
 
 
 def test_a_recorder_that_loses_something_fails(monkeypatch: pytest.MonkeyPatch) -> None:
