@@ -606,6 +606,10 @@ class Shared(FakeConnection):
         self.is_asked.set()
         return super().getLibVersion()
 
+    def listAllDomains(self, flags: int = 0) -> list[FakeDomain]:
+        self.is_asked.set()
+        return super().listAllDomains(flags)
+
 
 def test_nobody_asks_over_a_connection_that_the_migration_itself_waits_on(
     hosts: Hosts,
@@ -617,7 +621,13 @@ def test_nobody_asks_over_a_connection_that_the_migration_itself_waits_on(
         assert driver.switch() == SwitchAccepted(unchecked=told)
         assert hosts.migrate_calls[0][1] is theirs
         pulses = [each for each in threading.enumerate() if "pulse" in each.name]
-        assert not theirs.is_asked.is_set() and not pulses
+        assert not pulses
+        look = threading.Thread(target=driver.look, args=(DST,), daemon=True)
+        look.start()
+        assert not theirs.is_asked.wait(0.02)
+        hosts.let_return()
+        look.join(PATIENCE_S)
+        assert theirs.is_asked.is_set()
 
 
 def test_callers_connection_is_asked_where_the_daemons_migrate_between_them(
