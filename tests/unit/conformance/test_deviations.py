@@ -1,0 +1,33 @@
+"""The table of what is known of released versions."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from libvirt_postcopy.conformance import checks
+from libvirt_postcopy.conformance.deviations import DEVIATIONS, Deviation, known
+from libvirt_postcopy.conformance.registry import CHECKS
+
+DOCS = Path(__file__).parents[3] / "docs" / "conformance.md"
+
+assert checks
+
+
+@pytest.mark.parametrize("each", DEVIATIONS, ids=lambda each: each.check)
+def test_a_deviation_is_of_a_check_has_an_end_a_symptom_and_is_documented(
+    each: Deviation,
+) -> None:
+    assert each.check in CHECKS
+    assert not re.search(r"-( |$)", each.versions), "an open end excuses the future"
+    assert not re.fullmatch(each.symptom, "anything else")
+    row = f"| `{each.check}` | {each.versions} | {each.text} | {each.does} |"
+    assert row in DOCS.read_text(encoding="utf-8")
+
+
+def test_version_and_symptom_both_decide() -> None:
+    assert known("cancel/postcopy", (9, 2, 1), "{}")
+    assert not known("cancel/postcopy", (10, 0, 0), "{}")
+    assert not known("cancel/postcopy", (9, 2, 1), "src ended by itself: signal 11")
