@@ -26,6 +26,7 @@ from libvirt_postcopy.constants import MigrateFlags
 from libvirt_postcopy.drivers.carried import with_arguments, without_leftovers
 from libvirt_postcopy.drivers.channel import Channel
 from libvirt_postcopy.errors import PostcopyError
+from libvirt_postcopy.phases import Status
 from libvirt_postcopy.qmp.commands import (
     ConnectError,
     MonitorError,
@@ -50,7 +51,7 @@ _OPEN_S = 10.0
 
 _GREET_S = 2.0
 _AGAIN_S = 0.05
-_LAST_S = 3.0
+_LAST_S = 2.0
 """How long the figures may take at the end, and a QEMU to be reached anew when it is needed."""
 
 
@@ -86,6 +87,19 @@ def way_to(uri: str | None, folder: str | None = None) -> Way:
     if not is_ssh:
         return Way(folder or FOLDER, host)
     return Way(folder or FOLDER, host, parts.username or "", port)
+
+
+def _completed(qemu: Qemu) -> Mapping[str, Any]:
+    """``query-migrate`` of a destination that has all pages, or as far as it is when the time is up.
+
+    It has figures only then, and libvirt may have told of the end before.
+    """
+    end_at = time.monotonic() + _LAST_S
+    while True:
+        info = qemu.migration()
+        if info.get("status") == Status.COMPLETED or time.monotonic() >= end_at:
+            return info
+        time.sleep(_AGAIN_S)
 
 
 def _is_here(host: str) -> bool:
@@ -192,7 +206,7 @@ class SecondMonitor:
             return
         try:
             with self._asked(_LAST_S) as qemu:
-                info = qemu.migration()
+                info = _completed(qemu)
         except PostcopyError as error:
             self.forgo(error.what)
             return

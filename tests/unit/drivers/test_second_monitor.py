@@ -100,6 +100,22 @@ def test_it_is_switched_on_when_qemu_is_there_and_read_at_the_end(
     assert monitor.notes == []
 
 
+def test_figures_are_there_when_qemu_has_all_pages(make: Make, dom: Machine) -> None:
+    """libvirt may have told of the end before."""
+    monitor = make()
+    monitor.offer(dom, {}, LIVE)
+
+    def answer(server: MonitorServer) -> None:
+        info = {"status": "postcopy-active"}
+        if server.commands().count("query-migrate") > 1:
+            info = FIGURES
+        server.say({"return": info, "id": server.asked[-1]["id"]})
+
+    with _served(monitor, query_migrate=answer):
+        monitor.read()
+    assert monitor.blocktime["postcopy-blocktime"] == 7 and monitor.notes == []
+
+
 def test_qemu_that_cannot_count(make: Make, dom: Machine) -> None:
     monitor = make()
     monitor.offer(dom, {}, LIVE)
