@@ -160,14 +160,13 @@ def _run(
         missed = _inject(Scene(stage, client, moments), cell, client)
         healed = stage.now()
         status, text = client.end()
-    is_killed = client.was_killed and not tool.attach
-    if client.was_killed and tool.attach:
-        status, text = _Client(stage.lab, [*tool.attach, stage.name], state).end()
+        if client.was_killed and tool.attach:
+            status, text = _Client(stage.lab, [*tool.attach, stage.name], state).end()
     found = look(stage, before, healed, moments.recovered_at)
     return Outcome(
         status,
         text=text,
-        is_killed=is_killed,
+        is_killed=client.was_killed and not tool.attach,
         not_injected=missed,
         **{each.name: getattr(found, each.name) for each in fields(found)},
     )

@@ -116,8 +116,10 @@ def _uncut_after_two_seconds(scene: Scene) -> None:
 
 
 def _uncut_when_noticed(scene: Scene) -> None:
-    _wait_until_noticed(scene)
-    scene.lab.uncut("b")
+    try:
+        _wait_until_noticed(scene)
+    finally:
+        scene.lab.uncut("b")
 
 
 def _cut_where_tcp_gives_up(scene: Scene) -> None:
@@ -128,8 +130,7 @@ def _cut_where_tcp_gives_up(scene: Scene) -> None:
 
 def _uncut_and_kill_the_other_end(scene: Scene) -> None:
     """No call of libvirt's makes the destination notice, so the operator does what we tell him."""
-    _wait_until_noticed(scene)
-    scene.lab.uncut("b")
+    _uncut_when_noticed(scene)
     if not scene.lab.break_migrations(["b"]):
         raise NotInjected("the destination's end was gone already")
 
@@ -147,8 +148,10 @@ def _swallow(scene: Scene) -> None:
 
 
 def _pass_when_noticed(scene: Scene) -> None:
-    _wait_until_noticed(scene)
-    scene.lab.pass_migrations()
+    try:
+        _wait_until_noticed(scene)
+    finally:
+        scene.lab.pass_migrations()
 
 
 def _kill_daemon(host: str) -> Callable[[Scene], None]:
