@@ -138,6 +138,7 @@ class SocketMonitor:
 
     async def _connect(self, timeout_s: float) -> QMPClient:
         client = QMPClient(self.side)  # here, as before Python 3.10 it takes its loop
+        client.logger.addFilter(_is_no_error)
         await asyncio.wait_for(client.connect(self._path), timeout_s)
         self._listener = self._loop.create_task(self._listen(client))
         return client
@@ -175,6 +176,11 @@ class SocketMonitor:
             f"what listens at {self._path} is no monitor of QEMU's: {text}",
             side=self.side,
         )
+
+
+def _is_no_error(record: logging.LogRecord) -> bool:
+    """What fails is raised, and somebody who tries again must not fill a log."""
+    return record.levelno < logging.ERROR
 
 
 def _note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

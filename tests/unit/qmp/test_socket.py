@@ -71,9 +71,12 @@ def test_refusal(tmp_path: Path, make: Make) -> None:
         assert monitor.execute("stop") == {}  # it can still be asked
 
 
-def test_nobody_listens(tmp_path: Path, make: Make) -> None:
+def test_nobody_listens(
+    tmp_path: Path, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(ConnectError, match=r"qmp cannot be reached: FileNotFound"):
         make(str(tmp_path / "qmp")).connect()
+    assert caplog.records == [], "it is raised, and need not be logged too"
 
 
 def test_not_a_monitor(tmp_path: Path, make: Make) -> None:
