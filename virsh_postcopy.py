@@ -51,8 +51,8 @@ def _pass_through(words: "Sequence[str]") -> None:
 
 # Whose line it is
 
-_MARKS = ("postcopy", "strict-exit", "keep-uuid", "help")
-"""One of these is in each verb and option of ours, and in what virsh's help is asked for with."""
+_MARKS = ("postcopy", "strict-exit", "keep-uuid", "help", "complete")
+"""One of these is in each verb and option of ours, and in what virsh is asked with for help and by shells."""
 
 _QUOTING = "'\"\\\n"
 """What virsh takes out of a command string, from the middle of a word too."""

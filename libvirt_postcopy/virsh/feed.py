@@ -1,8 +1,5 @@
 """virsh's shell where it reads no terminal: a file or a program feeds it commands on standard input.
 
-One real virsh runs them, a line at a time.  A line of ours is kept from it, and run by us when virsh has done all
-that came before and waits for more.
-
 Source: libvirt ``tools/virsh.c`` ``main``, ``tools/vsh.c`` ``vshReadline`` (9.0.0).
 """
 
@@ -15,18 +12,14 @@ import select
 import sys
 import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 
 from libvirt_postcopy.errors import UsageError
-from libvirt_postcopy.virsh.batch import (
-    Connection,
-    Runner,
-    cannot_read,
-    stretches,
-)
+from libvirt_postcopy.virsh.batch import Runner
 from libvirt_postcopy.virsh.grammar import CommandLine
 from libvirt_postcopy.virsh.real import end_by, passing_signals_to, start_virsh
+from libvirt_postcopy.virsh.shell import Shell
 from libvirt_postcopy.virsh.strings import Command, split
 
 __all__ = ["run"]
@@ -38,7 +31,7 @@ def run(line: CommandLine, ours: Runner) -> int:
     :return: virsh's exit status, which is 0 whatever its commands came to.
     :raises UsageError: If there is no virsh.
     """
-    shell = _Shell(line, ours)
+    shell = _Fed(line, ours)
     with passing_signals_to(shell.child):
         for text in _lines(0, shell.child):
             if not shell.take(text):
@@ -87,16 +80,11 @@ def _waiting_in(file: int) -> int:
     return count[0]
 
 
-class _Shell:
-    """A real virsh that reads a pipe of ours.
-
-    :ivar child: Its process.
-    """
+class _Fed(Shell):
+    """A real virsh that reads a pipe of ours."""
 
     def __init__(self, line: CommandLine, ours: Runner) -> None:
-        self._ours = ours
-        self._now = Connection(line.options, line.given)
-        self._untold: list[Sequence[str]] = []  # of "connect", whether it went well
+        super().__init__(line, ours)
         self._ended: int | None = None
         reader, self._pipe = os.pipe()  # only as its standard input does it get one
         try:
@@ -111,7 +99,7 @@ class _Shell:
         :return: False if virsh has ended.
         """
         commands = _read(text)
-        if not any(self._ours.claims(command.words) for command in commands):
+        if not self._has_ours(commands):
             return self._feed(text, commands)
         if self._idle.blindness is not None:
             self._ours.complain([str(self._idle.blindness)])
@@ -129,24 +117,13 @@ class _Shell:
             self._ended = os.waitpid(self.child, 0)[1]
         return os.waitstatus_to_exitcode(self._ended)
 
-    def _feed(self, text: bytes, commands: Sequence[Command]) -> bool:
+    def _give(self, text: bytes) -> bool:
         try:
             while text:
                 text = text[os.write(self._pipe, text[:4096]) :]
         except BrokenPipeError:
             return False
-        self._untold += [
-            each.words for each in commands if each.words[:1] == ("connect",)
-        ]
         return self._is_waiting()
-
-    def _settle(self) -> None:
-        """Find out which connection virsh has by now: one that we cannot open it has not opened either."""
-        for words in self._untold:
-            then = self._now.after(words)
-            if then == self._now or self._ours.can_connect(then.options):
-                self._now = then
-        self._untold.clear()
 
     def _is_waiting(self) -> bool:
         """Wait until virsh, or a program that it runs, may wait for a line; false if virsh has ended instead.
@@ -166,52 +143,17 @@ class _Shell:
             pause_s = min(pause_s * 1.5, 0.02)
         return True
 
-    def _run(self, text: bytes, commands: Sequence[Command]) -> bool:
-        """Run a line that has something of ours; each stretch of virsh's is a line to it."""
-        try:
-            unreadable = cannot_read(commands, self._now.given, self._ours)
-        except UsageError as error:
-            self._echo(text)
-            self._ours.complain([str(error)])
-            self._prompt()
-            return True
-        if unreadable:
-            return self._feed(os.fsencode(_one_line(unreadable)), ())
-        for is_ours, stretch in stretches(commands, self._ours):
-            string = "".join(command.text for command in stretch)
-            if not is_ours:
-                if not self._feed(os.fsencode(_one_line(string)), stretch):
-                    return False
-                continue
-            self._echo(os.fsencode(string))
-            for command in stretch:
-                self._run_ours(command)
-            self._prompt()
-        return True
-
-    def _run_ours(self, command: Command) -> None:
-        self._settle()
-        with suppress(OSError):  # for the files that a command names
-            os.chdir(f"/proc/{self.child}/cwd")
-        self._ours.run(command.words, self._now.options)
-        self._ours.after()
-
-    def _echo(self, text: bytes) -> None:
-        """What readline prints of the line that it reads."""
+    def _begin(self, text: bytes) -> None:
         self._print(text.strip() + b"\n")
 
-    def _prompt(self) -> None:
+    def _end(self) -> None:
         """virsh waits below the prompt that it has printed before; it does not know that there was more."""
-        self._print(b"virsh > " if self._now.options.is_readonly else b"virsh # ")
+        self._print(self.prompt.encode())
 
     def _print(self, text: bytes) -> None:
         with suppress(OSError, ValueError):
             sys.stdout.buffer.write(text)
             sys.stdout.buffer.flush()
-
-
-def _one_line(string: str) -> str:
-    return string.strip("\n").replace("\n", ";") + "\n"
 
 
 def _read(text: bytes) -> list[Command]:

@@ -55,6 +55,12 @@ class Globals:
     has_agent: bool = True
     complaints: tuple[str, ...] = ()
 
+    @property
+    def connection(self) -> tuple[str, ...]:
+        """Those that say which connection, as the real virsh can be given them."""
+        named = () if self.connect is None else (f"--connect={self.connect}",)
+        return (*named, "--readonly") if self.is_readonly else named
+
 
 @dataclass(frozen=True)
 class CommandLine:

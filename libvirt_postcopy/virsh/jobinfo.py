@@ -28,7 +28,7 @@ def run(
     :return: virsh's exit status; ours are printed only where it has printed its own.
     """
     with easily_interrupted():
-        status, out, err = ask_virsh([*_globals(options), *_command(given)])
+        status, out, err = ask_virsh(["-q", *options.connection, *_command(given)])
         terminal.print(out.decode(errors="replace"))
         for line in err.decode(errors="replace").splitlines():
             terminal.say(line)
@@ -36,14 +36,6 @@ def run(
             terminal.print("".join(_row(*each) for each in _look(given, options)))
     sys.stdout.flush()
     return status
-
-
-def _globals(options: Globals) -> Iterator[str]:
-    yield "-q"
-    if options.connect is not None:
-        yield f"--connect={options.connect}"
-    if options.is_readonly:
-        yield "--readonly"
 
 
 def _command(given: Mapping[str, Value]) -> Iterator[str]:

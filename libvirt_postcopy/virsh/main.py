@@ -118,7 +118,7 @@ def _commands(line: CommandLine) -> list[Command]:
 
 
 def _is_ours(words: Sequence[str]) -> bool:
-    if is_for_overview(words) or is_for_group(words):
+    if is_for_overview(words) or is_for_group(words) or words[:1] == ("complete",):
         return True
     return topic(words) is not None or claims(words) is not None
 
@@ -132,11 +132,22 @@ def _list_all(words: list[str]) -> int:
 
 
 def _read_commands(words: list[str], line: CommandLine, signals: Signals) -> int:
-    """virsh's shell: on a terminal its own, with all that readline does; else we read first what it is fed."""
-    if sys.stdin is None or sys.stdin.isatty():
-        exec_virsh(words)
+    """virsh's shell, in which some lines are ours; not where only a part of it is on a terminal."""
     ours = _Ours(signals)
+    if sys.stdin.isatty():
+        if not _is_console_here():
+            exec_virsh(words)
+        console = import_module("libvirt_postcopy.virsh.console")
+        return int(console.run(line, ours))
     return feed.run(line, ours)
+
+
+def _is_console_here() -> bool:
+    try:
+        import_module("readline")
+    except ImportError:
+        return False
+    return all(map(os.isatty, range(3)))
 
 
 def _report_errors(
@@ -208,6 +219,8 @@ class _Ours:
             return _report_errors(lambda: self._list_all(ending), self.terminal)
         if is_for_group(words):
             return self._print(group(), ending)
+        if words[0] == "complete":
+            return self._complete(words[1:], options, ending)
         if asked is not None:
             return self._explain(asked, ending)
         verb = claims(words)
@@ -251,6 +264,15 @@ class _Ours:
         )
         ending.print()
         return min(status, FAILED) if "strict-exit" in raw else status
+
+    def _complete(self, words: Sequence[str], options: Globals, ending: Ending) -> int:
+        """Answer a shell that completes a line, as virsh does."""
+        words = words[1:] if words[:1] == ("--",) else words
+        found = import_module("libvirt_postcopy.virsh.complete").candidates(
+            words, options.connection
+        )
+        self._print("".join(f"{each}\n" for each in found), ending)
+        return 0 if found else FAILED
 
     def _list_all(self, ending: Ending) -> int:
         status = run_virsh(["-q", "help"])

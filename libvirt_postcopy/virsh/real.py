@@ -65,21 +65,31 @@ def run_virsh(argv: Sequence[str]) -> int:
     return wait_for(start_virsh(argv))
 
 
-def start_virsh(argv: Sequence[str], *, stdin: int | None = None) -> int:
+def start_virsh(
+    argv: Sequence[str], *, stdin: int | None = None, terminal: str = ""
+) -> int:
     """Start the real virsh on our own streams.
 
     :param stdin: What it reads instead of our standard input.
+    :param terminal: Has it instead of ours, in a session of its own.
     :return: The process's id, to be waited for.
     :raises UsageError: If there is none.
     """
     path, environ = _prepare()
-    actions = [] if stdin is None else [(os.POSIX_SPAWN_DUP2, stdin, 0)]
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = []
+    if stdin is not None:
+        actions.append((os.POSIX_SPAWN_DUP2, stdin, 0))
+    if terminal:
+        actions.append((os.POSIX_SPAWN_OPEN, 0, terminal, os.O_RDWR, 0))
+        actions += [(os.POSIX_SPAWN_DUP2, 0, number) for number in (1, 2)]
+        environ["INPUTRC"] = os.devnull  # whole lines are typed there, not keys
     try:
         return os.posix_spawn(
             path,
             [NAME, *argv],
             one_deeper(environ),
             file_actions=actions,
+            setsid=bool(terminal),
             setsigdef=_IGNORED,
         )
     except OSError as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import which
 from typing import NamedTuple
@@ -14,12 +17,14 @@ from typing import NamedTuple
 import pytest
 from hypothesis import settings
 
+from waiting import wait_until
+
 settings.register_profile("shim", deadline=None, derandomize=True, database=None)
 settings.load_profile("shim")
 
 SHIM = Path(sys.executable).with_name("virsh-postcopy")
 
-PATIENCE_S = 60
+PATIENCE_S = 20
 
 
 class Ended(NamedTuple):
@@ -89,6 +94,42 @@ def catches(process: int, number: int) -> bool:
     with open(f"/proc/{process}/status", encoding="ascii") as file:
         [caught] = [line.split()[1] for line in file if line.startswith("SigCgt")]
     return bool(int(caught, 16) & 1 << (number - 1))
+
+
+@contextmanager
+def on_terminal(
+    argv: Sequence[str], env: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Run with a terminal of its own, and its other end."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        ["setsid", "--ctty", *argv],
+        env=env,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.wait(PATIENCE_S)
+        os.close(ours)
+
+
+def read_until(file: int, what: bytes) -> bytes:
+    """Read what a terminal shows, up to something."""
+    os.set_blocking(file, False)
+    shown = bytearray()
+
+    def look() -> bool:
+        with suppress(OSError):  # nothing yet, or the other end is closed
+            shown.extend(os.read(file, 65536))
+        return what in shown
+
+    wait_until(look, f"{what!r} on the terminal", PATIENCE_S)
+    return bytes(shown)
 
 
 @pytest.fixture(scope="session")

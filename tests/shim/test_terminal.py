@@ -3,69 +3,26 @@
 from __future__ import annotations
 
 import os
-import pty
 import signal
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
-from shim.conftest import PATIENCE_S, Ended, Pair, catches, children_of, timeless
+from shim.conftest import (
+    PATIENCE_S,
+    Ended,
+    Pair,
+    catches,
+    children_of,
+    on_terminal,
+    read_until,
+    timeless,
+)
 from waiting import wait_until
 
 VIRSH = ["virsh", "-c", "test:///default"]
-
-
-@contextmanager
-def on_terminal(
-    argv: Sequence[str], env: dict[str, str]
-) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """Run with a terminal of its own, and its other end."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        ["setsid", "--ctty", *argv],
-        env=env,
-        stdin=theirs,
-        stdout=theirs,
-        stderr=theirs,
-    )
-    os.close(theirs)
-    try:
-        yield process, ours
-    finally:
-        process.kill()
-        process.wait(PATIENCE_S)
-        os.close(ours)
-
-
-def read_until(file: int, what: bytes) -> bytes:
-    """Read what a terminal shows, up to something."""
-    os.set_blocking(file, False)
-    shown = bytearray()
-
-    def look() -> bool:
-        with suppress(OSError):  # nothing yet, or the other end is closed
-            shown.extend(os.read(file, 65536))
-        return what in shown
-
-    wait_until(look, f"{what!r} on the terminal", PATIENCE_S)
-    return bytes(shown)
-
-
-def test_interactive_shell_is_virshs_own(pair: Pair) -> None:
-    """The same process, with readline's history and all."""
-    shown = []
-    for env in pair.environs:
-        with on_terminal(VIRSH, {**env, "TERM": "dumb"}) as (process, terminal):
-            read_until(terminal, b"virsh # ")
-            exe = os.readlink(f"/proc/{process.pid}/exe")
-            os.write(terminal, b"domstate test\n")
-            shown.append(read_until(terminal, b"running"))
-            os.write(terminal, b"quit\n")
-            assert process.wait(PATIENCE_S) == 0
-            assert exe == os.path.realpath(pair.virsh)
-    assert shown[0] == shown[1]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

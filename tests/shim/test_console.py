@@ -1,0 +1,261 @@
+"""virsh's shell on a terminal: what is not ours is as in virsh's own, and our lines come in their turn."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import termios
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from shim.conftest import PATIENCE_S, Pair, on_terminal, read_until, timeless
+from waiting import wait_until
+
+VIRSH = ["virsh", "-c", "test:///default"]
+PROMPT = b"virsh # "
+OURS = b"migrate-start-postcopy nosuch"
+FAILS = b"error: failed to get domain 'nosuch'"
+
+Keys = Sequence[tuple[bytes, bytes]]
+"""What is typed, and what is waited for after it."""
+
+
+def environ(env: dict[str, str], folder: Path) -> dict[str, str]:
+    return {**env, "TERM": "xterm", "XDG_CACHE_HOME": str(folder)}
+
+
+def session(
+    env: dict[str, str],
+    keys: Keys,
+    argv: Sequence[str] = VIRSH,
+    first: bytes = PROMPT,
+) -> tuple[int, bytes]:
+    """Type at a shell of virsh's.
+
+    :param first: What is waited for before anything is typed.
+    :return: Its exit status, and what was on the terminal.
+    """
+    with on_terminal(argv, env) as (process, terminal):
+        shown = b""
+        for typed, awaited in [(b"", first), *keys]:
+            os.write(terminal, typed)
+            shown += read_until(terminal, awaited) if awaited else b""
+        status = process.wait(PATIENCE_S)
+        shown += rest(terminal)
+    return status, plain(shown)
+
+
+def rest(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:
+        return b""
+
+
+def plain(shown: bytes) -> bytes:
+    """Without what tells a terminal how readline likes pastes."""
+    return timeless(re.sub(rb"\x1b\[\?2004[hl]\r?", b"", shown))
+
+
+def compare(
+    pair: Pair,
+    folder: Path,
+    keys: Keys,
+    argv: Sequence[str] = VIRSH,
+    first: bytes = PROMPT,
+) -> bytes:
+    """Type the same at the real virsh and at ours; shown, kept in history and returned must be the same."""
+    theirs, ours = (
+        (
+            *session(environ(env, folder / name), keys, argv, first),
+            history(folder / name),
+        )
+        for env, name in zip(pair.environs, ("theirs", "ours"))
+    )
+    assert ours == theirs
+    return theirs[1]
+
+
+def history(folder: Path) -> str:
+    file = folder / "libvirt" / "virsh" / "history"
+    return file.read_text(encoding="utf-8") if file.exists() else ""
+
+
+UP, LEFT, HOME = b"\x1b[A", b"\x1b[D", b"\x01"
+
+
+@pytest.mark.parametrize("end", [b"quit\r", b"\x04"], ids=["quit", "ctrl-d"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [b"list", b"", b"list", UP, UP + UP],
+        [b"cd /tmp", b"pwd", b"cd /nonexistent", b"list --foo", b"frobnicate"],
+        [b"suspend test", b"domstate test", b"resum test" + LEFT * 5 + b"e"],
+        ["echo \u00e9".encode(), b"echo 'a b' \\; list; echo c", b"# nothing", b"echo \\"],
+        [b"echo " + b"x" * 3000, b"echo " + b"a b " * 30],
+        [b"domstate te" + HOME + b"# ", b"help list", b"lis\t"],
+    ],
+)  # fmt: skip
+def test_what_is_not_ours(
+    pair: Pair, tmp_path: Path, lines: list[bytes], end: bytes
+) -> None:
+    typed = [(line + b"\r", PROMPT) for line in lines]
+    if any(len(line) > 80 or b"\t" in line for line in lines):
+        lines_shown = compare_answers(pair, tmp_path, [*typed, (end, b"")])
+        assert lines_shown
+        return
+    compare(pair, tmp_path, [*typed, (end, b"")])
+
+
+def compare_answers(pair: Pair, folder: Path, keys: Keys) -> list[bytes]:
+    """As :func:`compare`, but how readline folds a long line may be its own affair."""
+    found = []
+    for env, name in zip(pair.environs, ("theirs", "ours")):
+        _, shown = session(environ(env, folder / name), keys)
+        found.append((b"".join(shown.split()), history(folder / name)))
+    assert found[0][1] == found[1][1]
+    words = [re.sub(rb"[^a-z#]", b"", shown) for shown, _ in found]
+    assert words[0] == words[1]
+    return words
+
+
+def test_command_that_wants_the_terminal(pair: Pair, tmp_path: Path) -> None:
+    """Ctrl-C is the command's; an editor has the terminal, and its size."""
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\nstty size\nread line\necho got $line\n")
+    editor.chmod(0o700)
+    keys = [
+        (b"event --loop --event lifecycle\r", b"lifecycle\r\n"),
+        (b"\x03", PROMPT),
+        (b"edit test\r", b"30 100"),
+        (b"a line\r", PROMPT),
+        (b"quit\r", b""),
+    ]
+    argv = [
+        "sh",
+        "-c",
+        f"stty rows 30 cols 100; VISUAL={editor} exec {' '.join(VIRSH)}",
+    ]
+    shown = compare(pair, tmp_path, keys, argv)
+    assert b"event loop interrupted" in shown and b"got a line" in shown
+
+
+def test_password(pair: Pair, tmp_path: Path) -> None:
+    daemon = tmp_path / "daemon.xml"
+    daemon.write_text(
+        "<node><auth><user password='sesame'>alice</user></auth></node>",
+        encoding="utf-8",
+    )
+    argv = ["virsh", "-q", "-c", f"test://{daemon}"]
+    for env in pair.environs:
+        with on_terminal(argv, environ(env, tmp_path)) as (process, terminal):
+            read_until(terminal, b"Enter username for localhost: ")
+            os.write(terminal, b"alice\r")
+            read_until(terminal, b"Enter alice's password for localhost: ")
+            wait_until(lambda t=terminal: not echoes(t), "no echo", PATIENCE_S)
+            os.write(terminal, b"sesame\r")
+            assert b"sesame" not in read_until(terminal, PROMPT)
+            os.write(terminal, b"quit\r")
+            assert process.wait(PATIENCE_S) == 0
+
+
+def echoes(terminal: int) -> bool:
+    return bool(termios.tcgetattr(terminal)[3] & termios.ECHO)
+
+
+def test_connection_that_cannot_be_opened(pair: Pair, tmp_path: Path) -> None:
+    argv = ["virsh", "-c", "nosuch:///x"]
+    compare(pair, tmp_path, [(b"", b"")], argv, first=b"error: ")
+
+
+def test_prompt_of_a_read_only_connection(pair: Pair, tmp_path: Path) -> None:
+    keys = [
+        (b"connect test:///default --readonly\r", b"virsh > "),
+        (b"suspend test\r", b"virsh > "),
+        (b"connect test:///default\r", PROMPT),
+        (b"quit\r", b""),
+    ]
+    compare(pair, tmp_path, keys)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signal_at_the_prompt(
+    pair: Pair, tmp_path: Path, number: signal.Signals
+) -> None:
+    """It ends us as it ends virsh, and the terminal is left as it was."""
+    statuses = []
+    for env in pair.environs:
+        with on_terminal(VIRSH, environ(env, tmp_path)) as (process, terminal):
+            before = termios.tcgetattr(terminal)
+            read_until(terminal, PROMPT)
+            wait_until(lambda t=terminal: not echoes(t), "readline", PATIENCE_S)
+            if number is signal.SIGINT:
+                os.write(terminal, b"\x03")
+            else:
+                process.send_signal(number)
+            statuses.append(process.wait(PATIENCE_S))
+            assert termios.tcgetattr(terminal) == before
+    assert statuses[0] == statuses[1]
+
+
+def type_at_ours(pair: Pair, folder: Path, keys: Keys) -> bytes:
+    status, shown = session(environ(pair.environs[1], folder), keys)
+    assert status == 0
+    return shown
+
+
+def test_ours_comes_in_its_turn_on_virshs_own_connection(
+    pair: Pair, tmp_path: Path
+) -> None:
+    lines = [
+        b"suspend test",
+        OURS,
+        b"domstate test",
+        b"echo a; " + OURS + b"; echo b",
+        UP,
+    ]
+    keys = [(line + b"\r", PROMPT) for line in lines]
+    shown = type_at_ours(pair, tmp_path, [*keys, (b"quit\r", b"")])
+    assert shown.count(FAILS) == 3 and b"unknown command" not in shown
+    assert b"paused" in shown
+    a, failed, b = (shown.rindex(each) for each in (b"\na\r", FAILS, b"\nb\r"))
+    assert a < failed < b
+    kept = history(tmp_path).splitlines()
+    assert kept == [line.decode() for line in [*lines[:4], lines[3], b"quit"]]
+
+
+def test_connect_and_cd_count_for_ours(pair: Pair, tmp_path: Path) -> None:
+    words = b"migrate --live --strict-exit test test:///default --xml here.xml"
+    lines = [b"connect nosuch:///x", b"cd " + os.fsencode(tmp_path), words, b"connect test:///default --readonly", b"migrate-start-postcopy test"]  # fmt: skip
+    waits = [PROMPT, PROMPT, PROMPT, b"virsh > ", b"virsh > "]
+    keys = [(line + b"\r", wait) for line, wait in zip(lines, waits)]
+    shown = type_at_ours(pair, tmp_path, [*keys, (b"quit\r", b"")])
+    assert b"cannot read file 'here.xml'" in shown
+    assert b"read only access prevents virDomainMigrateStartPostCopy" in shown
+
+
+def test_lines_that_are_pasted_at_once(pair: Pair, tmp_path: Path) -> None:
+    text = b"echo a\r" + OURS + b"\recho b\r" + OURS + b"\rquit\r"
+    shown = type_at_ours(pair, tmp_path, [(text, b"")])
+    assert shown.count(FAILS) == 2 and b"unknown command" not in shown
+
+
+def test_ours_is_completed_too(pair: Pair, tmp_path: Path) -> None:
+    keys = [
+        (b"postcopy-rec\t", b"postcopy-recover "),
+        (b"te\t", b"test "),
+        (b"--str\t", b"--strict-exit "),
+        (b"\x15quit\r", b""),
+    ]
+    type_at_ours(pair, tmp_path, keys)
+
+
+def test_where_only_a_part_of_it_is_a_terminal(pair: Pair, tmp_path: Path) -> None:
+    """It is virsh itself then."""
+    argv = ["sh", "-c", f"exec {' '.join(VIRSH)} 2>/dev/null"]
+    with on_terminal(argv, environ(pair.environs[1], tmp_path)) as (process, terminal):
+        read_until(terminal, PROMPT)
+        assert os.readlink(f"/proc/{process.pid}/exe") == os.path.realpath(pair.virsh)
