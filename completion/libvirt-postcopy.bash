@@ -6,7 +6,7 @@ _libvirt_postcopy()
     case ${COMP_WORDS[1]} in
         bindings) ours="--help --json --no-compile --library --qemu-library --api" ;;
         check) ours="--help --probe --json --list" ;;
-        conformance) ours="--help --scenarios --qemu --release --accel --jobs --quick --record --dry-run --format --output --verbose --baseline --known-ok --strict --check --json-schema --part --open --no-pairs --pairs-only" ;;
+        conformance) ours="--help --scenarios --qemu --release --accel --jobs --quick --record --dry-run --format --output --verbose --baseline --known-ok --strict --connect --domain --disruptive --check --json-schema --part --open --no-pairs --pairs-only" ;;
         migrations) ours="--help --json" ;;
         phases) ours="--help --dot" ;;
         policy) ours="--help" ;;

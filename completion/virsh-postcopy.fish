@@ -1,67 +1,26 @@
-# Completion of virsh-postcopy in fish; written by tools/completions.py.
-complete -c virsh-postcopy -w virsh
-complete -c virsh-postcopy -n 'not __fish_seen_subcommand_from migrate migrate-start-postcopy migrate-postcopy domjobinfo postcopy-check postcopy-attach postcopy-recover postcopy-policy nwfilter-define' -a migrate -d 'migrate domain to another host'
-complete -c virsh-postcopy -n 'not __fish_seen_subcommand_from migrate migrate-start-postcopy migrate-postcopy domjobinfo postcopy-check postcopy-attach postcopy-recover postcopy-policy nwfilter-define' -a migrate-start-postcopy -d 'Switch running migration from pre-copy to post-copy'
-complete -c virsh-postcopy -n 'not __fish_seen_subcommand_from migrate migrate-start-postcopy migrate-postcopy domjobinfo postcopy-check postcopy-attach postcopy-recover postcopy-policy nwfilter-define' -a migrate-postcopy -d 'Switch running migration from pre-copy to post-copy'
-complete -c virsh-postcopy -n 'not __fish_seen_subcommand_from migrate migrate-start-postcopy migrate-postcopy domjobinfo postcopy-check postcopy-attach postcopy-recover postcopy-policy nwfilter-define' -a domjobinfo -d 'domain job information'
-complete -c virsh-postcopy -n 'not __fish_seen_subcommand_from migrate migrate-start-postcopy migrate-postcopy domjobinfo postcopy-check postcopy-attach postcopy-recover postcopy-policy nwfilter-define' -a postcopy-check -d 'Say whether domain can be migrated by post-copy'
-complete -c virsh-postcopy -n 'not __fish_seen_subcommand_from migrate migrate-start-postcopy migrate-postcopy domjobinfo postcopy-check postcopy-attach postcopy-recover postcopy-policy nwfilter-define' -a postcopy-attach -d 'Go on with running migration that another client has started'
-complete -c virsh-postcopy -n 'not __fish_seen_subcommand_from migrate migrate-start-postcopy migrate-postcopy domjobinfo postcopy-check postcopy-attach postcopy-recover postcopy-policy nwfilter-define' -a postcopy-recover -d 'Resume broken post-copy migration'
-complete -c virsh-postcopy -n 'not __fish_seen_subcommand_from migrate migrate-start-postcopy migrate-postcopy domjobinfo postcopy-check postcopy-attach postcopy-recover postcopy-policy nwfilter-define' -a postcopy-policy -d 'Show or set the post-copy policy that domain carries'
-complete -c virsh-postcopy -n 'not __fish_seen_subcommand_from migrate migrate-start-postcopy migrate-postcopy domjobinfo postcopy-check postcopy-attach postcopy-recover postcopy-policy nwfilter-define' -a nwfilter-define -d 'define or update a network filter from an XML file'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate' -l enable-postcopy -d 'the same as --postcopy, by the name of the 2014 series'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate' -l postcopy-after -r -d 'switch to post-copy after this long (30 or 30s, 5m, 300ms), 0 at once; enables post-copy'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate' -l postcopy-policy -r -a 'manual never after-precopy after: stalled predict' -d 'switch to post-copy when this says so: manual, never, after-precopy[:PASSES], after:DURATION, joined by | (the first) or & (all); enables post-copy'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate' -l postcopy-check -r -a 'off warn strict' -d 'look first whether it can work: off; warn, the default: refuse what is certain to fail and warn of the rest; strict: refuse that too; see postcopy-check'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate' -l postcopy-recover -r -a 'never' -d 'how long to try to bring a guest back whose link breaks after the switch, counted from the last page that moved: 30 or 30s, 5m, or never; default 30m'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate' -l postcopy-recover-bandwidth -r -d 'post-copy migration bandwidth limit in MiB/s from the first recovery on, 0 for none; as before if not given'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate' -l postcopy-driver -r -a 'auto native qemu' -d 'native: libvirt\'s own migration; qemu: QEMU\'s commands through the monitor passthrough, for what libvirt cannot do: taints the domain, and needs this program until the end; auto, the default: native where that can do what is asked'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate' -l postcopy-blocktime -d 'let the destination\'s QEMU count how long vCPUs wait for pages, and tell it at the end; with libvirt\'s own migration by a second monitor, where this machine is the destination or its user\'s ssh gets there'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate' -l postcopy-monitor-dir -r -d 'the folder for the socket of that second monitor, and asks for one: of the destination if that is reached by ssh, else one that this machine shares with it; default /var/lib/libvirt/qemu. With it a link that breaks is mended where the destination has libvirt 11.2 or 11.3, too'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate' -l postcopy-preempt -d 'send the pages that the guest waits for over a channel of their own (QEMU >= 7.1)'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate' -l postcopy-release-ram -d 'let the source give memory back as it is sent; a broken migration cannot be recovered then'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate' -l strict-exit -d 'exit with virsh\'s 0 and 1 only, not with 3 for a guest that is split or may be, and 4 for a lost one'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate-start-postcopy' -l domain -r -d 'domain name, id or uuid'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate-start-postcopy' -l strict-exit -d 'exit with virsh\'s 0 and 1 only, not with 3 for a guest that is split or may be, and 4 for a lost one'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from migrate-postcopy' -l strict-exit -d 'exit with virsh\'s 0 and 1 only, not with 3 for a guest that is split or may be, and 4 for a lost one'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from domjobinfo' -l postcopy -d 'say also whether it is in post-copy, where the guest is and how many pages it has asked for; with --completed, on the destination, how long it has waited for them'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-check' -l domain -r -d 'domain name, id or uuid'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-check' -l desturi -r -d 'connection URI of the destination host as seen from the client'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-check' -l probe -d 'start a paused domain of our own on the destination for a moment, and ask its QEMU; run on the source, also try a migration port there'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-check' -l json -d 'print the report as JSON'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l domain -r -d 'domain name, id or uuid'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l desturi -r -d 'connection URI of its destination, where the journal of the client that started it does not tell'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l postcopy-policy -r -a 'manual never after-precopy after: stalled predict' -d 'switch to post-copy when this says so; see help migrate'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l postcopy-recover -r -a 'never' -d 'how long to try to resume a broken migration, counted from the last page that moved (30m), or never'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l postcopy-recover-bandwidth -r -d 'post-copy migration bandwidth limit in MiB/s from the first recovery on, 0 for none; as before if not given'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l shadow -d 'send nothing: only watch, and say what would be sent'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l p2p -d 'peer-2-peer migration'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l persistent -d 'persist VM on destination'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l undefinesource -d 'undefine VM on source'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l migrateuri -r -d 'migration URI, usually can be omitted'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l listen-address -r -d 'listen address that destination should bind to for incoming migration'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l dname -r -d 'rename to new name during migration (if supported)'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l tls -d 'use TLS for migration'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l postcopy-bandwidth -r -d 'post-copy migration bandwidth limit in MiB/s'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l tls-destination -r -d 'override the destination host name used for TLS verification'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l verbose -d 'display the progress of migration'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-attach' -l strict-exit -d 'exit with virsh\'s 0 and 1 only, not with 3 for a guest that is split or may be, and 4 for a lost one'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l domain -r -d 'domain name, id or uuid'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l desturi -r -d 'connection URI of its destination, where the journal of the client that started it does not tell'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l postcopy-recover -r -a 'never' -d 'how long to try to resume a broken migration, counted from the last page that moved (30m), or never'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l postcopy-recover-bandwidth -r -d 'post-copy migration bandwidth limit in MiB/s from the first recovery on, 0 for none; as before if not given'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l p2p -d 'peer-2-peer migration'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l persistent -d 'persist VM on destination'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l undefinesource -d 'undefine VM on source'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l migrateuri -r -d 'migration URI, usually can be omitted'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l listen-address -r -d 'listen address that destination should bind to for incoming migration'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l dname -r -d 'rename to new name during migration (if supported)'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l tls -d 'use TLS for migration'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l postcopy-bandwidth -r -d 'post-copy migration bandwidth limit in MiB/s'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l tls-destination -r -d 'override the destination host name used for TLS verification'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l verbose -d 'display the progress of migration'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-recover' -l strict-exit -d 'exit with virsh\'s 0 and 1 only, not with 3 for a guest that is split or may be, and 4 for a lost one'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-policy' -l domain -r -d 'domain name, id or uuid'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-policy' -l set -r -d 'the policy; see --postcopy-policy in help migrate'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from postcopy-policy' -l unset -d 'take it away'
-complete -c virsh-postcopy -n '__fish_seen_subcommand_from nwfilter-define' -l keep-uuid -d 'let a filter of this name keep its UUID'
+# Completion of virsh-postcopy in fish, also under the name of virsh: both answer themselves what comes next.
+
+function __virsh_postcopy
+    set -l words (commandline -opc) (commandline -ct)
+    set -l given
+    set -l at 2
+    while test $at -lt (count $words)
+        switch $words[$at]
+            case -c --connect
+                set given $given -c $words[(math $at + 1)]
+                set at (math $at + 2)
+            case -r --readonly
+                set given $given -r
+                set at (math $at + 1)
+            case '-*'
+                set at (math $at + 1)
+            case '*'
+                break
+        end
+    end
+    $words[1] -q $given complete -- $words[$at..-1] 2>/dev/null
+end
+
+for name in virsh-postcopy virsh
+    complete -c $name -a '(__virsh_postcopy)'
+end

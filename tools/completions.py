@@ -1,6 +1,6 @@
-"""Write completion/ anew from the tables of both programs: for bash, zsh and fish.
+"""Write libvirt-postcopy's part of completion/ anew from its commands: for bash, zsh and fish.
 
-``.venv/bin/python tools/completions.py`` writes; a test compares.
+``.venv/bin/python tools/completions.py`` writes; a test compares.  virsh-postcopy answers shells by itself.
 """
 
 from __future__ import annotations
@@ -10,43 +10,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 
-from libvirt_postcopy.cli.main import VERBS as CLI_VERBS
-from libvirt_postcopy.virsh.grammar import Kind
-from libvirt_postcopy.virsh.verbs import VERBS
+from libvirt_postcopy.cli.main import VERBS
+from libvirt_postcopy.virsh.complete import VALUES
 
 __all__ = ["files", "main"]
 
 FOLDER = Path(__file__).resolve().parents[1] / "completion"
 
-SHIM, CLI = "virsh-postcopy", "libvirt-postcopy"
-
-VALUES: Mapping[str, str] = {
-    "postcopy-check": "off warn strict",
-    "postcopy-driver": "auto native qemu",
-    "postcopy-policy": "manual never after-precopy after: stalled predict",
-    "postcopy-recover": "never",
-}
-"""What an option of ours takes, where it can be listed."""
+PROGRAM = "libvirt-postcopy"
 
 Words = Mapping[str, Sequence[tuple[str, str, bool]]]
 """By verb: each option without dashes, its help, and whether it takes a value."""
 
 
-def shim_words() -> Words:
-    """What we add to virsh: our verbs with all of their options, and our options to its verbs."""
-    return {
-        verb.name: [
-            (option.name, option.help, option.kind is not Kind.BOOL)
-            for option in verb.options
-            if option.is_ours or not verb.is_virshs
-        ]
-        for verb in VERBS.values()
-    }
-
-
-def cli_words() -> Words:
-    """The verbs of the other program, and their options."""
-    return {name: list(_arguments(name)) for name in CLI_VERBS}
+def words_of_commands() -> Words:
+    """The commands, and their options."""
+    return {name: list(_arguments(name)) for name in VERBS}
 
 
 def _arguments(name: str) -> Iterator[tuple[str, str, bool]]:
@@ -73,46 +52,12 @@ def _plain(text: str) -> str:
     return " ".join(text.replace("%%", "%").split())
 
 
-def _summaries(program: str) -> Mapping[str, str]:
-    if program == CLI:
-        return CLI_VERBS
-    return {verb.name: verb.summary for verb in VERBS.values()}
-
-
-_HEAD = "# Completion of {0} in {1}; written by tools/completions.py.\n"
+_HEAD = "# Completion of libvirt-postcopy in {}; written by tools/completions.py.\n"
 
 
 # bash
 
-_BASH_SHIM = """
-_virsh_postcopy()
-{
-    local cur=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD-1]} verb word ours=
-    local file=/usr/share/bash-completion/completions/virsh
-    # virsh's own, which asks the real virsh
-    declare -F _virsh_complete >/dev/null || { [ -r "$file" ] && . "$file"; }
-    COMPREPLY=()
-    if declare -F _virsh_complete >/dev/null && declare -F _get_comp_words_by_ref >/dev/null; then
-        _virsh_complete "$@"
-    fi
-    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
-        case $word in
-@verbs@) verb=$word; break ;;
-        esac
-    done
-    case $before in
-@values@    esac
-    if [ -z "$ours" ]; then
-        case $verb in
-@options@            '') ours="@all@" ;;
-        esac
-    fi
-    COMPREPLY+=($(compgen -W "$ours" -- "$cur"))
-} &&
-complete -o default -o filenames -F _virsh_postcopy virsh-postcopy
-"""
-
-_BASH_CLI = """
+_BASH = """
 _libvirt_postcopy()
 {
     local cur=${COMP_WORDS[COMP_CWORD]} ours
@@ -126,53 +71,32 @@ complete -o default -F _libvirt_postcopy libvirt-postcopy
 """
 
 
-def bash(program: str, words: Words) -> str:
+def bash(words: Words) -> str:
     """Write it for bash."""
-    text = _BASH_SHIM if program == SHIM else _BASH_CLI
-    indent = " " * (12 if program == SHIM else 8)
     options = "".join(
-        f"{indent}{verb}) ours=\"{' '.join('--' + name for name, _, _ in given)}\" ;;\n"
+        f"        {verb}) ours=\"{' '.join('--' + name for name, _, _ in given)}\" ;;\n"
         for verb, given in words.items()
     )
-    values = "".join(
-        f'        --{name}) ours="{given}" ;;\n' for name, given in _values(words)
-    )
-    for mark, given in (
-        ("options", options),
-        ("values", values),
-        ("verbs", " " * 12 + "|".join(words)),
-        ("all", " ".join(words)),
-    ):
-        text = text.replace(f"@{mark}@", given)
-    return _HEAD.format(program, "bash") + text
-
-
-def _values(words: Words) -> Iterator[tuple[str, str]]:
-    known = {name for given in words.values() for name, _, _ in given}
-    return (each for each in VALUES.items() if each[0] in known)
+    text = _BASH.replace("@options@", options).replace("@all@", " ".join(words))
+    return _HEAD.format("bash") + text
 
 
 # zsh
 
 
-def zsh(program: str, words: Words) -> str:
+def zsh(words: Words) -> str:
     """Write it for zsh."""
-    name = program.replace("-", "_")
-    lines = [f"#compdef {program}", _HEAD.format(program, "zsh"), f"_{name}() {{"]
+    lines = [f"#compdef {PROGRAM}", _HEAD.format("zsh"), "_libvirt_postcopy() {"]
     lines.append("    local -a verbs\n    local verb word\n    verbs=(")
-    lines += [f"        {_zsh(v, s)}" for v, s in _summaries(program).items()]
+    lines += [f"        {_zsh(v, s)}" for v, s in VERBS.items()]
     lines += ["    )", "    for word in ${words[2,CURRENT-1]}; do", "        case $word in"]  # fmt: skip
     lines += [f"            {'|'.join(words)}) verb=$word; break ;;"]
     lines += ["        esac", "    done", "    case $verb in"]
     for verb, given in words.items():
         specs = " ".join(_zsh_option(*option) for option in given)
         lines.append(f"        {verb}) _arguments {specs} '*:argument:_files' ;;")
-    lines += ["        *) _describe -t commands command verbs"]
-    if program == SHIM:
-        lines += ["           (( $+functions[_libvirt] )) && _libvirt", "           compadd -- ${(f)\"$(virsh complete -- ${words[2,CURRENT]} 2>/dev/null)\"} ;;"]  # fmt: skip
-    else:
-        lines[-1] += " ;;"
-    lines += ["    esac", "}", f'_{name} "$@"', ""]
+    lines.append("        *) _describe -t commands command verbs ;;")
+    lines += ["    esac", "}", '_libvirt_postcopy "$@"', ""]
     return "\n".join(lines)
 
 
@@ -182,7 +106,7 @@ def _zsh(name: str, text: str) -> str:
 
 def _zsh_option(name: str, text: str, takes: bool) -> str:
     label = text.replace("[", "(").replace("]", ")").replace(":", ";")
-    value = f":value:({VALUES[name]})" if name in VALUES else ":value:_files"
+    value = f":value:({' '.join(VALUES[name])})" if name in VALUES else ":value:_files"
     return _quoted(f"--{name}[{label}]{value if takes else ''}")
 
 
@@ -193,22 +117,20 @@ def _quoted(text: str) -> str:
 # fish
 
 
-def fish(program: str, words: Words) -> str:
+def fish(words: Words) -> str:
     """Write it for fish."""
-    lines = [_HEAD.format(program, "fish").rstrip()]
-    if program == SHIM:
-        lines.append(f"complete -c {program} -w virsh")
+    lines = [_HEAD.format("fish").rstrip()]
     every = " ".join(words)
-    for verb, summary in _summaries(program).items():
+    for verb, summary in VERBS.items():
         lines.append(
-            f"complete -c {program} -n 'not __fish_seen_subcommand_from {every}' -a {verb} -d {_fish(summary)}"
+            f"complete -c {PROGRAM} -n 'not __fish_seen_subcommand_from {every}' -a {verb} -d {_fish(summary)}"
         )
     for verb, given in words.items():
         for name, text, takes in given:
-            values = f" -a {_fish(VALUES[name])}" if name in VALUES else ""
+            values = f" -a {_fish(' '.join(VALUES[name]))}" if name in VALUES else ""
             more = f" -r{values}" if takes else ""
             lines.append(
-                f"complete -c {program} -n '__fish_seen_subcommand_from {verb}' -l {name}{more} -d {_fish(text)}"
+                f"complete -c {PROGRAM} -n '__fish_seen_subcommand_from {verb}' -l {name}{more} -d {_fish(text)}"
             )
     return "\n".join([*lines, ""])
 
@@ -219,12 +141,12 @@ def _fish(text: str) -> str:
 
 def files() -> dict[str, str]:
     """All files, by name."""
-    made = {}
-    for program, words in ((SHIM, shim_words()), (CLI, cli_words())):
-        made[f"{program}.bash"] = bash(program, words)
-        made[f"_{program}"] = zsh(program, words)
-        made[f"{program}.fish"] = fish(program, words)
-    return made
+    words = words_of_commands()
+    return {
+        f"{PROGRAM}.bash": bash(words),
+        f"_{PROGRAM}": zsh(words),
+        f"{PROGRAM}.fish": fish(words),
+    }
 
 
 def main() -> None:
