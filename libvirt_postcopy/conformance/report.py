@@ -227,7 +227,7 @@ def _junit(subjects: Sequence[Subject], pairs: Sequence[Pairing], verbose: bool)
             root,
             "testsuite",
             name=_xml_text(subject.label),
-            tests=str(len(subject.findings)),
+            tests=str(len(subject.findings) + bool(subject.problem)),
             failures=str(counts["fail"] + counts["known"]),
             skipped=str(counts["skip"]),
             errors=str(int(bool(subject.problem))),

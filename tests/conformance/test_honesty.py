@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
@@ -10,8 +11,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from libvirt_postcopy.cli.main import main
 from libvirt_postcopy.conformance import campaign, host, report, transcript
@@ -269,6 +272,19 @@ def test_verdicts_that_are_stored_have_to_be_had_again() -> None:
     assert found.verdict is Verdict.FAIL and "cancel/postcopy: fail" in found.accepted
 
 
+def test_what_could_not_be_judged_is_in_every_report() -> None:
+    subject = replace(_subject(Verdict.PASS), problem="it <does> not start")
+    (suite,) = ElementTree.fromstring(report.render("junit", [subject]))
+    assert (suite.get("tests"), suite.get("errors")) == ("2", "1")
+    assert len(suite.findall(".//error")) == 1 and len(suite.findall("testcase")) == 2
+    schema = json.loads((ROOT / "schemas/conformance-report.schema.json").read_text())
+    document = json.loads(report.render("json", [subject]))
+    Draft202012Validator(schema).validate(document)
+    assert document["subjects"][0]["problem"] == subject.problem
+    assert "it &lt;does&gt; not start" in report.render("html", [subject])
+    assert "it <does> not start" in report.render("text", [subject])
+
+
 # Baselines
 
 
@@ -302,10 +318,21 @@ def test_pairs_are_held_against_the_baseline(tmp_path: Path) -> None:
 # pytest
 
 
+class Collected:
+    """What a run of pytest within this one would run."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.ids = [item.nodeid for item in session.items]
+
+
 def _pytest(*words: str) -> list[str]:
-    done = subprocess.run([sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return [row for row in done.stdout.splitlines() if "::" in row]
+    collected = Collected()
+    options = ["--collect-only", "-p", "no:cacheprovider", "-p", "no:terminal", "--rootdir", str(ROOT)]  # fmt: skip
+    assert pytest.main([*options, *words], plugins=[collected]) == 0
+    return collected.ids
 
 
 def test_the_option_alone_collects_and_what_judges_all_is_last(
@@ -321,8 +348,8 @@ def test_the_option_alone_collects_and_what_judges_all_is_last(
 def test_beside_what_is_named_the_checks_are_collected_once(
     fake: Callable[[str], str],
 ) -> None:
-    named = "tests/unit/conformance/test_guest.py"
-    own = "libvirt_postcopy/conformance/pytest_checks.py"
+    named = str(ROOT / "tests/unit/conformance/test_guest.py")
+    own = str(ROOT / "libvirt_postcopy/conformance/pytest_checks.py")
     rows = _pytest(named, own, "--postcopy-qemu", fake("good"))
     assert sum("test_conformance[" in row for row in rows) == len(CHECKS) < len(rows)
     more = _pytest(named, "--postcopy-qemu", fake("also"))
