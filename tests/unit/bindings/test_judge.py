@@ -287,7 +287,7 @@ def test_table_that_cannot_be_read(
 # libvirt's description
 
 API = Path(__file__).parent / "api" / "libvirt-api.xml"
-"""Of libvirt itself, cut down to what this package has."""
+"""Of libvirt 12.8, cut down to what this package has."""
 
 DESCRIBED = read_description(*beside(API))
 
