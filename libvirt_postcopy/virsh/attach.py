@@ -78,7 +78,8 @@ def follow(
         if "shadow" not in given:
             require_writable(options, for_call="virDomainMigrateStartPostCopy")
         texts = _texts(given, dom)
-        progress = Progress(terminal, is_verbose="verbose" in given)
+        is_shown = "verbose" in given and not options.is_quiet
+        progress = Progress(terminal, is_verbose=is_shown)
     signals.catch()
     try:
         if only_broken:

@@ -48,7 +48,7 @@ from libvirt_postcopy.virsh.real import exec_virsh, run_virsh
 from libvirt_postcopy.virsh.refusals import lines
 from libvirt_postcopy.virsh.strings import Command, split
 from libvirt_postcopy.virsh.terminal import Terminal
-from libvirt_postcopy.virsh.verbs import Verb, claims, read
+from libvirt_postcopy.virsh.verbs import Verb, claims, is_strict_anyway, read
 
 __all__ = ["entry", "main"]
 
@@ -252,6 +252,9 @@ class _Ours:
             self.complain(error.complaints[:-1])
             raise UsageError(error.complaints[-1]) from error
 
+        if is_strict_anyway(words, raw):
+            return self._leave_to_virsh(words, options)
+
         def run() -> int:
             given = convert(verb.options, raw)
             status = import_module(verb.module).run(
@@ -278,6 +281,13 @@ class _Ours:
         status = run_virsh(["-q", "help"])
         self._print(overview(), ending)
         return status
+
+    def _leave_to_virsh(self, words: Sequence[str], options: Globals) -> int:
+        """Run a command without ``--strict-exit``, which virsh does not know and need not."""
+        shown = [("--quiet", options.is_quiet), ("--timing", options.is_timed)]
+        flags = [flag for flag, is_given in shown if is_given]
+        kept = [word for word in words if word != "--strict-exit"]
+        return run_virsh([*options.connection, *flags, *kept])
 
     def _explain(self, verb: Verb, ending: Ending) -> int:
         return self._print(help_text(verb), ending)

@@ -40,7 +40,7 @@ from libvirt_postcopy.virsh.interrupts import (
     easily_interrupted,
 )
 from libvirt_postcopy.virsh.options import option_names
-from libvirt_postcopy.virsh.plan import Plan, make_plan
+from libvirt_postcopy.virsh.plan import Plan, check_times, make_plan
 from libvirt_postcopy.virsh.progress import Progress
 from libvirt_postcopy.virsh.split import SplitDomain
 from libvirt_postcopy.virsh.terminal import Terminal
@@ -64,13 +64,15 @@ def run(
     plan = make_plan(given)
     with easily_interrupted():
         dom = _open(plan, options)
+        check_times(given, plan)
         plan = _with_own_policy(plan, given, dom, terminal)
         uri = uri_of(dom.connect())
         _check_half(SplitDomain(dom, plan.domain, uri))
         choice = choose(plan.driver, dom, plan.flags, plan.wishes)
         _look_first(plan, choice.driver, dom, terminal)
     texts = Texts(plan, given, uri)
-    progress = Progress(terminal, is_verbose=plan.is_verbose)  # -q too, as in virsh
+    is_shown = plan.is_verbose and not options.is_quiet
+    progress = Progress(terminal, is_verbose=is_shown)
     signals.catch()
     job = api.start(
         dom,

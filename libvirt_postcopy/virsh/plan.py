@@ -27,7 +27,7 @@ from libvirt_postcopy.units import parse_duration
 from libvirt_postcopy.virsh.grammar import Kind, Value
 from libvirt_postcopy.virsh.options import ENABLING, MIGRATE_OPTIONS
 
-__all__ = ["Plan", "make_plan", "patience", "read_file"]
+__all__ = ["Plan", "make_plan", "check_times", "patience", "read_file"]
 
 RECOVER = "30m"
 
@@ -53,11 +53,11 @@ class Plan:
 
 
 def make_plan(given: Mapping[str, Value]) -> Plan:
-    """Check what can be checked without a daemon.
+    """Check what virsh checks before it looks the domain up.
 
     :raises UsageError: If the options cannot be meant together; in virsh's words where it has some.
     """
-    given = {name: value for name, value in given.items() if not _is_void(name, value)}
+    given = _meant(given)
     _check_pairs(given)
     _check_uri(str(given["desturi"]))
     policy = _policy(given)
@@ -80,6 +80,28 @@ def make_plan(given: Mapping[str, Value]) -> Plan:
             monitor_dir=_monitor_dir(given),
         ),
     )
+
+
+def check_times(given: Mapping[str, Value], plan: Plan) -> None:
+    """Check what virsh, or libvirt, checks when the domain has been found.
+
+    :raises UsageError: If the migration cannot be as long, or as live, as it would have to be.
+    """
+    given = _meant(given)
+    _check_timeouts(given)
+    if "live" in given:
+        return
+    if not plan.policy.enables_postcopy:
+        what = "virsh-postcopy's own options need"
+        if "postcopy-policy" in given:
+            what = "--postcopy-policy never needs"
+        raise UsageError(f"{what} a live migration", cure="add --live")
+    if "offline" not in given:
+        # No --live is ever implied: say what libvirt would say, before anything is started.
+        known = explain(
+            "post-copy migration is not supported with non-live or paused migration"
+        )
+        raise UsageError(known.what, side=known.side, cure="add --live")
 
 
 def _driver(given: Mapping[str, Value]) -> str:
@@ -107,9 +129,10 @@ def _monitor_dir(given: Mapping[str, Value]) -> str | None:
     return None if folder is None else str(folder).rstrip("/")
 
 
-def _is_void(name: str, value: Value) -> bool:
-    """What virsh takes for not given."""
-    return name in ("timeout", "disks-port") and value == 0
+def _meant(given: Mapping[str, Value]) -> Mapping[str, Value]:
+    """Without what virsh takes for not given."""
+    void = [name for name in ("timeout", "disks-port") if given.get(name) == 0]
+    return {name: value for name, value in given.items() if name not in void}
 
 
 def _check_mode(given: Mapping[str, Value], policy: Policy) -> str:
@@ -177,18 +200,12 @@ def _check_pairs(given: Mapping[str, Value]) -> None:
         )
     if "direct" in given:
         raise UsageError(
-            f"{_subject(given)} and --direct do not go together",
-            cure="use --p2p, or neither",
+            "post-copy and --direct do not go together", cure="use --p2p, or neither"
         )
-    _check_times(given)
 
 
 def _asks_for_postcopy(given: Mapping[str, Value]) -> bool:
     return any(name in given for name in ENABLING)
-
-
-def _subject(given: Mapping[str, Value]) -> str:
-    return "post-copy" if _asks_for_postcopy(given) else "--strict-exit"
 
 
 _HAS_DRIVER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -205,7 +222,7 @@ def _check_uri(uri: str) -> None:
         )
 
 
-def _check_times(given: Mapping[str, Value]) -> None:
+def _check_timeouts(given: Mapping[str, Value]) -> None:
     is_live = "live" in given
     if "postcopy-after" in given:
         if not is_live:
@@ -223,9 +240,7 @@ def _check_times(given: Mapping[str, Value]) -> None:
     elif "timeout-postcopy" not in given:
         raise UsageError(
             "migrate: to suspend the guest after --timeout does not go with virsh-postcopy's own options",
-            cure=(
-                "add --timeout-postcopy" if _asks_for_postcopy(given) else _VIRSH_ALONE
-            ),
+            cure="add --timeout-postcopy",
         )
 
 
@@ -262,35 +277,9 @@ def _flags(given: Mapping[str, Value], policy: Policy) -> MigrateFlags:
     for option in MIGRATE_OPTIONS:
         if option.flag is not None and option.name in given:
             flags |= option.flag
-    if not policy.enables_postcopy and "live" not in given:
-        raise _not_precopy(given)
-    if "live" not in given and "offline" not in given:
-        raise _not_live()
     if policy.enables_postcopy:
         flags |= MigrateFlags.VIR_MIGRATE_POSTCOPY
     return flags & ~MigrateFlags.VIR_MIGRATE_PEER2PEER
-
-
-_VIRSH_ALONE = "leave out --strict-exit: virsh ends with 0 or 1 by itself"
-
-
-def _not_precopy(given: Mapping[str, Value]) -> UsageError:
-    """A migration that is not live is virsh's own."""
-    if "postcopy-policy" in given:
-        return UsageError(
-            "--postcopy-policy never needs a live migration", cure="add --live"
-        )
-    return UsageError(
-        "--strict-exit needs a live migration", cure=f"add --live, or {_VIRSH_ALONE}"
-    )
-
-
-def _not_live() -> UsageError:
-    """No --live is ever implied: say what libvirt would say, before anything is started."""
-    known = explain(
-        "post-copy migration is not supported with non-live or paused migration"
-    )
-    return UsageError(known.what, side=known.side, cure="add --live")
 
 
 def _params(given: Mapping[str, Value]) -> dict[str, Any]:

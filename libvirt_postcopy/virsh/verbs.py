@@ -23,7 +23,7 @@ from libvirt_postcopy.virsh.options import (
 )
 from libvirt_postcopy.virsh.real import ask_virsh
 
-__all__ = ["RESUME_OPTIONS", "VERBS", "Verb", "claims", "read"]
+__all__ = ["RESUME_OPTIONS", "VERBS", "Verb", "claims", "is_strict_anyway", "read"]
 
 _OURS = frozenset(option.name for option in MIGRATE_OPTIONS if option.is_ours)
 _TOKENS = frozenset(f"--{name}" for name in _OURS.union(ENABLING))
@@ -41,6 +41,23 @@ def _wants_migrate(given: Mapping[str, str]) -> bool:
     if suspends or "timeout-suspend" in given or "postcopy-resume" in given:
         return False
     return not given.keys().isdisjoint(ENABLING)
+
+
+_NOT_AS_WE_DO = frozenset(
+    ("offline", "direct", "timeout", "timeout-suspend", "postcopy-resume")
+)
+
+
+def is_strict_anyway(words: Sequence[str], given: Mapping[str, str]) -> bool:
+    """Whether a migration is ours by ``--strict-exit`` alone, and is nothing that we carry out.
+
+    virsh does what that asks for by itself.
+    """
+    if words[0] != "migrate" or _OURS & given.keys() != {STRICT_EXIT.name}:
+        return False
+    rest = {name: text for name, text in given.items() if name != STRICT_EXIT.name}
+    is_plain = "live" in rest and rest.keys().isdisjoint(_NOT_AS_WE_DO)
+    return not is_plain and not _wants_migrate(rest)
 
 
 @dataclass(frozen=True)

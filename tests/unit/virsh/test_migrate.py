@@ -226,8 +226,14 @@ def test_client_manages_unless_told_otherwise(scene: Scene) -> None:
 
 def test_line_that_cannot_be_meant_reaches_no_daemon(scene: Scene) -> None:
     with pytest.raises(UsageError):
-        scene.run(line="--postcopy web1 b:///")
+        scene.run(line="--live --direct --postcopy web1 b:///")
     assert scene.order == []
+
+
+def test_domain_is_looked_up_before_the_times_are_checked(scene: Scene) -> None:
+    with pytest.raises(UsageError, match="not supported with non-live"):
+        scene.run(line="--postcopy web1 b:///")
+    assert scene.order == ["event loop", "connect"]
 
 
 def test_refused_start_is_passed_on(scene: Scene) -> None:
@@ -290,10 +296,11 @@ def test_what_did_not_work_although_the_guest_has_moved_is_said(scene: Scene) ->
     assert "note: it is not defined" in said and "postcopy-blocktime: 42 ms" in said
 
 
-def test_verbose_is_shown_also_when_quiet_as_virsh_does(scene: Scene) -> None:
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_progress_is_off_when_quiet(scene: Scene, is_quiet: bool) -> None:
     step = lambda scene: scene.see(object())  # noqa: E731
-    said = scene.run(step, DONE, line=f"--verbose {LINE}", is_quiet=True)
-    assert "\nMigration: [60.00 %]" in said
+    said = scene.run(step, DONE, line=f"--verbose {LINE}", is_quiet=is_quiet)
+    assert ("Migration: [60.00 %]" in said) is not is_quiet
 
 
 def test_it_is_looked_at_for_the_driver_that_will_do_it(scene: Scene) -> None:

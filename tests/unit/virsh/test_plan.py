@@ -9,7 +9,7 @@ from libvirt_postcopy.constants import MigrateFlags
 from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.virsh.grammar import Kind, Value, parse_command
 from libvirt_postcopy.virsh.options import MIGRATE_OPTIONS
-from libvirt_postcopy.virsh.plan import Plan, make_plan, patience
+from libvirt_postcopy.virsh.plan import Plan, check_times, make_plan, patience
 
 F = MigrateFlags
 
@@ -19,7 +19,9 @@ def given(line: str) -> dict[str, Value]:
 
 
 def plan(line: str) -> Plan:
-    return make_plan(given(line))
+    made = make_plan(given(line))
+    check_times(given(line), made)
+    return made
 
 
 @pytest.mark.parametrize(
@@ -73,12 +75,6 @@ def test_policy(options: str, policy: str) -> None:
          "Options --copy-storage-all and --copy-storage-inc are mutually exclusive"),
         ("a b --live --postcopy --persistent-xml f", "Option --persistent is required by option --persistent-xml"),
         ("a b --live --postcopy --tls-destination h", "Option --tls is required by option --tls-destination"),
-        ("a b --strict-exit", "--strict-exit needs a live migration (add --live, or leave out --strict-exit: virsh ends with 0 or 1 by itself)"),
-        ("a b --offline --strict-exit", "--strict-exit needs a live migration (add --live, or leave out --strict-exit: virsh ends with 0 or 1 by itself)"),
-        ("a b --live --timeout 5 --strict-exit",
-         ("migrate: to suspend the guest after --timeout does not go with virsh-postcopy's own options"
-         " (leave out --strict-exit: virsh ends with 0 or 1 by itself)")),
-        ("a b --live --direct --strict-exit", "--strict-exit and --direct do not go together (use --p2p, or neither)"),
         ("a b/system --live --postcopy", "destination: the URI 'b/system' does not include a driver name (write it, as in qemu+ssh://b/system)"),
         ("a //b/system --live --postcopy", "destination: the URI '//b/system' does not include a driver name (write it, as in qemu+ssh://b/system)"),
         ("a b --offline --postcopy-policy never", "--postcopy-policy never needs a live migration (add --live)"),

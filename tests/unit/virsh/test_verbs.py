@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from libvirt_postcopy.virsh.verbs import claims
+from libvirt_postcopy.virsh.verbs import VERBS, claims, is_strict_anyway, read
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,24 @@ def test_ours(line: str) -> None:
 def test_not_ours(line: str) -> None:
     words = [word.replace("\0", " ") for word in line.replace("\\ ", "\0").split()]
     assert claims(words) is None
+
+
+@pytest.mark.parametrize(
+    "line, is_virshs",
+    [
+        ("a b --strict-exit", True),
+        ("a b --offline --persistent --strict-exit", True),
+        ("a b --live --direct --strict-exit", True),
+        ("a b --live --timeout 5 --strict-exit", True),
+        ("a b --live --postcopy --timeout 5 --timeout-suspend --strict-exit", True),
+        ("a b --live --postcopy --postcopy-resume --strict-exit", True),
+        ("a b --live --strict-exit", False),
+        ("a b --live --postcopy --strict-exit", False),
+        ("a b --postcopy --strict-exit", False),
+        ("a b --offline --postcopy-check off --strict-exit", False),
+        ("a b --offline", False),
+    ],
+)
+def test_what_strict_exit_alone_has_made_ours(line: str, is_virshs: bool) -> None:
+    words = ["migrate", *line.split()]
+    assert is_strict_anyway(words, read(VERBS["migrate"], words)) is is_virshs
