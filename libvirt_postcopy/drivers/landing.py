@@ -34,8 +34,8 @@ _RESUME_S = 20.0
 """How long a resumed migration may stay ``postcopy-paused``: up to QEMU 9.0 a failed attempt is not announced."""
 
 _RETRY_S = 0.5
-_LOADING_S = 0.02
-"""Between questions whether the device state is loaded; QEMU answers late while it loads."""
+_SOON_S, _LATER_S = 0.002, 0.05
+"""Between questions whether the device state is loaded: the guest stands still, mostly for some ms."""
 
 _AWAY = frozenset((Status.POSTCOPY_ACTIVE, Status.COMPLETED))
 _WENT_BACK = frozenset((Status.FAILED, Status.CANCELLED))
@@ -130,13 +130,15 @@ class Starter:
 
         QEMU's run state tells: what it announces comes too early up to 10.1, and 2.5 announces nothing there.
         """
+        pause_s = _SOON_S
         while self._is_pending():
             count = self._course.count
             if self._course.has_loaded:
                 return True
             if self._destination.readings.run_state() != "inmigrate":
                 return True
-            self._course.wait_for_news(count, _LOADING_S)
+            self._course.wait_for_news(count, pause_s)
+            pause_s = min(pause_s * 1.5, _LATER_S)
         return False
 
 

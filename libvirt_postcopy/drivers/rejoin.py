@@ -81,7 +81,9 @@ class Rejoin:
         except CommandError:
             raise  # it was not even tried
         except PostcopyError:
-            if is_last and self._course.changes == changes:
+            if self._course.changes != changes:
+                self._port = None  # it came through, and broke again
+            elif is_last:
                 self.obstacle = "a resume has reached nobody, and another would crash both QEMUs (3.0 to 5.2)"
             raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -10,17 +11,20 @@ from typing import Any
 from xml.etree import ElementTree
 
 import libvirt
+import libvirt_qemu
 import pytest
-from commands import migrate, virsh_postcopy
+from commands import Typed, migrate, virsh_postcopy
 from observers import Awaited, Recorder
 
 import libvirt_postcopy as postcopy
-from guest import verify_domain
+from guest import GuestParams, verify_domain
+from labkit import Lab
 from libvirt_postcopy.actions import Resume, Switch
 from libvirt_postcopy.api import Wishes
 from libvirt_postcopy.events import PassSeen, Resumed, Side, StatusSeen, Stopped
 from libvirt_postcopy.vir.probe import migration_capabilities
 from scenes.stage import Stage
+from waiting import wait_until
 
 Check = Callable[[], None]
 A, B = "qemu+tcp://a/system", "qemu+tcp://b/system"
@@ -53,6 +57,8 @@ def _arguments(xml: str) -> list[str]:
 # The whole way
 
 
+@pytest.mark.versions
+@pytest.mark.upwards
 def test_busy_guest_arrives_whole(stage: Stage, moved: Check) -> None:
     dom = stage.start()
     seen = Recorder()
@@ -79,8 +85,18 @@ def test_destination_runs_only_after_the_source_says_postcopy(
     assert split <= resumed
 
 
-def test_twenty_times_to_and_fro(stage: Stage, moved: Check) -> None:
+@pytest.fixture
+def small_stage(network: Lab) -> Iterator[Stage]:
+    """A guest that is verified in a moment."""
+    params = GuestParams(memory_mib=96, working_set_mib=16, rate_mib_s=60)
+    with Stage(network, params) as stage:
+        yield stage
+
+
+@pytest.mark.versions
+def test_twenty_times_to_and_fro(small_stage: Stage) -> None:
     """The definition goes along, without what the migration needed; in the end an ordinary start shows no taint."""
+    stage = small_stage
     stage.lab.unlimit()
     dom = stage.start(is_persistent=True)
     flags = libvirt.VIR_MIGRATE_PERSIST_DEST | libvirt.VIR_MIGRATE_UNDEFINE_SOURCE
@@ -160,12 +176,12 @@ def test_plain_precopy(stage: Stage, moved: Check) -> None:
     assert result.switch is None and result.postcopy_requests == 0
 
 
+@pytest.mark.versions
+@pytest.mark.upwards
 def test_blocktime(stage: Stage, moved: Check) -> None:
-    """libvirt does not know it, so this driver is chosen."""
     dom = stage.start()
-    result = postcopy.migrate(dom, B, policy="after:1s", wishes=Wishes(blocktime=True))
+    result = _migrate(dom, policy="after:1s", wishes=Wishes(blocktime=True))
     moved()
-    assert result.driver == "qemu" and "postcopy-blocktime" in result.driver_reason
     assert result.blocktime["postcopy-blocktime"] > 0
     assert result.blocktime["postcopy-vcpu-blocktime"]
 
@@ -187,7 +203,7 @@ def test_a_given_address_is_the_only_one_that_is_listened_at(
     stage: Stage, moved: Check
 ) -> None:
     dom = stage.start()
-    begun = Awaited(StatusSeen, lambda it: it.status == "setup")
+    begun = Awaited(StatusSeen, _is_in_precopy)
     job = postcopy.start(
         dom,
         B,
@@ -197,13 +213,19 @@ def test_a_given_address_is_the_only_one_that_is_listened_at(
         observer=begun,
     )
     begun.wait()
-    listening = stage.run("b", ["ss", "-Htn", "sport", "=", ":49200"]).stdout
-    listening += stage.run("b", ["ss", "-Htln", "sport", "=", ":49200"]).stdout
+    told = _ask(stage, "b", "query-migrate")["socket-address"]
+    assert [(it["host"], it["port"]) for it in told] == [("192.0.2.12", "49200")]
     job.start_postcopy()
     job.wait(60)
     moved()
-    assert "192.0.2.12:49200" in listening
-    assert "0.0.0.0:49200" not in listening and "*:49200" not in listening
+
+
+def _ask(stage: Stage, name: str, command: str) -> Any:
+    """Ask the guest's QEMU on a host."""
+    words = json.dumps({"execute": command})
+    return json.loads(libvirt_qemu.qemuMonitorCommand(stage.find(name), words, 0))[
+        "return"
+    ]
 
 
 def test_command(stage: Stage, moved: Check) -> None:
@@ -231,6 +253,51 @@ def test_domains_own_policy_is_obeyed_and_goes_along(
     assert virsh_postcopy("-q", "-c", B, *own).stdout == "after:700ms\n"
     assert virsh_postcopy("-c", B, *own, "--unset").returncode == 0
     assert virsh_postcopy("-q", "-c", B, *own).stdout == "none\n"
+
+
+@pytest.mark.parametrize("verb", ["migrate-start-postcopy", "migrate-postcopy"])
+def test_switch_by_another_command(stage: Stage, moved: Check, verb: str) -> None:
+    """Though libvirt knows of no migration."""
+    begun = Awaited(PassSeen)
+    job = postcopy.start(
+        stage.start(), B, driver="qemu", policy="manual", observer=begun
+    )
+    begun.wait()
+    done = virsh_postcopy("-c", A, verb, stage.name)
+    assert done.returncode == 0, done.stderr
+    result = job.wait(60)
+    moved()
+    assert result.switch is not None and result.switch.reason == "asked for by another client"  # fmt: skip
+
+
+def test_downtime_limit(stage: Stage, moved: Check) -> None:
+    """So long a stop is allowed for what is left after two passes that no switch is needed."""
+    result = _migrate(stage.start(), policy="never", wishes=Wishes(downtime_limit_ms=5000))  # fmt: skip
+    moved()
+    assert result.switch is None and result.passes <= 3
+
+
+def test_release_ram(stage: Stage, moved: Check) -> None:
+    """The source is asked while both halves are there."""
+    split = Awaited(StatusSeen, _is_split)
+    job = postcopy.start(
+        stage.start(),
+        B,
+        driver="auto",
+        policy="after:200ms",
+        params=SLOW,
+        wishes=Wishes(release_ram=True),
+        observer=split,
+    )
+    split.wait()
+    reply = libvirt_qemu.qemuMonitorCommand(
+        stage.find("a"), '{"execute": "query-migrate-capabilities"}', 0
+    )
+    result = job.wait(60)
+    moved()
+    on = {each["capability"] for each in json.loads(reply)["return"] if each["state"]}
+    assert "release-ram" in on
+    assert result.driver == "qemu" and "release-ram" in result.driver_reason
 
 
 @pytest.mark.parametrize(
@@ -365,6 +432,27 @@ def test_link_that_breaks_in_precopy(stage: Stage, stayed: Check) -> None:
     _nothing_is_left(stage, stayed)
 
 
+def test_link_that_swallows_packets_before_the_switch_can_be_left(
+    stage: Stage, stayed: Check
+) -> None:
+    """The source's connection is never made, or hangs: an abort takes all back."""
+    stage.lab.swallow_migrations()
+    begun = Awaited(StatusSeen, _is_setting_up)
+    job = postcopy.start(
+        stage.start(), B, driver="qemu", policy="manual", observer=begun
+    )
+    begun.wait()
+    job.abort()
+    with pytest.raises(postcopy.MigrationCancelled):
+        job.wait(60)
+    stage.lab.pass_migrations()
+    _nothing_is_left(stage, stayed)
+
+
+def _is_setting_up(seen: StatusSeen) -> bool:
+    return seen.side is Side.SOURCE and seen.status == "setup"
+
+
 def test_destination_that_is_killed_in_precopy(stage: Stage, stayed: Check) -> None:
     begun = Awaited(PassSeen)
     job = postcopy.start(
@@ -404,9 +492,60 @@ def test_then_libvirts_own_migration_takes_it_on(stage: Stage) -> None:
     assert stage.active_on() == ["b"] and stage.verify("b").ok
 
 
+# At the switch
+
+
+def _at_the_switch(stage: Stage) -> tuple[postcopy.Job, Awaited]:
+    """The source has given the guest away, and the device state is behind what its link still has to send."""
+    begun, split = Awaited(PassSeen), Awaited(StatusSeen, _is_split)
+
+    def observe(what: object) -> None:
+        begun(what)
+        split(what)
+
+    job = postcopy.start(
+        stage.start(), B, driver="qemu", policy="manual", observer=observe
+    )
+    begun.wait()
+    stage.lab.limit("512KiB")
+    job.start_postcopy()
+    split.wait()
+    return job, split
+
+
+def test_hole_in_the_switch_holds_the_guest_up(stage: Stage, moved: Check) -> None:
+    """The destination says by then that it is in post-copy, and a start would come before its device state."""
+    job, seen = _at_the_switch(stage)
+    stage.lab.swallow_migrations()
+    assert _ask(stage, "b", "query-status")["status"] == "inmigrate"
+    assert job.guest == "split"
+    assert not [it for it in seen.of(Resumed) if _is_there(it)]
+    stage.lab.limit("64MiB")
+    job.wait(60)
+    moved()
+
+
+def test_break_in_the_switch_never_starts_two(stage: Stage, stayed: Check) -> None:
+    """The destination ends without the guest ever running there.  Whether the source can go on is up to its QEMU."""
+    job, seen = _at_the_switch(stage)
+    assert stage.lab.break_migrations() > 0
+    with pytest.raises((postcopy.MigrationFailed, postcopy.GuestLost)) as caught:
+        job.wait(60)
+    assert not [it for it in seen.of(Resumed) if _is_there(it)]
+    assert stage.find("b") is None
+    if isinstance(caught.value, postcopy.MigrationFailed):
+        stayed()
+        return
+    assert "the guest never ran there" in str(caught.value)
+    assert "cannot go on from there" in str(caught.value)
+    assert stage.active_on() == ["a"], "its memory is there for its operator"
+
+
 # After the switch
 
 
+@pytest.mark.versions
+@pytest.mark.upwards
 def test_guest_is_brought_back_each_time_its_link_breaks(
     stage: Stage, moved: Check
 ) -> None:
@@ -444,6 +583,26 @@ class _Recovered:
         return self._has_begun and seen.status == "postcopy-active"
 
 
+def test_hole_in_a_recovery_is_waited_out(stage: Stage, moved: Check) -> None:
+    there, again = Awaited(Resumed, _is_there), Awaited(Resume)
+
+    def observe(what: object) -> None:
+        there(what)
+        again(what)
+
+    job = postcopy.start(
+        stage.start(), B, driver="qemu", policy="after:0", params=SLOW, observer=observe
+    )
+    there.wait()
+    assert stage.lab.break_migrations() > 0
+    stage.lab.swallow_migrations()
+    again.wait()
+    assert job.guest == "split"
+    stage.lab.pass_migrations()
+    job.wait(60)
+    moved()
+
+
 def test_abort_after_the_switch_is_refused(stage: Stage, moved: Check) -> None:
     there = Awaited(Resumed, _is_there)
     job = postcopy.start(
@@ -474,6 +633,48 @@ def test_killed_destination_after_the_switch_is_told_as_lost(stage: Stage) -> No
     assert stage.active_on() == [
         "a"
     ], "what is left is left for its operator to look at"
+
+
+# A client that is killed
+
+
+_OPTIONS = ["--live", "--postcopy", "--postcopy-driver", "qemu", "--verbose"]
+
+
+@pytest.mark.parametrize("policy", ["manual", "after:0"])
+def test_killed_client_is_stood_in_for(stage: Stage, moved: Check, policy: str) -> None:
+    """Before the switch, and after the guest has begun to run on the destination."""
+    stage.start(is_persistent=True)
+    options = ["--postcopy-bandwidth", "16", "--postcopy-policy", policy]
+    options += ["--persistent", "--undefinesource"]
+    with Typed([*_OPTIONS, *options]) as typed:
+        typed.wait_for("pre-copy" if policy == "manual" else "post-copy, .*downtime")
+    done = virsh_postcopy("postcopy-attach", stage.name, "--postcopy-policy", "after:0")
+    assert done.returncode == 0, done.stderr
+    moved()
+    assert stage.find("b").isPersistent() and stage.find("a") is None
+
+
+def test_guest_that_nobody_has_started_is_found(stage: Stage, moved: Check) -> None:
+    """The client is killed in the switch, and the guest stands still on both hosts."""
+    stage.start()
+    with Typed([*_OPTIONS, "--postcopy-policy", "after:3s"]) as typed:
+        typed.wait_for("pre-copy")
+        stage.lab.limit("512KiB")
+        wait_until(
+            lambda: _ask(stage, "a", "query-migrate")["status"] == "postcopy-active",
+            "the switch",
+            30,
+        )
+    stage.lab.limit("64MiB")
+    wait_until(
+        lambda: _ask(stage, "b", "query-status")["status"] == "paused",
+        "the device state to arrive",
+        30,
+    )
+    done = virsh_postcopy("postcopy-attach", stage.name)
+    assert done.returncode == 0, done.stderr
+    moved()
 
 
 # TLS

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from libvirt_postcopy.constants import ErrorNumber
-from unit.fakes import RUNNING, UUID, FakeConnection, FakeDomain, refused
+from unit.fakes import NO_DOMAIN, RUNNING, UUID, FakeConnection, FakeDomain, refused
 
 XML = f"""<domain type='qemu'>
   <name>web1</name>
@@ -62,6 +62,11 @@ class Machine(FakeDomain):
     @property
     def commands(self) -> list[str]:
         return [command["execute"] for command in self.sent]
+
+    def state(self, flags: int = 0) -> list[int]:
+        if self not in self.connection.domains:
+            raise NO_DOMAIN
+        return super().state(flags)
 
     def XMLDesc(self, flags: int = 0) -> str:
         return self.xml

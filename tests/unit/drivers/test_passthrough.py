@@ -988,6 +988,20 @@ def test_way_is_tried_before_it_is_used(pair: Pair, hosts: Hosts) -> None:
     assert tried < len(hosts.dom.commands) - hosts.dom.commands[::-1].index("migrate")
 
 
+def test_way_is_tried_again_for_the_next_break(pair: Pair, hosts: Hosts) -> None:
+    play = _frail(pair, hosts, "yank")
+    for number in (1, 2):
+        pair.on["src", "migrate"] = lambda: pair.say("src", "postcopy-recover")
+        play.driver.resume()
+        play.until_status("postcopy-recover")
+        pair.say("src", "postcopy-active")
+        pair.say("src", "postcopy-paused")
+        play.ended()
+        assert hosts.there.commands.count("chardev-add") == number
+        assert hosts.there.commands.count("migrate-recover") == number
+    assert play.driver.look(SRC).obstacle == ""
+
+
 def test_way_that_leads_nowhere_is_not_used(pair: Pair, hosts: Hosts) -> None:
     """The first migrate-recover would count, and the resume be the guest's end."""
     play = _frail(pair, hosts)
