@@ -5,7 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,16 @@ from observers import Awaited, Recorder
 import libvirt_postcopy as postcopy
 import libvirt_postcopy.vir.calls as vir
 from labkit import Lab
-from libvirt_postcopy.actions import Switch
-from libvirt_postcopy.events import PassSeen, StatsSeen, StatusSeen
+from libvirt_postcopy.actions import Note, Switch
+from libvirt_postcopy.events import (
+    PassSeen,
+    StatsSeen,
+    StatusSeen,
+    SwitchAccepted,
+    SwitchHeld,
+)
 from scenes.stage import Stage
+from waiting import wait_until
 
 Check = Callable[[], None]
 URI = "qemu+tcp://b/system"
@@ -160,6 +168,48 @@ def test_switch_that_was_lost_is_asked_for_again(
     moved()
     assert result.switch is not None and result.switch.attempts == 2
     assert [each.attempt for each in seen.of(Switch)] == [1, 2]
+
+
+@contextmanager
+def hung_daemon(stage: Stage, host: str) -> Iterator[None]:
+    """The host's daemon is there, and does not answer."""
+    (pid,) = stage.run(host, ["pgrep", "-x", "libvirtd"]).stdout.split()
+    assert stage.run(host, ["kill", "-STOP", pid]).returncode == 0
+    try:
+        yield
+    finally:
+        stage.run(host, ["kill", "-CONT", pid])
+
+
+@pytest.mark.parametrize("is_managed", [False, True], ids=["peer to peer", "managed"])
+def test_switch_waits_for_a_destination_whose_daemon_hangs(
+    stage: Stage, moved: Check, is_managed: bool
+) -> None:
+    """libvirt would kill the destination's half if that daemon could not start it."""
+    dom = stage.start()
+    begun = Awaited(PassSeen)
+    told = Awaited(Note, lambda note: "daemon does not answer" in note.text)
+    job = postcopy.start(
+        dom,
+        libvirt.open(URI) if is_managed else URI,
+        policy="manual",
+        observer=lambda what: [begun(what), told(what)],
+    )
+    begun.wait()
+    with hung_daemon(stage, "b"):
+        pulse = job._driver._pulse
+        wait_until(pulse.silence, "the daemon's silence", 10)
+        job.start_postcopy()
+        told.wait()
+        assert told.of(SwitchHeld) and not told.of(SwitchAccepted)
+        assert job.guest == "source" and dom.isActive()
+    result = job.wait(60)
+    moved()
+    assert result.switch is not None and result.switch.attempts == 1
+    notes = [note.text for note in told.of(Note)]
+    assert notes == [
+        "the switch to post-copy waits: the destination's daemon does not answer"
+    ]
 
 
 def test_abort_before_the_switch_leaves_the_guest_where_it_is(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -54,8 +55,15 @@ def test_methods_with_a_connection_obey_after_precopy(
     stage: Stage, moved: Check, method: str
 ) -> None:
     dom = stage.start()
-    there = TO_CONNECTION[method](dom, libvirt.open(URI), _series_flags())
-    moved()
+    dconn = libvirt.open(URI)
+    there = TO_CONNECTION[method](dom, dconn, _series_flags())
+    heard = threading.Event()
+    number = dconn.domainEventRegisterAny(
+        there, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, lambda *event: heard.set(), None
+    )
+    moved()  # suspends it, and resumes it
+    assert heard.wait(10), "it is not of the connection that was given"
+    dconn.domainEventDeregisterAny(number)
     assert there.UUIDString() == stage.find("b").UUIDString()
     assert there.connect().getHostname() == "b"
 
@@ -126,11 +134,47 @@ def test_client_side_flag_is_refused_by_libvirt_itself(
 
 
 @pytest.mark.usefixtures("installed")
-def test_refusals_are_libvirt_errors_after_install(stage: Stage, stayed: Check) -> None:
+@pytest.mark.parametrize(
+    ("uri", "flags", "words"),
+    [
+        ("qemu+tcp://nowhere/system", 0, "nowhere"),
+        ("qemu+tcp://a/system", 0, "same host"),
+        (URI, libvirt.VIR_MIGRATE_TUNNELLED, "TUNNELLED"),
+    ],
+)
+def test_refusals_are_libvirt_errors_after_install(
+    stage: Stage, stayed: Check, uri: str, flags: int, words: str
+) -> None:
     dom = stage.start()
-    with pytest.raises(libvirt.libvirtError):
-        dom.migrateToURI3("qemu+tcp://nowhere/system", {}, _series_flags())
+    with pytest.raises(libvirt.libvirtError, match=words) as caught:
+        dom.migrateToURI3(uri, {}, _series_flags() | flags)
+    assert caught.value.get_error_code() and caught.value.get_error_message()
     stayed()
+
+
+@pytest.mark.usefixtures("installed")
+def test_domain_with_which_another_job_goes_on_is_a_libvirt_error(
+    stage: Stage, stayed: Check
+) -> None:
+    dom = stage.start()
+    begun = Awaited(PassSeen)
+    job = postcopy.start(dom, URI, policy="never", observer=begun)
+    begun.wait()
+    with pytest.raises(libvirt.libvirtError, match="another job") as caught:
+        dom.migrate3(libvirt.open(URI), {}, _series_flags())
+    assert caught.value.get_error_code() == libvirt.VIR_ERR_OPERATION_INVALID
+    job.abort()
+    with pytest.raises(postcopy.MigrationCancelled):
+        job.wait(60)
+    stayed()
+
+
+@pytest.mark.usefixtures("installed")
+def test_domain_that_does_not_run_is_a_libvirt_error(stage: Stage) -> None:
+    dom = stage.connection("a").defineXML(stage.xml())
+    with pytest.raises(libvirt.libvirtError, match="not running"):
+        dom.migrate3(libvirt.open(URI), {}, _series_flags())
+    assert stage.find("b") is None
 
 
 def _first_figures(dom: Any) -> postcopy.Stats:
