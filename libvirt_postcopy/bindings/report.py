@@ -110,7 +110,7 @@ class ParameterRow:
 class Report:
     """What the check has found.
 
-    :ivar libvirt: Version of the library.
+    :ivar libvirt: Version of the library that was looked at.
     :ivar files: Where the libraries and the binding's C module are, by name; empty where that is not known.
     :ivar binding: Version of libvirt-python; empty where it is not told.
     :ivar newest: The newest libvirt whose functions the binding calls; empty where that is not known.

@@ -10,7 +10,7 @@ from types import MappingProxyType, SimpleNamespace
 import libvirt
 import pytest
 
-from libvirt_postcopy.bindings import call, judge
+from libvirt_postcopy.bindings import call, check, judge
 from libvirt_postcopy.bindings.binding import Binding
 from libvirt_postcopy.bindings.call import CALLABLE
 from libvirt_postcopy.bindings.check import disagreement, examine
@@ -402,6 +402,24 @@ def test_description_is_where_pkg_config_says(
     assert find_description() == API
     program.write_text("#!/bin/sh\nexit 1\n")
     assert find_description().parent == Path("/usr/share/libvirt/api")
+
+
+def test_both_libraries_are_looked_at_for_all(
+    binding: Binding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def newer(soname: str, *, is_looked_up: bool) -> Library:
+        library = loaded(soname, is_looked_up=is_looked_up)
+        assert library.shared is not None
+        prefix = "LIBVIRT_QEMU" if soname == QEMU else "LIBVIRT"
+        more = {f"vir{prefix}PostCopy": f"{prefix}_99.0.0"}
+        defined = {**library.shared.defined, **more}
+        return replace(library, shared=replace(library.shared, defined=defined))
+
+    monkeypatch.setattr(check, "loaded", newer)
+    found = [f"{f.what} {f.evidence}" for f in examine(binding).findings]
+    for soname, name in ((LIBVIRT, "virLIBVIRTPostCopy"), (QEMU, "virLIBVIRT_QEMUPostCopy")):  # fmt: skip
+        assert any(f"{soname} has {name}()" in text for text in found)
+        assert any(f"built against an older {soname}" in text for text in found)
 
 
 def test_one_line_for_the_preflight(
