@@ -324,7 +324,7 @@ class NativeDriver:
         """Why the destination's daemon is not asked for a sign of life; empty if it is."""
         if self._destination.has_line_of_ours:
             return ""
-        if self._target.connection is None:
+        if not self._has_only_theirs:
             return str(self._destination.error or "it cannot be reached from here")
         if self._target.is_peer2peer or self.is_attached:
             return ""
@@ -520,11 +520,17 @@ class NativeDriver:
                     raise
                 LOG.info("the client manages the recovery: %s", error)
             self._target.is_peer2peer = False
-        if self._destination.can_be_reached_anew:
+        if self._destination.can_be_reached_anew and not self._has_only_theirs:
             self._call(dom, open_to(self._destination), flags)
             return
         with self._destination.line() as destination:
             self._call(dom, destination, flags)
+
+    @property
+    def _has_only_theirs(self) -> bool:
+        """The caller's connection to the destination is all there is: where it logged in, we cannot."""
+        is_given = self._target.connection is not None
+        return is_given and not self._destination.has_line_of_ours
 
     def _may_manage_resume(self, error: LibvirtError) -> bool:
         """Only where the source's daemon never reached the other, so neither QEMU has been told anything."""

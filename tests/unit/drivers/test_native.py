@@ -630,6 +630,25 @@ def test_nobody_asks_over_a_connection_that_the_migration_itself_waits_on(
         assert theirs.is_asked.is_set()
 
 
+def test_callers_connection_serves_a_resume_where_we_get_none_of_our_own(
+    hosts: Hosts,
+) -> None:
+    hosts.unreachable.add(URI)
+    theirs = Shared()
+    resumed = FakeDomain(hosts.fresh, state=SPLIT_HERE)
+    seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    driver = made_driver(hosts, Target(connection=theirs))
+    driver.begin(seen.put)
+    while not isinstance(seen.get(timeout=PATIENCE_S), Ended):
+        pass
+    driver.resume()
+    while not isinstance(seen.get(timeout=PATIENCE_S), Ended):
+        pass
+    resume = LIVE | MigrateFlags.VIR_MIGRATE_POSTCOPY_RESUME
+    assert resumed.calls == [("migrate3", theirs, {}, int(resume))]
+    driver.close()
+
+
 def test_callers_connection_is_asked_where_the_daemons_migrate_between_them(
     hosts: Hosts,
 ) -> None:
