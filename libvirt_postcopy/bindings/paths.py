@@ -30,10 +30,11 @@ def path_of(
     :param is_misread: The binding would pass one of its parameters in a type that the daemon refuses.
     """
     symbol = SYMBOLS[name]
+    in_binding = binding.has(symbol) and not is_misread
     can_send = bool(symbol.passthrough) and has(_MONITOR.name) and binding.has(_MONITOR)
     return call_path(
         in_library=has(name),
-        in_binding=binding.has(symbol) and not is_misread,
-        past_binding=can_call(name),
+        in_binding=in_binding,
+        past_binding=not in_binding and can_call(name),  # cffi is slow to load
         by_monitor=can_send,
     )

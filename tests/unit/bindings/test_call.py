@@ -146,6 +146,11 @@ def test_no_parameters_at_all(dom: libvirt.virDomain, in_place: Any) -> None:
     assert given(in_place) == []
 
 
+def test_flags_of_an_abort_arrive(dom: libvirt.virDomain, in_place: Any) -> None:
+    call.abort_job_flags(dom, 5, failed)
+    assert in_place[1].shim_flags == 5
+
+
 def test_uri_with_a_nul_is_not_sent(dom: libvirt.virDomain, in_place: Any) -> None:
     with pytest.raises(ValueError, match="NUL"):
         call.migrate_to_uri3(dom, "qemu\0", {}, 0, failed)

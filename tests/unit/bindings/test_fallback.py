@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from typing import Any
 
@@ -259,6 +260,17 @@ class Less:
 
     def version(self, symbol: str) -> str | None:
         return None if symbol in self._gone else self._library.version(symbol)
+
+
+def test_cffi_is_not_loaded_where_it_is_not_needed() -> None:
+    program = (
+        "import sys; from libvirt_postcopy.vir import fallback;"
+        "print(fallback.path(fallback.START, {'bandwidth': 5}).value, 'cffi' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )  # fmt: skip
+    assert done.stdout == "binding False\n"
 
 
 def test_way_is_logged(
