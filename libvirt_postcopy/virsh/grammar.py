@@ -40,8 +40,9 @@ __all__ = [
 class Globals:
     """virsh's options before the command, as far as a command can tell the difference.
 
-    ``-d``, ``-l`` and ``-e`` are read and checked, and mean nothing to our verbs.
+    ``-d`` and ``-e`` are read and checked, and mean nothing to our verbs.
 
+    :ivar log: The file that errors are written to as well; empty for none.
     :ivar has_agent: Not ``--no-pkttyagent``.
     :ivar complaints: What virsh says of them before anything else.
     """
@@ -53,6 +54,7 @@ class Globals:
     keepalive_interval: int | None = None
     keepalive_count: int | None = None
     has_agent: bool = True
+    log: str = ""
     complaints: tuple[str, ...] = ()
 
     @property
@@ -181,6 +183,8 @@ def _with(options: Globals, name: str, value: str) -> Globals:
         return replace(options, is_readonly=True)
     if name == "no-pkttyagent":
         return replace(options, has_agent=False)
+    if name == "log":
+        return replace(options, log=value)
     if name == "debug":
         return _with_complaint(options, _integer(value))
     if name == "escape" and not (value.isascii() and _ESCAPE.fullmatch(value)):

@@ -93,7 +93,7 @@ def _main(words: list[str], signals: Signals) -> int:
     commands = _commands(line)
     if not any(_is_ours(command.words) for command in commands):
         return _report_errors(lambda: _pass(words, commands, line), None)
-    ours = _Ours(signals)
+    ours = _Ours(signals, line.options)
     ours.complain(line.options.complaints)
     if len(commands) == 1 and commands[0].error is None:
         return ours.run(commands[0].words, line.options)
@@ -118,8 +118,10 @@ def _commands(line: CommandLine) -> list[Command]:
 
 
 def _is_ours(words: Sequence[str]) -> bool:
-    if is_for_overview(words) or is_for_group(words) or words[:1] == ("complete",):
+    if is_for_overview(words) or is_for_group(words):
         return True
+    if tuple(words[:1]) == ("complete",):
+        return len(words) > 1
     return topic(words) is not None or claims(words) is not None
 
 
@@ -133,7 +135,7 @@ def _list_all(words: list[str]) -> int:
 
 def _read_commands(words: list[str], line: CommandLine, signals: Signals) -> int:
     """virsh's shell, in which some lines are ours; not where only a part of it is on a terminal."""
-    ours = _Ours(signals)
+    ours = _Ours(signals, line.options)
     if sys.stdin.isatty():
         if not _is_console_here():
             exec_virsh(words)
@@ -181,9 +183,10 @@ class _Ours:
     :ivar terminal: Where what they say goes.
     """
 
-    def __init__(self, signals: Signals) -> None:
+    def __init__(self, signals: Signals, options: Globals) -> None:
         open_streams()
-        self.terminal = Terminal(sys.stdout, sys.stderr)
+        log = options.log or os.environ.get("VIRSH_LOG_FILE", "")
+        self.terminal = Terminal(sys.stdout, sys.stderr, log)
         self._signals = signals
 
     def claims(self, words: Sequence[str]) -> bool:

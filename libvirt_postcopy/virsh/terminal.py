@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from typing import TextIO
 
@@ -14,12 +15,15 @@ __all__ = ["Terminal"]
 class Terminal:
     """Standard output and standard error, with at most one line being rewritten on the latter.
 
+    :param log: A file that gets the errors too, as virsh writes it; empty for none.
+
     Neither being closed nor being full stops a migration: what cannot be printed is dropped.
     """
 
-    def __init__(self, out: TextIO, err: TextIO) -> None:
+    def __init__(self, out: TextIO, err: TextIO, log: str = "") -> None:
         self._out = out
         self._err = err
+        self._log = log
         self._shown = 0  # width of the line that is being rewritten
 
     @property
@@ -50,6 +54,15 @@ class Terminal:
             self._out.flush()
         self.end_line()
         self._write(printable(text) + "\n")
+        kind, _, error = text.partition("error: ")
+        if self._log and error and not kind:
+            self._record(printable(error))
+
+    def _record(self, error: str) -> None:
+        """Source: libvirt ``tools/vsh.c`` ``vshOutputLogFile`` (9.0.0)."""
+        now = time.strftime("%Y.%m.%d %H:%M:%S")
+        with suppress(OSError), open(self._log, "a", encoding="utf-8") as file:
+            file.write(f"[{now} virsh {os.getpid()}] ERROR {error}\n")
 
     def rewrite(self, text: str) -> None:
         """Show one line on standard error in the place of the one before; what does not fit is cut off."""

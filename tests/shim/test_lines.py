@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.conftest import Ended
+from shim.conftest import Ended, Pair
 
 TABLE = Path(__file__).with_name("lines.txt")
 
@@ -27,6 +27,16 @@ LINES = list(lines())
 
 def test_table_is_long_enough() -> None:
     assert len(set(LINES)) >= 300
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["nosuch test:///default", "--offline --live nosuch x", "--live --direct nosuch x", "--live --timeout x nosuch x"],
+)  # fmt: skip
+def test_strict_exit_is_what_virsh_does_anyway(pair: Pair, words: str) -> None:
+    line = [*"virsh -c test:///default migrate".split(), *words.split()]
+    theirs, ours = pair.run(line)[0], pair.run([*line, "--strict-exit"])[1]
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("line", LINES)

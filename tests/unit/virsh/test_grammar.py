@@ -52,7 +52,7 @@ OPTIONS = (
         ("--qu --t --r list", Globals(is_quiet=True, is_timed=True, is_readonly=True), "list"),
         ("-k 3 -K 4 list", Globals(keepalive_interval=3, keepalive_count=4), "list"),
         ("--keepalive-i=0 list", Globals(keepalive_interval=0), "list"),
-        ("-d 4 -l log -e ^] list", Globals(), "list"),
+        ("-d 4 -l log -e ^] list", Globals(log="log"), "list"),
         ("-d -1 list", Globals(complaints=("ignoring debug level -1 out of range [0-4]",)), "list"),
         ("-d 5 -d 9 list", Globals(complaints=("ignoring debug level 5 out of range [0-4]",
                                                "ignoring debug level 9 out of range [0-4]")), "list"),
