@@ -28,7 +28,8 @@ def run(
     :return: virsh's exit status; ours are printed only where it has printed its own.
     """
     with easily_interrupted():
-        status, out, err = ask_virsh(["-q", *options.connection, *_command(given)])
+        words = ["-q", *options.connection, *_command(given)]
+        status, out, err = ask_virsh(words, patience_s=None)
         terminal.print(out.decode(errors="replace"))
         for line in err.decode(errors="replace").splitlines():
             terminal.say(line)
@@ -76,7 +77,8 @@ def rows(dom: Domain, *, has_ended: bool) -> Iterator[tuple[str, str]]:
     if stats is not None and stats.postcopy_requests is not None:
         yield "Page requests", str(stats.postcopy_requests)
     if has_ended:
-        yield from _blocktime(dom)
+        is_over = half is Half.WHOLE and side is None
+        yield "Blocktime", _blocktime(dom) if is_over else "not known yet"
 
 
 def _guest(half: Half, side: Side | None) -> str:
@@ -90,13 +92,14 @@ def _guest(half: Half, side: Side | None) -> str:
     return "not here" if half in (Half.INACTIVE, Half.GONE) else "here"
 
 
-def _blocktime(dom: Domain) -> Iterator[tuple[str, str]]:
+def _blocktime(dom: Domain) -> str:
     """Of the destination, where the guest has arrived."""
-    info: Mapping[str, object] = {}
-    with suppress(LibvirtError):
+    try:
         info = calls.query_migration(dom)
+    except LibvirtError:
+        return "not known: QEMU cannot be asked"
     blocked_ms = info.get("postcopy-blocktime")
-    yield "Blocktime", "not counted" if blocked_ms is None else f"{blocked_ms} ms"
+    return "not counted" if blocked_ms is None else f"{blocked_ms} ms"
 
 
 def _row(label: str, value: str) -> str:

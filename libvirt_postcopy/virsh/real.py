@@ -160,10 +160,14 @@ def end_by(number: int) -> NoReturn:
 
 
 def ask_virsh(
-    argv: Sequence[str], *, in_english: bool = False
+    argv: Sequence[str],
+    *,
+    in_english: bool = False,
+    patience_s: float | None = _ANSWER_S,
 ) -> tuple[int, bytes, bytes]:
     """Run the real virsh on nothing, and take what it prints.
 
+    :param patience_s: How long it may take; None for as long as it takes.
     :return: Exit status, standard output, standard error.
     :raises UsageError: If there is none, or if it does not come to its end.
     """
@@ -180,7 +184,7 @@ def ask_virsh(
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
-            timeout=_ANSWER_S,
+            timeout=patience_s,
         )
     except OSError as error:
         raise _cannot_run(path, error) from error

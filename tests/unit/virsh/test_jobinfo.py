@@ -7,6 +7,7 @@ import pytest
 from libvirt_postcopy.errors import LibvirtError
 from libvirt_postcopy.events import Half, Side
 from libvirt_postcopy.virsh import jobinfo
+from libvirt_postcopy.virsh.grammar import Globals
 from libvirt_postcopy.virsh.jobinfo import rows
 
 
@@ -64,7 +65,7 @@ def test_requests(host: SimpleNamespace) -> None:
 
 @pytest.mark.parametrize(
     "info, text",
-    [(None, "not counted"), ({}, "not counted"), ({"postcopy-blocktime": 0}, "0 ms"), ({"postcopy-blocktime": 12}, "12 ms")],
+    [(None, "not known: QEMU cannot be asked"), ({}, "not counted"), ({"postcopy-blocktime": 0}, "0 ms"), ({"postcopy-blocktime": 12}, "12 ms")],
 )  # fmt: skip
 def test_blocktime_is_asked_for_only_after_the_end(
     host: SimpleNamespace, info: object, text: str
@@ -72,3 +73,30 @@ def test_blocktime_is_asked_for_only_after_the_end(
     host.info = info
     assert list(rows(None, has_ended=True))[-1] == ("Blocktime", text)
     assert "Blocktime" not in dict(rows(None, has_ended=False))
+
+
+@pytest.mark.parametrize(
+    "half, side",
+    [(Half.SPLIT, Side.DESTINATION), (Half.MIGRATING, None), (Half.WHOLE, Side.SOURCE)],
+)
+def test_blocktime_of_a_migration_that_goes_on(
+    host: SimpleNamespace, half: Half, side: Side | None
+) -> None:
+    host.half, host.side, host.info = half, side, {"postcopy-blocktime": 12}
+    assert list(rows(None, has_ended=True))[-1] == ("Blocktime", "not known yet")
+
+
+def test_virsh_may_take_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def ask(words: list[str], **how: object) -> tuple[int, bytes, bytes]:
+        asked.append((words, how))
+        return 1, b"", b"error: no\n"
+
+    monkeypatch.setattr(jobinfo, "ask_virsh", ask)
+    terminal = SimpleNamespace(print=lambda text: None, say=lambda line: None)
+    options = Globals(connect="x:///", is_readonly=True)
+    given = {"domain": "web1", "postcopy": True, "completed": True}
+    assert jobinfo.run(given, options, terminal, None) == 1
+    words = "-q --connect=x:/// --readonly domjobinfo --domain=web1 --completed"
+    assert asked == [(words.split(), {"patience_s": None})]
