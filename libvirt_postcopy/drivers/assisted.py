@@ -158,6 +158,8 @@ class AssistedDriver(NativeDriver):
         except (UsageError, NotSupportedError) as error:
             # These mean that nothing was begun, and the guest is split.
             raise PostcopyError(error.what, side=error.side) from error
+        # A call that returned well would mean that the guest has arrived; this one does not wait for it.
+        raise PostcopyError("QEMU goes on with it, and no call waits for its end")
 
     def _go_round(self, lent: list[tuple[Host, Connection]]) -> None:
         connection = self._source.open()
