@@ -148,15 +148,17 @@ def typed(params: Mapping[str, Any]) -> list[tuple[str, ParameterType, Any]]:
     """
     found = []
     for key, value in params.items():
-        if (
-            not key
-            or len(key.encode()) >= Length.VIR_TYPED_PARAM_FIELD_LENGTH
-            or "\0" in key
-        ):
-            raise ValueError(f"'{key:.40}' is no name of a parameter")
+        if not _is_name(key):
+            raise ValueError(f"{key!r:.40} is no name of a parameter")
         for each in _each(value):
             found.append(_typed(key, each))
     return found
+
+
+def _is_name(key: object) -> bool:
+    if not isinstance(key, str) or not key or "\0" in key:
+        return False
+    return len(key.encode()) < Length.VIR_TYPED_PARAM_FIELD_LENGTH
 
 
 def _each(value: object) -> Iterable[Any]:

@@ -281,6 +281,8 @@ def _run(command: Sequence[str], text: str = "") -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CannotCompile(str(error)) from error
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if "error" in line]
+        # Not every line with the word is one: "In file included from virterror.h".
+        lines = done.stderr.splitlines()
+        said = [line for line in lines if "error:" in line or "cannot find" in line]
         raise WrongSource(" ".join(said[:1]) or f"{command[0]} failed")
     return done.stdout

@@ -165,6 +165,7 @@ def migrate3(
     :raises LibvirtError: If it fails.
     :raises UsageError: If a parameter cannot be written; nothing was sent.
     """
+    fallback.require_writable(params)
     with refusals():
         if fallback.path(fallback.MIGRATE, params) is Path.BINDING:
             dom.migrate3(destination, params, flags)
@@ -176,6 +177,7 @@ def migrate_to_uri3(
     dom: Domain, uri: str, params: Mapping[str, Any], flags: int
 ) -> None:
     """As :func:`migrate3`, from daemon to daemon."""
+    fallback.require_writable(params)
     with refusals("source"):
         if fallback.path(fallback.MIGRATE_TO_URI, params) is Path.BINDING:
             dom.migrateToURI3(uri, params, flags)

@@ -17,7 +17,7 @@ import libvirt
 import libvirt_qemu
 
 from libvirt_postcopy.bindings import call
-from libvirt_postcopy.bindings.parameters import misread
+from libvirt_postcopy.bindings.parameters import misread, typed
 from libvirt_postcopy.bindings.paths import path_of
 from libvirt_postcopy.bindings.symbols import SYMBOLS
 from libvirt_postcopy.constants import ErrorNumber
@@ -35,6 +35,7 @@ __all__ = [
     "migrate3",
     "migrate_to_uri3",
     "path",
+    "require_writable",
     "start_postcopy",
 ]
 
@@ -59,6 +60,17 @@ def path(name: str, params: Mapping[str, Any] = _NOTHING) -> Path:
     level = logging.DEBUG if found is Path.BINDING else logging.INFO
     LOG.log(level, "%s: path %s%s", name, found.value, why)
     return found
+
+
+def require_writable(params: Mapping[str, Any]) -> None:
+    """See that typed parameters can be written, whichever way they go.
+
+    :raises UsageError: If not; the text says which, where libvirt-python only says that an integer is required.
+    """
+    try:
+        typed(params)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def _is_in_library(name: str) -> bool:

@@ -265,6 +265,13 @@ def test_source_that_is_wrong_is_told_apart() -> None:
         make(Source("_x", "static const int x;", "enum { x = no_such_thing };"))
 
 
+def test_objection_is_the_compilers_own_line() -> None:
+    """Not the first that has the word, such as one about virterror.h."""
+    text = "#include <libvirt/virterror.h>\n#warning error\nenum { x = none };"
+    with pytest.raises(WrongSource, match="error: 'none' undeclared"):
+        make(Source("_x", "static const int x;", text))
+
+
 def test_nothing_is_left_behind(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

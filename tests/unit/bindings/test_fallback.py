@@ -172,6 +172,27 @@ def test_refused_migration_past_the_binding(poor: None, dom: libvirt.virDomain) 
     assert caught.value.code == ErrorNumber.VIR_ERR_ARGUMENT_UNSUPPORTED
 
 
+@pytest.mark.parametrize(
+    "params, why",
+    [
+        ({"bandwidth": -1}, "bandwidth: -1 is not between"),
+        ({"bandwidth": "fast"}, "bandwidth, which is to be a number"),
+        ({"disks_port": 1 << 40}, "disks_port: 1099511627776 is not between"),
+        ({"migrate_uri": 5}, "migrate_uri, which is to be a text"),
+        ({"new": object()}, "new: not <object"),
+    ],
+)
+def test_parameter_that_cannot_be_written_through_the_binding_either(
+    dom: libvirt.virDomain, params: dict[str, Any], why: str
+) -> None:
+    """libvirt-python would raise a TypeError or an OverflowError that names no parameter."""
+    assert fallback.path(fallback.MIGRATE, {}) is Path.BINDING
+    with pytest.raises(UsageError, match=why):
+        calls.migrate3(dom, dom.connect(), params, 1)
+    with pytest.raises(UsageError, match=why):
+        calls.migrate_to_uri3(dom, "qemu:///system", params, 1)
+
+
 def test_parameter_that_cannot_be_written(poor: None, dom: libvirt.virDomain) -> None:
     wrong = {"compression.zlib.level": 1 << 40}
     with pytest.raises(UsageError, match="zlib.level: 1099511627776 is not between"):

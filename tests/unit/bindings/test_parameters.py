@@ -102,6 +102,7 @@ def test_parameters_are_written_in_the_type_that_is_expected() -> None:
     "params, why",
     [
         ({"": 1}, "no name of a parameter"),
+        ({5: 1}, "5 is no name of a parameter"),
         ({"x" * 80: 1}, "no name of a parameter"),
         ({"a\0b": 1}, "no name of a parameter"),
         ({"bandwidth": "fast"}, "is to be a number"),
