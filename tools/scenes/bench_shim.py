@@ -1,7 +1,7 @@
 """What passing a command line through to virsh costs, beside virsh's own time.
 
 ``virsh list`` on libvirt's test driver, the one and the other in turn.  Ours is started as it is installed for use:
-from a virtual environment of its own, not from the one that the developers' tools are in.
+by pip in a virtual environment of its own, not from the one that the developers' tools are in.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-import py_compile
 import shutil
 import statistics
 import subprocess
@@ -65,23 +64,20 @@ def measure(lab: Lab | None, args: argparse.Namespace) -> Figures:
 
 
 def _install(folder: Path) -> str:
-    """Install what is needed to come to virsh, as pip does it."""
-    venv.create(folder, with_pip=False)
-    python = folder / "bin" / "python"
-    library = _check(
-        [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    )
-    module = shutil.copy(ROOT / "virsh_postcopy.py", library.strip())
-    py_compile.compile(module, doraise=True)
-    script = (ROOT / "bin" / "virsh-postcopy").read_text()
-    program = folder / "bin" / "virsh-postcopy"
-    program.write_text(script.replace("#!python\n", f"#!{python}\n", 1))
-    program.chmod(0o755)
-    return str(program)
+    """Install as users do, with pip, in an environment that is made as the manuals say."""
+    venv.create(folder, with_pip=True)
+    pip = [str(folder / "bin" / "python"), "-m", "pip", "--disable-pip-version-check"]
+    source = folder / "source"  # pip builds in it
+    hidden = shutil.ignore_patterns(".*", "build", "tests", "__pycache__", "*.egg-info")
+    shutil.copytree(ROOT, source, ignore=hidden)
+    _check([*pip, "install", "--quiet", "--no-deps", str(source)])
+    return str(folder / "bin" / "virsh-postcopy")
 
 
 def _check(argv: Sequence[str]) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(
+        argv, capture_output=True, text=True, check=False, timeout=300
+    )
     if done.returncode:
         raise SceneError(f"{argv[0]} failed: {done.stderr.strip()}")
     return done.stdout
