@@ -240,9 +240,14 @@ class Runner:
         """Hand them to the journal, which does not wait for its disk."""
         if self._journal is None:
             return
-        for what in things:
-            self._journal.see(what)
-        if warning := self._journal.take_warning():
+        try:
+            for what in things:
+                self._journal.see(what)
+            warning = self._journal.take_warning()
+        except Exception:  # a bug of ours must not keep the actions from being carried out
+            LOG.exception("the journal failed unexpectedly")
+            return
+        if warning:
             self._show(Note(warning))
 
     def _close_journal(self) -> None:

@@ -429,6 +429,16 @@ def test_journal_is_told_of_the_beginning_before_the_switch_is_sent() -> None:
     assert end == ["Order", "hand_over", "close"]
 
 
+def test_journal_that_fails_keeps_no_action_from_being_carried_out() -> None:
+    driver = FakeDriver(*walk("setup", "active"))
+    journal = Order(driver)
+    journal.see = lambda what: 1 / 0  # type: ignore[assignment,return-value]
+    runner = Runner(driver, parse("after:0"), journal=journal)  # type: ignore[arg-type]
+    runner.start()
+    driver.wait_for("switch")
+    finish(driver, runner)
+
+
 def test_end_is_told_once() -> None:
     driver = FakeDriver()
     told: queue.SimpleQueue[bool] = queue.SimpleQueue()
