@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -70,3 +71,19 @@ def test_pages_build_without_a_complaint(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     for name in ("virsh-postcopy.1", "libvirt-postcopy.1"):
         assert (tmp_path / name).read_text().count(".TH ") == 1
+
+
+def test_a_package_has_the_manual_and_completion(tmp_path: Path) -> None:
+    command = ["setup.py", "-q", "install_data", "--install-dir", str(tmp_path)]
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, timeout=60)
+    found = {str(path.relative_to(tmp_path / "share")) for path in tmp_path.rglob("*") if path.is_file()}  # fmt: skip
+    assert found == {
+        f"{folder}/{name}"
+        for program in ("virsh-postcopy", "libvirt-postcopy")
+        for folder, name in (
+            ("man/man1", f"{program}.1"),
+            ("bash-completion/completions", f"{program}.bash"),
+            ("zsh/site-functions", f"_{program}"),
+            ("fish/vendor_completions.d", f"{program}.fish"),
+        )
+    }
