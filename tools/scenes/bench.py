@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     silence_libvirt()
     bench = BENCHES[args.verb]
     if getattr(args, "read", None):
-        several = bench_faults.merge(map(_figures, args.read))
+        several = bench.merge(map(_figures, args.read))
     elif bench is bench_shim:
         several = [bench_shim.measure(None, args)]
     else:
@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         text += f"\n\n{bench_faults.no_cells()}"
     print(json.dumps(several[0], indent=2) if args.json else text)
     if args.write:
-        args.write.write_text(f"# {bench.TITLE}\n\n{text}\n", encoding="utf-8")
+        parts = [f"# {bench.TITLE}", text, getattr(bench, "EXPLANATION", "")]
+        page = "\n\n".join(filter(None, parts))
+        args.write.write_text(f"{page}\n", encoding="utf-8")
     return 0 if all(bench.is_good(figures) for figures in several) else 1
 
 
