@@ -83,7 +83,7 @@ class Record:
     ) -> Line:
         """Wait for a line.
 
-        :param what: For what is recorded if it does not come; empty if that is none of anybody's business.
+        :param what: What is recorded as waited for in vain; empty if it need not come.
         :param since: The first line that counts.
         :param gone: Give up when this side's monitor has ended.
         :raises Hung: If it does not come.

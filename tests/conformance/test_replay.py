@@ -14,7 +14,7 @@ from conformance.make_qmp_schemas import FOLDER as QMP
 from conformance.make_qmp_schemas import made, text_of
 from libvirt_postcopy.conformance import report, transcript
 from libvirt_postcopy.conformance.evidence import Conversation
-from libvirt_postcopy.conformance.registry import CHECKS
+from libvirt_postcopy.conformance.registry import CHECKS, outcomes
 from libvirt_postcopy.conformance.replay import replay
 from libvirt_postcopy.conformance.verdicts import Subject, Verdict
 
@@ -68,6 +68,13 @@ def test_known_deviations_show(version: str) -> None:
 @pytest.mark.parametrize("version", MUST_BE_KNOWN)
 def test_worst_deviations_show(version: str) -> None:
     assert MUST_BE_KNOWN[version] <= _ids(version, Verdict.KNOWN)
+
+
+def test_own_recordings_keep_what_was_said_live() -> None:
+    own = [s for s in conversations() if s.is_own and s.scenario != "cross"]
+    assert len(own) > 100
+    for seen in own:
+        assert seen.header["verdicts"] == outcomes(seen), seen.name
 
 
 def test_reports_of_it_are_well_formed() -> None:
