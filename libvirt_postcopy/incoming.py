@@ -83,17 +83,13 @@ def property_arguments(
     )
 
 
-def incoming_xml(xml: str, *, socket: str | None = None, run: str = "") -> str:
+def incoming_xml(xml: str, *, run: str = "") -> str:
     """Make the XML of a domain that waits for a migration from that of the running one.
 
-    :param socket: Path of a second monitor.
     :param run: A name that no other run has, for :func:`is_made_by`.
     :raises UsageError: If it is not the XML of a domain.
     """
-    arguments = incoming_arguments()
-    if socket is not None:
-        arguments += socket_arguments(socket)
-    return add_arguments(xml, arguments, run=run)
+    return add_arguments(xml, incoming_arguments(), run=run)
 
 
 def add_arguments(xml: str, arguments: Sequence[str], *, run: str = "") -> str:

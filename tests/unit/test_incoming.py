@@ -10,7 +10,9 @@ from lxml import etree
 
 from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.incoming import (
+    add_arguments,
     clean_xml,
+    incoming_arguments,
     incoming_xml,
     is_made_by,
     property_arguments,
@@ -20,6 +22,7 @@ from libvirt_postcopy.incoming import (
 
 FOLDER = Path(__file__).parents[1] / "golden" / "domxml"
 CASES = sorted(path.name[: -len("-in.xml")] for path in FOLDER.glob("*-in.xml"))
+ALL = (*incoming_arguments(), *socket_arguments("/run/web1.qmp"))
 SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
 
 
@@ -33,7 +36,7 @@ def test_there_are_cases() -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_golden(case: str) -> None:
-    made = incoming_xml(_read(f"{case}-in.xml"), socket="/run/web1.qmp") + "\n"
+    made = add_arguments(_read(f"{case}-in.xml"), ALL) + "\n"
     if os.environ.get("UPDATE_GOLDEN"):
         (FOLDER / f"{case}-out.xml").write_text(made, encoding="utf-8")
     assert made == _read(f"{case}-out.xml")
@@ -41,8 +44,8 @@ def test_golden(case: str) -> None:
 
 @pytest.mark.parametrize("case", CASES)
 def test_twice_is_as_once(case: str) -> None:
-    once = incoming_xml(_read(f"{case}-in.xml"), socket="/run/web1.qmp")
-    assert incoming_xml(once, socket="/run/web1.qmp") == once
+    once = add_arguments(_read(f"{case}-in.xml"), ALL)
+    assert add_arguments(once, ALL) == once
 
 
 @pytest.mark.parametrize("case", CASES)
