@@ -179,6 +179,31 @@ def test_all_at_once(pair: Pair, tmp_path: Path) -> None:
     assert len(sent.params) > 15
 
 
+NEWER = {
+    "migrate-disks-detect-zeroes": ("vda,vdb", ['migrate_disks_detect_zeroes"]=(string)vda', 'migrate_disks_detect_zeroes"]=(string)vdb']),
+    "comp-zlib-level": ("3", ['compression.zlib.level"]=(int)3']),
+    "comp-zstd-level": ("3", ['compression.zstd.level"]=(int)3']),
+    "available-switchover-bandwidth": ("18446744073709551615", ['bandwidth.avail.switchover"]=(ullong)18446744073709551615']),
+}  # fmt: skip
+"""What virsh 11.3 sends of its options that 9.0 does not have (``tools/virsh-domain.c``, ``doMigrate``)."""
+
+
+@pytest.mark.parametrize("name", NEWER)
+def test_option_of_a_newer_virsh(pair: Pair, tmp_path: Path, name: str) -> None:
+    value, params = NEWER[name]
+    line = ["-c", URI, "migrate", "test", URI, "--live", f"--{name}", value]
+    sent = call(pair, [str(SHIM), *line, "--strict-exit"], tmp_path / "log")
+    assert sent == Call("virDomainMigrate3", 1, tuple(params), "")
+
+
+def test_every_option_is_compared() -> None:
+    """With this virsh, or with what a newer one is known to send."""
+    theirs = {each.name for each in MIGRATE_OPTIONS if not each.is_ours}
+    compared = {each.name for each in THEIRS}
+    assert theirs - compared - LEFT_TO_VIRSH <= NEWER.keys()
+    assert theirs >= NEWER.keys()
+
+
 def test_every_option_of_this_virsh_is_known() -> None:
     named = set(re.findall(r"^    (?:\[--|--)([a-z0-9-]+)", HELP, re.MULTILINE))
     assert named == {
