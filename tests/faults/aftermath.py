@@ -74,17 +74,17 @@ def _alive(stage: Stage) -> list[str]:
     return [host.name for host in stage.lab.hosts() if stage.qemus(host.name)]
 
 
-def _status(stage: Stage, host: str) -> str:
-    """What a host's QEMU says of its migration; empty where it has none or cannot be asked."""
+def _status(stage: Stage, host: str) -> str | None:
+    """What a host's QEMU says of its migration, empty if it knows of none; None where it cannot be asked."""
     domain = stage.find(host)
     if domain is None:
-        return ""
+        return None
     try:
         answer = libvirt_qemu.qemuMonitorCommand(
             domain, '{"execute": "query-migrate"}', 0
         )
     except libvirt.libvirtError:  # it has ended this moment, or a job keeps its monitor
-        return ""
+        return None
     return str(json.loads(answer)["return"].get("status", ""))
 
 
@@ -92,13 +92,18 @@ def _guest(stage: Stage) -> str:
     alive = _alive(stage)
     if not alive:
         return "lost"
-    is_half = {host: _status(stage, host).startswith("postcopy") for host in alive}
+    is_half = {host: _is_half(_status(stage, host)) for host in alive}
     if len(alive) > 1 and is_half.get("a"):
         return "split"
     if _is_heard(stage):
         # Of two, one is left behind: the destination's if the source is whole.
         return "source" if "a" in alive and not _has_moved(stage) else "destination"
     return "lost" if any(is_half.values()) else "stopped"
+
+
+def _is_half(status: str | None) -> bool:
+    """A cancelled post-copy never ends in QEMU 7.2; a monitor that does not answer vouches for nothing."""
+    return status is None or status.startswith("postcopy") or status == "cancelling"
 
 
 def _has_moved(stage: Stage) -> bool:

@@ -149,6 +149,16 @@ DEFECTS = (
         ways=(False,),
     ),
     Defect(
+        "QEMU before 10.2 cannot go back to the source once that has switched, and peer to peer libvirt destroys the"
+        " destination's half when the source's daemon dies; that one, started again, cancels what cannot be cancelled",
+        "QEMU",
+        (2, 5),
+        (10, 2),
+        (Moment.SWITCH,),
+        ("source's daemon killed",),
+        ways=(True,),
+    ),
+    Defect(
         "libvirt 11.2.0 to 11.3.0 crash when a migration is resumed through them, so it is never tried and both"
         " halves are kept; 11.4.0 can",
         "libvirt",

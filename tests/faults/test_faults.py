@@ -21,7 +21,7 @@ OURS = TOOLS["virsh-postcopy"]
 EVERY_TIME = (
     "first pass, destination's daemon killed",
     "switch, link cut for 2 s",
-    "switch, source's daemon killed, p2p",
+    "switch, destination's daemon killed",
     "split, link cut for 2 s, p2p",
     "split, link cut until TCP gives up, ss -K",
     "split, sockets killed",
