@@ -19,7 +19,14 @@ from hypothesis import settings
 
 from waiting import wait_until
 
-settings.register_profile("shim", deadline=None, derandomize=True, database=None)
+# The same lines each time where somebody waits for them; others each time in CI, which prints how to have them again.
+settings.register_profile(
+    "shim",
+    deadline=None,
+    derandomize="CI" not in os.environ,
+    print_blob=True,
+    database=None,
+)
 settings.load_profile("shim")
 
 SHIM = Path(sys.executable).with_name("virsh-postcopy")

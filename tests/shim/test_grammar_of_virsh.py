@@ -17,7 +17,6 @@ from libvirt_postcopy.virsh.grammar import (
     convert,
     parse_globals,
 )
-from libvirt_postcopy.virsh.options import MIGRATE_OPTIONS
 from libvirt_postcopy.virsh.strings import split
 from libvirt_postcopy.virsh.verbs import VERBS, read
 from shim.conftest import Ended, Pair, ended
@@ -80,61 +79,80 @@ def complaint_of(string: str) -> str:
 
 # The options of a command
 
-NAMES = [each.name for each in MIGRATE_OPTIONS if not each.is_ours] + ["tunneled"]
+SHARED = ("migrate", "migrate-postcopy", "domjobinfo", "nwfilter-define")
+"""Verbs that virsh has too."""
+
 VALUES = st.sampled_from(["nosuch", "", "5", "x=y", "--", "-x", "--live", "a b", "#"])
-NAMED = st.sampled_from(NAMES).map(lambda name: [f"--{name}"])
-OPTIONS = st.one_of(
-    NAMED,
-    NAMED,
-    st.tuples(st.sampled_from(NAMES), VALUES).map(lambda two: [f"--{two[0]}={two[1]}"]),
-    st.tuples(st.sampled_from(NAMES), VALUES).map(lambda two: [f"--{two[0]}", two[1]]),
-    VALUES.map(lambda value: [value]),
-    st.sampled_from([["--help"], ["--foo"], ["--live=1"], ["--=x"]]),
-)
-START = st.sampled_from([[], ["nosuch", "nosuch:///x"], ["--domain=nosuch"]])
-WORDS = st.tuples(START, st.lists(OPTIONS, max_size=5)).map(
-    lambda parts: [*parts[0], *(word for words in parts[1] for word in words)]
-)
+
+
+def names_of(verb: str) -> list[str]:
+    """virsh's own options."""
+    names = [each.name for each in VERBS[verb].options if not each.is_ours]
+    return [*names, "tunneled"] if verb == "migrate" else names
+
+
+def options_of(verb: str) -> st.SearchStrategy[list[str]]:
+    named = st.sampled_from(names_of(verb))
+    return st.one_of(
+        named.map(lambda name: [f"--{name}"]),
+        named.map(lambda name: [f"--{name}"]),
+        st.tuples(named, VALUES).map(lambda two: [f"--{two[0]}={two[1]}"]),
+        st.tuples(named, VALUES).map(lambda two: [f"--{two[0]}", two[1]]),
+        VALUES.map(lambda value: [value]),
+        st.sampled_from([["--help"], ["--foo"], ["--live=1"], ["--=x"]]),
+    )
+
+
+def lines_of(verb: str) -> st.SearchStrategy[list[str]]:
+    start = st.sampled_from([[], ["nosuch", "nosuch:///x"], ["nosuch"], ["--domain=nosuch"]])  # fmt: skip
+    return st.tuples(start, st.lists(options_of(verb), max_size=5)).map(
+        lambda parts: [verb, *parts[0], *(word for words in parts[1] for word in words)]
+    )
 
 
 @EXAMPLES
-@given(WORDS)
-def test_options_of_migrate(pair: Pair, words: list[str]) -> None:
-    verb = VERBS["migrate"]
-    answer = ask(pair, "-d0", "-c", "test:///default", "migrate", *words)
+@given(st.one_of(*[lines_of("migrate")] * 3, *map(lines_of, SHARED[1:])))
+def test_options_of_a_command(pair: Pair, line: list[str]) -> None:
+    verb = VERBS[line[0]]
+    answer = ask(pair, "-d0", "-c", "test:///default", *line)
     said = answer.err.decode().splitlines()
     try:
-        found = read(verb, ["migrate", *words])
+        found = read(verb, line)
     except HelpWanted:
-        assert answer.out.startswith(b"migrate: ") or b"  SYNOPSIS\n" in answer.out
         assert b"  SYNOPSIS\n" in answer.out and answer.status == 0
     except MissingError as error:
         assert said == [f"error: {each}" for each in error.complaints]
     except UsageError as error:
-        if not is_newer(str(error), said):
+        if not is_newer(line[0], str(error), said):
             assert said == [f"error: {error}"]
     else:
-        if not is_newer("", said):
-            assert seen(answer.out.decode()) == found
+        if not is_newer(line[0], "", said):
+            assert seen(line[0], answer.out.decode()) == found
 
 
-def is_newer(complaint: str, said: Sequence[str]) -> bool:
+def is_newer(verb: str, complaint: str, said: Sequence[str]) -> bool:
     """Whether this virsh complains of an option that a later one has."""
     found = re.match(
-        r"error: command 'migrate' doesn't support option --(\S+)", said[0]
+        rf"error: command '{verb}' doesn't support option --(\S+)", said[0]
     )
-    return found is not None and found[1] in NAMES and said[0] != f"error: {complaint}"
+    is_later = found is not None and found[1] in names_of(verb)
+    return is_later and said[0] != f"error: {complaint}"
 
 
-def seen(out: str) -> dict[str, str]:
+def seen(verb: str, out: str) -> dict[str, str]:
     """The options that a virsh which is debugged says it has seen."""
-    lines = re.findall(r"^migrate: (\S+)\((optdata|bool)\): (.*)$", out, re.MULTILINE)
-    return {name: "" if kind == "bool" else value for name, kind, value in lines}
+    line = rf"^{verb}: (\S+)\((optdata|bool)\): (.*)$"
+    return {
+        name: "" if kind == "bool" else value
+        for name, kind, value in re.findall(line, out, re.MULTILINE)
+    }
 
 
 def test_flags_are_told_from_data() -> None:
     """Of what the test above depends on."""
-    assert seen("migrate: live(bool): (none)\nmigrate: dname(optdata): x\n") == {
+    assert seen(
+        "migrate", "migrate: live(bool): (none)\nmigrate: dname(optdata): x\n"
+    ) == {
         "live": "",
         "dname": "x",
     }

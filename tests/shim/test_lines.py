@@ -34,7 +34,7 @@ def test_table_is_long_enough() -> None:
     ["nosuch test:///default", "--offline --live nosuch x", "--live --direct nosuch x", "--live --timeout x nosuch x"],
 )  # fmt: skip
 def test_strict_exit_is_what_virsh_does_anyway(pair: Pair, words: str) -> None:
-    line = [*"virsh -c test:///default migrate".split(), *words.split()]
+    line = ["virsh", "-c", "test:///default", "migrate", *words.split()]
     theirs, ours = pair.run(line)[0], pair.run([*line, "--strict-exit"])[1]
     assert ours == theirs
 
