@@ -111,6 +111,8 @@ def _numbers(version: str) -> tuple[int, ...]:
 _SPLIT = (Moment.SPLIT, Moment.FINISHING)
 _RECOVERY = (Moment.BROKEN, Moment.RECOVERING, Moment.RECOVERED)
 
+# Since QEMU 10.2 (qapi/migration.json, MigrationStatus) a source that has switched is in ``postcopy-device`` until the
+# destination has all of the devices' state, and can go back until then.
 DEFECTS = (
     Defect(
         "the destination's QEMU dies if the link breaks while it recovers (seen with 7.2.22)",
