@@ -73,7 +73,7 @@ def attach(
     """
     patience_s, limit = patience_of(recover), bandwidth_of(recover_bandwidth)
     left = left_behind(dom)
-    qemus = left.entry if left.entry and left.entry.facts.driver == "qemu" else None
+    qemus = _of_driver_qemu(left)
     if qemus is None:
         _require_source(dom)
     elif shadow:
@@ -159,6 +159,8 @@ def require_broken(dom: Domain) -> None:
 
     :raises StateError: If libvirt does not call the post-copy of this source's half failed.
     """
+    if _of_driver_qemu(left_behind(dom)) is not None:
+        return  # libvirt does not know of it
     _require_source(dom)
     half = vir.half(dom)
     if half is not Half.SPLIT_FAILED:
@@ -196,6 +198,12 @@ def left_behind(dom: Domain) -> Left:
     if entry is None or not _is_of_this_job(entry, dom):
         return Left(source_host=host)
     return Left(entry, entry.pid if entry.is_held else 0, host)
+
+
+def _of_driver_qemu(left: Left) -> Entry | None:
+    """The journal, if the migration is the driver ``qemu``'s: libvirt tells nothing of it."""
+    entry = left.entry
+    return entry if entry is not None and entry.facts.driver == "qemu" else None
 
 
 def _host(dom: Domain) -> str | None:

@@ -207,6 +207,27 @@ def test_attach_goes_by_the_journal(pair: Pair, hosts: Hosts) -> None:
 
 
 @pytest.mark.usefixtures("state_home")
+def test_recover_mends_it(pair: Pair, hosts: Hosts) -> None:
+    """libvirt does not call it broken, as it knows of none."""
+    _killed(hosts)
+    _left(hosts)
+    pair.switch()
+    hosts.there.now = RUNNING
+    for peer in ("src", "dst"):
+        pair.say(peer, "postcopy-paused")
+
+    def go_on() -> None:
+        pair.say("src", "postcopy-recover")
+        pair.say("src", "postcopy-active")
+        pair.complete()
+
+    pair.on["src", "migrate"] = go_on
+    assert postcopy.recover(hosts.dom, connect=hosts.open).driver == "qemu"
+    assert hosts.there.commands.count("migrate-recover") == 1
+    assert hosts.dom.calls == [("destroy",)]
+
+
+@pytest.mark.usefixtures("state_home")
 def test_it_is_among_the_migrations(pair: Pair, hosts: Hosts) -> None:
     """libvirt knows of none."""
     _killed(hosts)
