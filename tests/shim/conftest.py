@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +32,7 @@ settings.load_profile("shim")
 
 SHIM = Path(sys.executable).with_name("virsh-postcopy")
 
-PATIENCE_S = 20
+PATIENCE_S = 60
 
 
 class Ended(NamedTuple):
@@ -80,10 +81,22 @@ class Pair:
 
 
 def ended(argv: Sequence[str], env: dict[str, str], stdin: bytes) -> Ended:
-    done = subprocess.run(
-        argv, env=env, input=stdin, capture_output=True, check=False, timeout=PATIENCE_S
+    """Run to the end, with all that it starts: virsh may never end where a migration fails at once."""
+    process = subprocess.Popen(
+        argv,
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
     )
-    return Ended(done.returncode, timeless(done.stdout), timeless(done.stderr))
+    try:
+        out, err = process.communicate(stdin, PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        raise
+    return Ended(process.returncode, timeless(out), timeless(err))
 
 
 def timeless(text: bytes) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shim.conftest import Ended, Pair
+from shim.conftest import Ended, Pair, ended
 
 OURS = ["migrate", "--live", "--enable-postcopy"]
 HUGE = "9" * 5000
@@ -47,7 +47,7 @@ HUGE = "9" * 5000
         ["list; migrate --enable-postcopy " + "x " * 20_000],
         [b"list; migrate-start-postcopy \xff"],
     ],
-    ids=str,
+    ids=lambda words: str(words)[:60],
 )  # fmt: skip
 def test_ours(pair: Pair, words: list[str | bytes]) -> None:
     done = pair.run(["virsh", "-c", "test:///default", *words])[1]
@@ -88,7 +88,7 @@ def test_argument_that_the_kernel_refuses(compare: Callable[..., Ended]) -> None
     assert compare(["bash", "-c", script]).status == 126
 
 
-def test_line_of_ten_megabytes(pair: Pair) -> None:
-    text = b"migrate-start-postcopy " + b"x" * 10_000_000 + b"\n"
-    done = pair.run(["virsh", "-q", "-c", "test:///default"], text)[1]
+def test_line_of_a_megabyte(pair: Pair) -> None:
+    text = b"migrate-start-postcopy " + b"x" * 1_000_000 + b"\n"
+    done = ended(["virsh", "-q", "-c", "test:///default"], pair.environs[1], text)
     assert b"Traceback" not in done.err and done.err.startswith(b"error: ")
