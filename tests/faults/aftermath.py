@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import libvirt
@@ -15,7 +15,7 @@ from faults.inventory import Inventory, left_behind, take_inventory
 from guest import Collector, HeartbeatTimeout
 from scenes.stage import Stage
 
-__all__ = ["Found", "look"]
+__all__ = ["Found", "look", "place_of"]
 
 _SETTLED_S = 30.0
 _CLEAN_S = 10.0
@@ -89,21 +89,40 @@ def _status(stage: Stage, host: str) -> str | None:
 
 
 def _guest(stage: Stage) -> str:
-    alive = _alive(stage)
-    if not alive:
+    return place_of(
+        {host: _status(stage, host) for host in _alive(stage)},
+        is_heard=lambda: _is_heard(stage),
+        has_moved=lambda: _has_moved(stage),
+    )
+
+
+def place_of(
+    statuses: Mapping[str, str | None],
+    *,
+    is_heard: Callable[[], bool],
+    has_moved: Callable[[], bool],
+) -> str:
+    """Say where a guest is, as `Outcome.guest` has it.
+
+    :param statuses: What its QEMUs say of their migration, by host; None where they cannot be asked.
+    :param is_heard: Whether its heart beats, which takes a while to tell.
+    :param has_moved: Whether the beats come from a later QEMU than the first.
+    """
+    if not statuses:
         return "lost"
-    is_half = {host: _is_half(_status(stage, host)) for host in alive}
-    if len(alive) > 1 and is_half.get("a"):
+    if len(statuses) > 1 and _is_half(statuses.get("a")):
         return "split"
-    if _is_heard(stage):
+    if is_heard():
         # Of two, one is left behind: the destination's if the source is whole.
-        return "source" if "a" in alive and not _has_moved(stage) else "destination"
-    return "lost" if any(is_half.values()) else "stopped"
+        return "source" if "a" in statuses and not has_moved() else "destination"
+    # A cancelled post-copy never ends in QEMU 7.2, and its source never goes on.
+    is_rest = any(_is_half(each) or each == "cancelling" for each in statuses.values())
+    return "lost" if is_rest else "stopped"
 
 
 def _is_half(status: str | None) -> bool:
-    """A cancelled post-copy never ends in QEMU 7.2; a monitor that does not answer vouches for nothing."""
-    return status is None or status.startswith("postcopy") or status == "cancelling"
+    """A monitor that does not answer vouches for nothing."""
+    return status is None or status.startswith("postcopy")
 
 
 def _has_moved(stage: Stage) -> bool:

@@ -19,6 +19,7 @@ from faults import (
     Outcome,
     complaints,
 )
+from faults.aftermath import place_of
 from faults.faults import NotInjected, Scene
 from faults.inventory import Inventory, left_behind
 from faults.matrix import P2P
@@ -136,6 +137,35 @@ def test_daemon_that_cannot_resume_is_excused_for_what_needs_a_resume() -> None:
     assert not complaints(cell("split", SOCKETS), SPLIT, old)
     assert complaints(cell("split", "link cut for 2 s"), SPLIT, old)
     assert complaints(cell("split", SOCKETS), SPLIT, {**old, "libvirt": "11.4.0"})
+
+
+# Where the guest is
+
+
+@pytest.mark.parametrize(
+    "statuses, is_heard, has_moved, place",
+    [
+        ({}, False, False, "lost"),
+        ({"a": "postcopy-paused", "b": None}, False, True, "split"),
+        ({"a": "postcopy-active", "b": None}, True, True, "split"),
+        ({"a": "failed"}, True, False, "source"),
+        ({"a": "failed", "b": None}, True, False, "source"),
+        ({"a": "cancelling", "b": None}, True, False, "source"),
+        ({"b": None}, True, True, "destination"),
+        ({"b": "postcopy-active"}, True, True, "destination"),
+        ({"a": "completed", "b": "completed"}, True, True, "destination"),
+        ({"a": "postcopy-paused"}, False, False, "lost"),
+        ({"a": "cancelling"}, False, False, "lost"),
+        ({"b": None}, False, True, "lost"),
+        ({"a": "failed"}, False, False, "stopped"),
+    ],
+)
+def test_heartbeat_and_qemus_tell_where_the_guest_is(
+    statuses: Mapping[str, str | None], is_heard: bool, has_moved: bool, place: str
+) -> None:
+    assert place == place_of(
+        statuses, is_heard=lambda: is_heard, has_moved=lambda: has_moved
+    )
 
 
 # What is left behind
