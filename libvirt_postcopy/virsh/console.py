@@ -151,13 +151,15 @@ class _Console(Shell):
         """Type it at virsh's terminal, and take no notice of what that shows of it."""
         wait = select.poll()
         wait.register(self._terminal, select.POLLIN | select.POLLOUT)
-        with suppress(OSError):  # virsh has ended
-            while text:
-                [(_, ready)] = wait.poll()
-                if ready & select.POLLOUT:
+        while text:
+            [(_, ready)] = wait.poll()
+            if ready & select.POLLIN:
+                self._read()
+            elif ready & (select.POLLHUP | select.POLLERR):  # virsh has ended
+                break
+            if ready & select.POLLOUT:
+                with suppress(OSError):  # no room for it yet, whatever poll says
                     text = text[os.write(self._terminal, text[:256]) :]
-                elif not self._read():
-                    break
 
     def _pass_on(self, skipped_to: bytes = b"") -> bool:
         """Pass everything on, both ways, until virsh waits for a line.
