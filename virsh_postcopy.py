@@ -51,8 +51,11 @@ def _pass_through(words: "Sequence[str]") -> None:
 
 # Whose line it is
 
-_MARKS = ("postcopy", "strict-exit", "keep-uuid", "help", "complete")
-"""One of these is in each verb and option of ours, and in what virsh is asked with for help and by shells."""
+_MARKS = ("postcopy", "strict-exit", "keep-uuid", "help")
+"""One of these is in each verb and option of ours, and in what virsh's help is asked for with."""
+
+_SHELLS = "complete"
+"""The command by which a shell asks what may come next."""
 
 _QUOTING = "'\"\\\n"
 """What virsh takes out of a command string, from the middle of a word too."""
@@ -79,7 +82,9 @@ def may_be_ours(words: "Sequence[str]") -> bool:
     command = words[at:]
     if len(command) == 1:
         command = [_unquoted(command[0])]
-    return not command or any(mark in word for word in command for mark in _MARKS)
+    if not command or command[0].startswith(_SHELLS):
+        return True
+    return any(mark in word for word in command for mark in _MARKS)
 
 
 def _unquoted(text: str) -> str:

@@ -28,6 +28,7 @@ Ended = tuple[int, str, str]
         "migrate --live a b --timeout 5",
         "frobnicate --foo",
         "- list",
+        "domjobinfo a --completed",
         "list;list --all",
     ],
 )
@@ -50,6 +51,7 @@ def test_what_is_certainly_virshs(line: str) -> None:
         "postcopy-check a b",
         "domjobinfo a --postcopy",
         "help",
+        "complete -- mig",
         "--help",
         "-h",
         "migrate --help",
