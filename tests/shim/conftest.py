@@ -85,6 +85,7 @@ def ended(argv: Sequence[str], env: dict[str, str], stdin: bytes) -> Ended:
     process = subprocess.Popen(
         argv,
         env=env,
+        cwd=env["HOME"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -35,14 +36,15 @@ def test_shell_can_read_it(name: str) -> None:
 
 def run(name: str, script: str, *words: str, path: str = "/usr/bin") -> list[str]:
     """What a shell prints that has read a file."""
-    done = subprocess.run(
-        [shell_of(name), "-c", script, *words],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-        env={"PATH": path, "HOME": "/nonexistent"},
-    )
+    with TemporaryDirectory() as home:  # fish makes folders there
+        done = subprocess.run(
+            [shell_of(name), "-c", script, *words],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+            env={"PATH": path, "HOME": home},
+        )
     assert done.stderr == ""
     return done.stdout.splitlines()
 
