@@ -159,9 +159,11 @@ def test_journal_says_what_it_takes(pair: Pair, hosts: Hosts) -> None:
     assert entry.facts.driver == "qemu" and entry.is_held and not entry.has_run_there
     assert entry.facts.run in hosts.destination.created[0]
     pair.switch()
-    until(lambda: next(journals.entries()).has_run_there)
-    pair.complete()
-    job.wait(PATIENCE_S)
+    try:
+        until(lambda: next(journals.entries()).has_run_there)
+    finally:  # or the program could not end
+        pair.complete()
+        job.wait(PATIENCE_S)
     assert next(journals.entries()).is_over
 
 
@@ -198,9 +200,11 @@ def test_attach_goes_by_the_journal(pair: Pair, hosts: Hosts) -> None:
     with pytest.raises(UsageError, match="cannot be watched only"):
         postcopy.attach(hosts.dom, connect=hosts.open, shadow=True)
     job = postcopy.attach(hosts.dom, connect=hosts.open)
-    until(lambda: hosts.there.calls == [("resume",)])
-    pair.complete()
-    result: Any = job.wait(PATIENCE_S)
+    try:
+        until(lambda: hosts.there.calls == [("resume",)])
+    finally:
+        pair.complete()
+        result: Any = job.wait(PATIENCE_S)
     assert result.driver == "qemu"
     assert hosts.dom.calls == [("destroy",)]
     assert next(journals.entries()).is_over
