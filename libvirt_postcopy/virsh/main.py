@@ -135,10 +135,11 @@ def _list_all(words: list[str]) -> int:
 
 def _read_commands(words: list[str], line: CommandLine, signals: Signals) -> int:
     """virsh's shell, in which some lines are ours; not where only a part of it is on a terminal."""
+    is_terminal = sys.stdin is not None and sys.stdin.isatty()
+    if sys.stdin is None or (is_terminal and not _is_console_here()):
+        exec_virsh(words)
     ours = _Ours(signals, line.options)
-    if sys.stdin.isatty():
-        if not _is_console_here():
-            exec_virsh(words)
+    if is_terminal:
         console = import_module("libvirt_postcopy.virsh.console")
         return int(console.run(line, ours))
     return feed.run(line, ours)

@@ -49,10 +49,19 @@ def is_waiting(process: subprocess.Popen[bytes]) -> bool:
     return catches(process.pid, signal.SIGINT)
 
 
+REDIRECTIONS = (">&-", "2>&-", "<&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full")
+WORDS = ("", "list", "list --foo", "help list", "migrate --postcopy")
+
+
 @pytest.mark.parametrize(
-    "redirection", [">&-", "2>&-", "<&-", "<&- >&- 2>&-", ">/dev/full", "2>/dev/full"]
+    "words, redirection",
+    [
+        (words, each)
+        for words in WORDS
+        for each in REDIRECTIONS
+        if words or "<" not in each  # virsh's shell waits for ever then
+    ],
 )
-@pytest.mark.parametrize("words", ["list", "list --foo", "help list", "migrate --postcopy"])  # fmt: skip
 def test_streams(compare: Callable[..., Ended], words: str, redirection: str) -> None:
     compare(["bash", "-c", f"virsh -c test:///default {words} {redirection}"])
 
