@@ -109,6 +109,8 @@ def attach(
             has_run_there=qemus.has_run_there,
         )
         runner = Runner(picked_up, chosen, observer, patience_s, journal=journal)
+        if observer is not None and params is None and qemus.held_back:
+            observer(Note(f"not in the journal, and not used: {_names(qemus)}"))
         return begin(runner, picked_up, "as it was begun")
     driver = AttachedDriver(*call, **options)
     runner = Runner(
@@ -338,6 +340,10 @@ def _doubts(driver: AttachedDriver, entry: Entry | None, is_told: bool) -> list[
             " unless you name them here"
         )
     if entry is not None and entry.held_back:
-        names = ", ".join(entry.held_back)
+        names = _names(entry)
         doubts.append(f"not in the journal, and not used if it is resumed: {names}")
     return doubts
+
+
+def _names(entry: Entry) -> str:
+    return ", ".join(entry.held_back)

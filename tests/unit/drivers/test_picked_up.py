@@ -10,6 +10,7 @@ import pytest
 
 import libvirt_postcopy as postcopy
 from libvirt_postcopy import journal as journals
+from libvirt_postcopy.actions import Note
 from libvirt_postcopy.cli.commands.migrations import look
 from libvirt_postcopy.drivers.native import Target
 from libvirt_postcopy.drivers.picked_up import PickedUpDriver
@@ -181,7 +182,7 @@ def _start(hosts: Hosts, observer: Callable[[object], None]) -> postcopy.Job:
 
 def _left(hosts: Hosts) -> None:
     """The journal of a client that is gone."""
-    params = {"migrate_uri": "tcp://192.0.2.2"}
+    params = {"migrate_uri": "tcp://192.0.2.2", "persistent_xml": "<domain/>"}
     facts = journals.Facts(
         name="web1", uuid=hosts.dom.UUIDString(), source="fake:///a", destination="fake:///b",
         is_peer2peer=False, flags=int(LIVE), params=params, driver="qemu", run=RUN,
@@ -199,7 +200,9 @@ def test_attach_goes_by_the_journal(pair: Pair, hosts: Hosts) -> None:
     _left(hosts)
     with pytest.raises(UsageError, match="cannot be watched only"):
         postcopy.attach(hosts.dom, connect=hosts.open, shadow=True)
-    job = postcopy.attach(hosts.dom, connect=hosts.open)
+    seen: list[object] = []
+    job = postcopy.attach(hosts.dom, connect=hosts.open, observer=seen.append)
+    assert seen[0] == Note("not in the journal, and not used: persistent_xml")
     try:
         until(lambda: hosts.there.calls == [("resume",)])
     finally:
