@@ -154,6 +154,8 @@ def measure(lab: Lab, args: argparse.Namespace) -> dict[str, Any]:
         "versions": versions(lab),
         "link": LINK,
         "has_preempt": has_preempt,
+        "load": os.getloadavg()[1],
+        "processors": os.cpu_count(),
         "runs": results,
     }
 
@@ -325,6 +327,10 @@ def table(figures: Mapping[str, Any]) -> str:
         f"Median of {count} runs each, taking turns (least to most). {versions}; a guest of "
         f"{GUEST.memory_mib} MiB that rewrites {GUEST.working_set_mib} MiB at "
         f"{GUEST.rate_mib_s:.0f} MiB/s over a link of {figures['link']}/s."
+    )
+    setting += (
+        f" The machine has {figures['processors']} processors; its load was"
+        f" {figures['load']:.1f} in the last five minutes, the two QEMUs' included."
     )
     if figures["has_preempt"]:
         setting += " This libvirt switches postcopy-preempt on by itself: all rows but that of the driver qemu without it are with it."

@@ -17,6 +17,8 @@ def _figures(ours, theirs, *, has_preempt=False):
         "versions": {"libvirt": "9.0.0"},
         "link": "48MiB",
         "has_preempt": has_preempt,
+        "load": 1.25,
+        "processors": 2,
         "runs": {
             VIRSH.name: [_run(each, blocktime_ms=7.0) for each in theirs],
             PLAIN.name: [_run(each) for each in ours],
@@ -37,6 +39,7 @@ def test_table_has_a_row_for_each_client_and_says_what_was_not_counted():
     ours = next(line for line in text.splitlines() if line.startswith("| virsh-post"))
     assert ours.count("not counted") == 1
     assert "takes 0.67 times virsh's delay (bound: 1.2)" in text
+    assert "2 processors; its load was 1.2 " in text
     assert "preempt" not in text
 
 
