@@ -331,13 +331,49 @@ def test_command_string_that_is_ours(runs: SimpleNamespace, capsys: Capture) -> 
     assert (given["domain"], given["desturi"]) == ("web 1", "b:///")
 
 
-def test_terminal_is_left_to_virshs_shell(
-    passed: list[list[str]], monkeypatch: pytest.MonkeyPatch
+TERMINAL, FILE = (SimpleNamespace(isatty=lambda is_it=each: is_it) for each in (True, False))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "stdin, terminals, has_readline, shell",
+    [
+        (FILE, (), True, "fed"),
+        (TERMINAL, (0, 1, 2), True, "on a terminal"),
+        (TERMINAL, (0, 1), True, "virsh"),
+        (TERMINAL, (0, 2), True, "virsh"),
+        (TERMINAL, (0, 1, 2), False, "virsh"),
+        (None, (), True, "virsh"),
+    ],
+)
+def test_which_shell_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+    stdin: object,
+    terminals: tuple[int, ...],
+    has_readline: bool,
+    shell: str,
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr(program.feed, "run", lambda line, ours: 0)
+    begun: list[str] = []
+
+    def exec_virsh(words: list[str]) -> None:
+        begun.append("virsh")
+        raise UsageError("as if it had become virsh")
+
+    def import_module(name: str) -> SimpleNamespace:
+        if name == "readline" and not has_readline:
+            raise ImportError
+        return SimpleNamespace(
+            run=lambda line, ours: begun.append("on a terminal") or 0
+        )
+
+    monkeypatch.setattr(sys, "stdin", stdin)
+    monkeypatch.setattr(program.os, "isatty", lambda number: number in terminals)
+    monkeypatch.setattr(program, "import_module", import_module)
+    monkeypatch.setattr(program, "exec_virsh", exec_virsh)
+    monkeypatch.setattr(
+        program.feed, "run", lambda line, ours: begun.append("fed") or 0
+    )
     main(["-q"])
-    assert passed == [["-q"]]
+    assert begun == [shell]
 
 
 def test_no_virsh_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
