@@ -2,7 +2,8 @@
 
 Up to QEMU 5.2 the source dies of the resume after one that reached nobody, and the destination can be told only once
 to wait.  So the way is seen first.  As long as nobody has told the destination to wait nothing listens there: a
-connection that is refused has got there, one that is not answered has not.
+connection that is refused has got there, one that is not answered has not.  Where another client may have told it
+already the way is not tried: the connection itself would end a QEMU that waits.
 """
 
 from __future__ import annotations
@@ -28,14 +29,24 @@ class FrailWay:
     """Sees to it that a resume gets to the destination, where one that does not would be the end.
 
     :param migrate_uri: That of the migration; empty for libvirt's choice.
+    :param is_ours: Nobody but us can have told the destination to wait.
     :ivar obstacle: Why none may be sent any more; empty where one may.
     """
 
-    def __init__(self, source: Host, destination: Host, uuid: str, migrate_uri: str) -> None:  # fmt: skip
+    def __init__(
+        self,
+        source: Host,
+        destination: Host,
+        uuid: str,
+        migrate_uri: str,
+        *,
+        is_ours: bool,
+    ) -> None:
         self._source = source
         self._destination = destination
         self._uuid = uuid
         self._migrate_uri = migrate_uri
+        self._is_ours = is_ours
         self._frail = ""
         self._is_tried = False
         self.obstacle = ""
@@ -75,11 +86,8 @@ class FrailWay:
         return found
 
     def _require_way(self) -> None:
-        if not self._is_here():
-            self.obstacle = (
-                f"{self._frail} does not survive a resume that gets nowhere, and only the source can tell whether one"
-                " would: run virsh-postcopy postcopy-recover there, as -c qemu:///system"
-            )
+        self.obstacle = self._why_not_to_try()
+        if self.obstacle:
             raise PostcopyError(self.obstacle, side="source")
         name, port = machine.address_of(self._migrate_uri)
         with self._destination.line() as there:
@@ -89,6 +97,15 @@ class FrailWay:
         if refusal:
             text = f"{name}:{port} cannot be reached yet: {refusal}"
             raise PostcopyError(text, side="source")
+
+    def _why_not_to_try(self) -> str:
+        frail = f"{self._frail} does not survive a resume that gets nowhere"
+        once = "see that the source reaches the destination's port, and resume it once with virsh migrate --postcopy-resume"
+        if not self._is_ours:
+            return f"{frail}, and another client may have told the destination to wait, which a try would end: {once}"
+        if not self._is_here():
+            return f"{frail}, and only a client on the source can tell whether one would: {once}"
+        return ""
 
     def _require_nobody_else(self, there: Connection) -> None:
         """A QEMU that waits for its own source dies of our connection."""

@@ -130,7 +130,13 @@ class NativeDriver:
         self._uuid = uuid
         self._pulse = Pulse(self._destination)
         uri = self._params.get(MigrateParam.VIR_MIGRATE_PARAM_URI)
-        self._way = FrailWay(self._source, self._destination, uuid, str(uri or ""))
+        self._way = FrailWay(
+            self._source,
+            self._destination,
+            uuid,
+            str(uri or ""),
+            is_ours=not self.is_attached,
+        )
         self._cannot_ask = ""  # why the destination's daemon has no pulse to be felt
         self._control = dom
         self._readings: Domain | None = None

@@ -60,9 +60,9 @@ class Scene:
 
         return Host(side, UUID, None, refuse, shared=connection)
 
-    def way(self, uri: str = "") -> FrailWay:
+    def way(self, uri: str = "", *, is_ours: bool = True) -> FrailWay:
         here, there = self.host(SRC, self.source), self.host(DST, self.destination)
-        return FrailWay(here, there, UUID, uri)
+        return FrailWay(here, there, UUID, uri, is_ours=is_ours)
 
 
 @pytest.fixture
@@ -113,9 +113,19 @@ def test_silence_is_waited_out(scene: Scene) -> None:
 def test_only_the_source_can_tell(scene: Scene) -> None:
     scene.is_on_source = False
     way = scene.way()
-    with pytest.raises(PostcopyError, match="only the source can tell"):
+    with pytest.raises(PostcopyError, match="only a client on the source can tell"):
         way.prove(scene.dom)
     assert "QEMU 5.2.0 on the source" in way.obstacle and scene.tried == []
+
+
+def test_destination_that_may_wait_already_is_not_touched(scene: Scene) -> None:
+    """Another client may have told it to, before it was killed."""
+    way = scene.way(is_ours=False)
+    with pytest.raises(PostcopyError, match="another client may have told"):
+        way.prove(scene.dom)
+    assert scene.tried == [] and "QEMU 5.2.0 on the source" in way.obstacle
+    scene.dom.qemu_version = (7, 2, 22)
+    scene.way(is_ours=False).prove(scene.dom)
 
 
 def test_way_is_not_tried_beside_another_guest_that_is_taken_in(scene: Scene) -> None:
