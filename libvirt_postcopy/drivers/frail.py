@@ -70,7 +70,8 @@ class FrailWay:
     def failed(self) -> None:
         """The call has failed."""
         if self._is_tried:
-            self.obstacle = f"{self._frail} takes one attempt to resume only, and that has failed: another could be the end of it"
+            text = "takes one attempt to resume only, and that has failed: another could end it"
+            self.obstacle = f"{self._frail} {text}"
 
     def _versions(self, dom: Domain) -> dict[Side, int]:
         """What can be told: a destination that only the source can reach may be resumed all the same.
@@ -100,7 +101,10 @@ class FrailWay:
 
     def _why_not_to_try(self) -> str:
         frail = f"{self._frail} does not survive a resume that gets nowhere"
-        once = "see that the source reaches the destination's port, and resume it once with virsh migrate --postcopy-resume"
+        once = (
+            "see that the source reaches the destination's port, and resume it once with"
+            " virsh migrate --postcopy-resume"
+        )
         if not self._is_ours:
             return f"{frail}, and another client may have told the destination to wait, which a try would end: {once}"
         if not self._is_here():
