@@ -43,6 +43,9 @@ _LONGEST_PROMPT = max(map(len, _PROMPTS))
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 """Steers readline, unless Ctrl-V comes before it."""
 
+_MOMENTS_OF_START = 10
+"""So many moments virsh may be silent when it starts, before what is typed is for whoever asks for a password."""
+
 _MOMENT_MS = 100
 """How long virsh may take before what is typed is for its command, and how often the size of the terminal is looked at."""
 
@@ -60,7 +63,8 @@ def run(line: CommandLine, ours: Runner) -> int:
             console.interact()
             status = console.end()
     except _Ended as error:
-        os.kill(console.child, error.number)
+        with suppress(ProcessLookupError):
+            os.kill(console.child, error.number)
         end_by(error.number)
     if status < 0:
         end_by(-status)
@@ -106,6 +110,7 @@ class _Console(Shell):
         finally:
             os.close(theirs)
         self._shown = self.prompt
+        self._is_starting = True
 
     def interact(self) -> None:
         """Read lines, and have them run, until there are no more or virsh has ended."""
@@ -170,11 +175,11 @@ class _Console(Shell):
         :return: False if virsh has ended.
         """
         held = b""
-        listens = not skipped_to
+        moments = _MOMENTS_OF_START if self._is_starting else 1
         with _raw():
             while True:
-                ready = self._wait(listens)
-                listens = listens or not ready
+                ready = self._wait(listens=moments <= 0)
+                moments -= not ready
                 if 0 in ready:
                     self._pass_typed()
                 if self._terminal in ready:
@@ -182,6 +187,7 @@ class _Console(Shell):
                     if not more:
                         _write_all(1, held)
                         return False
+                    moments = min(moments, 1)
                     held += more
                     if skipped_to:
                         _, found, held = held.partition(skipped_to)
@@ -189,9 +195,10 @@ class _Console(Shell):
                 held = _shown(held, is_quiet=not ready)
                 if held in _PROMPTS and self._waits():
                     self._shown = held[-len(self.prompt) :].decode()
+                    self._is_starting = False
                     return True
 
-    def _wait(self, listens: bool) -> list[int]:
+    def _wait(self, *, listens: bool) -> list[int]:
         """Wait until there is something to be passed on, or a moment."""
         wait = select.poll()
         wait.register(self._terminal, select.POLLIN)

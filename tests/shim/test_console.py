@@ -243,6 +243,17 @@ def test_lines_that_are_pasted_at_once(pair: Pair, tmp_path: Path) -> None:
     assert shown.count(FAILS) == 2 and b"unknown command" not in shown
 
 
+def test_lines_that_are_typed_before_there_is_a_prompt(
+    pair: Pair, tmp_path: Path
+) -> None:
+    """By a program that does not wait for one."""
+    with on_terminal(VIRSH, environ(pair.environs[1], tmp_path)) as (process, terminal):
+        os.write(terminal, b"echo a\r" + OURS + b"\rquit\r")
+        shown = read_until(terminal, FAILS)
+        assert process.wait(PATIENCE_S) == 0
+    assert b"unknown command" not in shown
+
+
 def test_ours_is_completed_too(pair: Pair, tmp_path: Path) -> None:
     keys = [
         (b"postcopy-rec\t", b"postcopy-recover "),
