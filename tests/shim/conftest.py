@@ -20,11 +20,14 @@ from hypothesis import settings
 
 from waiting import wait_until
 
-# The same lines each time where somebody waits for them; others each time in CI, which prints how to have them again.
+# A few lines, the same each time, where somebody waits for them; many and others each time in CI, which prints how to
+# have them again.
+IN_CI = "CI" in os.environ
 settings.register_profile(
     "shim",
     deadline=None,
-    derandomize="CI" not in os.environ,
+    max_examples=300 if IN_CI else 75,
+    derandomize=not IN_CI,
     print_blob=True,
     database=None,
 )

@@ -21,9 +21,7 @@ from libvirt_postcopy.virsh.strings import split
 from libvirt_postcopy.virsh.verbs import VERBS, read
 from shim.conftest import Ended, Pair, ended
 
-EXAMPLES = settings(
-    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+EXAMPLES = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def ask(pair: Pair, *words: str) -> Ended:
@@ -116,6 +114,8 @@ def test_options_of_a_command(pair: Pair, line: list[str]) -> None:
     verb = VERBS[line[0]]
     answer = ask(pair, "-d0", "-c", "test:///default", *line)
     said = answer.err.decode().splitlines()
+    if lacks_an_option(line[0], said):
+        return
     try:
         found = read(verb, line)
     except HelpWanted:
@@ -123,20 +123,16 @@ def test_options_of_a_command(pair: Pair, line: list[str]) -> None:
     except MissingError as error:
         assert said == [f"error: {each}" for each in error.complaints]
     except UsageError as error:
-        if not is_newer(line[0], str(error), said):
-            assert said == [f"error: {error}"]
+        assert said == [f"error: {error}"]
     else:
-        if not is_newer(line[0], "", said):
-            assert seen(line[0], answer.out.decode()) == found
+        assert seen(line[0], answer.out.decode()) == found
 
 
-def is_newer(verb: str, complaint: str, said: Sequence[str]) -> bool:
+def lacks_an_option(verb: str, said: Sequence[str]) -> bool:
     """Whether this virsh complains of an option that a later one has."""
-    found = re.match(
-        rf"error: command '{verb}' doesn't support option --(\S+)", said[0]
-    )
-    is_later = found is not None and found[1] in names_of(verb)
-    return is_later and said[0] != f"error: {complaint}"
+    complaint = rf"error: command '{verb}' doesn't support option --(\S+)"
+    found = re.match(complaint, "".join(said[:1]))
+    return found is not None and found[1] in names_of(verb)
 
 
 def seen(verb: str, out: str) -> dict[str, str]:
@@ -180,6 +176,8 @@ def test_options_before_the_command(pair: Pair, words: list[str]) -> None:
         return
     if b"unsupported option '--no'" in answer.err:
         return  # a prefix of what a later virsh has
+    if b"failed to open the log file" in answer.err:
+        return  # "--log" has taken a URI for its value
     if line.options.connect not in (None, "test:///default"):
         return  # "-c" has taken the next option for its value
     if line.words[:1] == ("echo",):
