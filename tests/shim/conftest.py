@@ -116,6 +116,12 @@ def children_of(process: int) -> list[int]:
         return [int(each) for each in file.read().split()]
 
 
+def sleeps(process: int) -> bool:
+    """Whether a process waits for something."""
+    with open(f"/proc/{process}/stat", encoding="ascii") as file:
+        return file.read().rpartition(")")[2].split()[0] == "S"
+
+
 def catches(process: int, number: int) -> bool:
     """Whether a process has a handler for a signal."""
     with open(f"/proc/{process}/status", encoding="ascii") as file:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.conftest import PATIENCE_S, Pair, on_terminal, read_until, timeless
+from shim.conftest import PATIENCE_S, Pair, on_terminal, read_until, sleeps, timeless
 from waiting import wait_until
 
 VIRSH = ["virsh", "-c", "test:///default"]
@@ -192,6 +192,7 @@ def test_signal_at_the_prompt(
             before = termios.tcgetattr(terminal)
             read_until(terminal, PROMPT)
             wait_until(lambda t=terminal: not echoes(t), "readline", PATIENCE_S)
+            wait_until(lambda p=process: sleeps(p.pid), "a wait for a line", PATIENCE_S)
             if number is signal.SIGINT:
                 os.write(terminal, b"\x03")
             else:

@@ -18,6 +18,7 @@ from shim.conftest import (
     children_of,
     on_terminal,
     read_until,
+    sleeps,
     timeless,
 )
 from waiting import wait_until
@@ -104,10 +105,13 @@ def test_signal_to_who_feeds_virsh_reaches_it(
         assert process.stdout is not None and process.stdin is not None
         read_until(process.stdout.fileno(), b"virsh # ")
         children = children_of(process.pid)
+        for each in (process.pid, *children):  # readline misses what comes too soon
+            wait_until(lambda p=each: sleeps(p), "a wait for a line", PATIENCE_S)
         process.send_signal(number)
         if number is signal.SIGINT:  # as from a terminal: to both
             for child in children:
-                os.kill(child, number)
+                with suppress(ProcessLookupError):  # it has been passed on
+                    os.kill(child, number)
             process.stdin.close()
         statuses.append(process.wait(PATIENCE_S))
         for child in children:
