@@ -18,6 +18,7 @@ from scenes.stage import VENV
 __all__ = [
     "URI",
     "Typed",
+    "close_the_terminal",
     "migrate",
     "press_ctrl_c_on_a_terminal",
     "virsh_postcopy",
@@ -65,6 +66,30 @@ def press_ctrl_c_on_a_terminal(
         os.close(terminal)
         status = os.waitpid(child, 0)[1]
     return os.waitstatus_to_exitcode(status), text
+
+
+def close_the_terminal(options: Sequence[str], shown: str, name: str = "busy") -> int:
+    """Run ``migrate`` on a terminal that is closed as soon as it has shown something.
+
+    :return: Its exit status.
+    """
+    child, terminal = pty.fork()
+    if not child:
+        os.execv(_PROGRAM[0], [*_PROGRAM, "migrate", *options, name, URI])
+    try:
+        text = ""
+        for part in _read_all(terminal):
+            text += part
+            if shown in text:
+                break
+        assert shown in text, text
+    except BaseException:
+        os.kill(child, signal.SIGKILL)
+        raise
+    finally:
+        os.close(terminal)
+        status = os.waitpid(child, 0)[1]
+    return os.waitstatus_to_exitcode(status)
 
 
 def _wait_for_job(name: str) -> None:
@@ -134,7 +159,11 @@ class Typed:
             assert re.search(pattern, self._text), f"not said: {pattern}\n{self._text}"
 
     def press_ctrl_c(self) -> None:
-        self._process.send_signal(signal.SIGINT)
+        self.send(signal.SIGINT)
+
+    def send(self, number: int) -> None:
+        """Send a signal."""
+        self._process.send_signal(number)
 
     def end(self, timeout: float = 60) -> tuple[int, str]:
         """Wait for the end; exit status and all it has said."""

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import subprocess
 from collections.abc import Callable
 
 import pytest
-from commands import URI, Typed, migrate, press_ctrl_c_on_a_terminal, virsh_postcopy
+from commands import (
+    URI,
+    Typed,
+    close_the_terminal,
+    migrate,
+    press_ctrl_c_on_a_terminal,
+    virsh_postcopy,
+)
 from observers import Awaited
 
 import libvirt_postcopy as postcopy
@@ -198,6 +206,54 @@ def test_ctrl_c_on_a_terminal_is_answered_on_a_line_of_its_own(
     assert lines[1].startswith("aborting")
     assert lines[-2:] == ["error: migration aborted: the guest runs on the source", ""]
     stayed()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_mean_the_same_before_the_switch(
+    stage: Stage, stayed: Check, number: signal.Signals
+) -> None:
+    stage.start()
+    with Typed(["--live", "--postcopy", "--verbose"]) as typed:
+        typed.wait_for("pre-copy pass")
+        typed.send(number)
+        code, text = typed.end()
+    assert code == 1
+    assert "error: migration aborted: the guest runs on the source" in text
+    stayed()
+    assert stage.find("b") is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_other_signals_mean_the_same_after_the_switch(
+    stage: Stage, moved: Check, number: signal.Signals
+) -> None:
+    stage.start()
+    with Typed([*SLOW, "--postcopy-after-precopy"]) as typed:
+        typed.wait_for("post-copy, guest on destination")
+        typed.send(number)
+        typed.wait_for("split")
+        code, text = typed.end()
+    assert code == 0, text
+    moved()
+
+
+def test_terminal_that_is_closed_before_the_switch_aborts(
+    stage: Stage, stayed: Check
+) -> None:
+    stage.start()
+    options = ["--live", "--postcopy", "--verbose"]
+    assert close_the_terminal(options, "pre-copy pass") == 1
+    stayed()
+    assert stage.find("b") is None
+
+
+def test_terminal_that_is_closed_after_the_switch_ends_nothing(
+    stage: Stage, moved: Check
+) -> None:
+    stage.start()
+    options = [*SLOW, "--postcopy-after-precopy"]
+    assert close_the_terminal(options, "post-copy, guest on destination") == 0
+    moved()
 
 
 def test_everything_else_is_virsh_itself(stage: Stage) -> None:
