@@ -499,11 +499,11 @@ def test_then_libvirts_own_migration_takes_it_on(stage: Stage) -> None:
 
 def _at_the_switch(stage: Stage) -> tuple[postcopy.Job, Awaited]:
     """The source has given the guest away, and the device state is behind what its link still has to send."""
-    begun, split = Awaited(PassSeen), Awaited(StatusSeen, _is_split)
+    begun, left = Awaited(PassSeen), Awaited(StatusSeen, _has_left)
 
     def observe(what: object) -> None:
         begun(what)
-        split(what)
+        left(what)
 
     job = postcopy.start(
         stage.start(), B, driver="qemu", policy="manual", observer=observe
@@ -511,8 +511,14 @@ def _at_the_switch(stage: Stage) -> tuple[postcopy.Job, Awaited]:
     begun.wait()
     stage.lab.limit("512KiB")
     job.start_postcopy()
-    split.wait()
-    return job, split
+    left.wait()
+    return job, left
+
+
+def _has_left(seen: StatusSeen) -> bool:
+    """From QEMU 10.2 on ``postcopy-active`` comes only when the device state has arrived."""
+    is_away = seen.status in ("postcopy-active", "postcopy-device")
+    return seen.side is Side.SOURCE and is_away
 
 
 def test_hole_in_the_switch_holds_the_guest_up(stage: Stage, moved: Check) -> None:
@@ -520,7 +526,6 @@ def test_hole_in_the_switch_holds_the_guest_up(stage: Stage, moved: Check) -> No
     job, seen = _at_the_switch(stage)
     stage.lab.swallow_migrations()
     assert _ask(stage, "b", "query-status")["status"] == "inmigrate"
-    assert job.guest == "split"
     assert not [it for it in seen.of(Resumed) if _is_there(it)]
     stage.lab.limit("64MiB")
     job.wait(60)
