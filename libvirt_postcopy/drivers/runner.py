@@ -244,7 +244,9 @@ class Runner:
             for what in things:
                 self._journal.see(what)
             warning = self._journal.take_warning()
-        except Exception:  # a bug of ours must not keep the actions from being carried out
+        except (
+            Exception
+        ):  # a bug of ours must not keep the actions from being carried out
             LOG.exception("the journal failed unexpectedly")
             return
         if warning:

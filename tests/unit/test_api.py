@@ -129,7 +129,9 @@ def stage(monkeypatch: pytest.MonkeyPatch, monitor: None) -> Iterator[Stage]:
     monkeypatch.setattr(vir, "open_connection", made.open)
     monkeypatch.setattr(native, "ensure_event_loop", lambda: False)
     monkeypatch.setattr(recovery, "LOOK_S", 0.01)
-    monkeypatch.setattr(recovery, "SETTLE_S", 0.25)  # time for two looks on a busy machine
+    monkeypatch.setattr(
+        recovery, "SETTLE_S", 0.25
+    )  # time for two looks on a busy machine
     yield made
     made._returns.put(None)
     for thread in threading.enumerate():
