@@ -303,14 +303,17 @@ def _policy(policy: Policy | str | None, entry: Entry | None) -> Policy:
 def _target(
     dest: Destination | None, entry: Entry | None, peer2peer: bool | None
 ) -> Target:
-    if dest is None:
-        dest = entry.facts.destination if entry is not None else None
+    noted = entry.facts.destination if entry is not None else None
+    is_noted = dest is None
+    dest = noted if is_noted else dest
     if dest is None:
         return Target()
     if not isinstance(dest, str) or peer2peer is not None or entry is None:
         return target_of(dest, MigrateFlags(0), peer2peer)
-    target = target_of(dest, MigrateFlags(0), entry.facts.is_peer2peer)
-    return replace(target, may_fall_back=True)
+    was_peer2peer = entry.facts.is_peer2peer
+    target = target_of(dest, MigrateFlags(0), was_peer2peer)
+    was_reached = is_noted and not was_peer2peer
+    return replace(target, may_fall_back=True, was_reached=was_reached)
 
 
 _NOT_OF_A_RESUME = (

@@ -81,12 +81,14 @@ class Target:
 
     :ivar is_peer2peer: Whether the source's daemon is to talk to the destination's.
     :ivar may_fall_back: Whether the client may manage it instead where that is not possible.
+    :ivar was_reached: Whether the client that began it has managed it over a connection of that URI.
     """
 
     uri: str | None = None
     connection: Connection | None = None
     is_peer2peer: bool = False
     may_fall_back: bool = False
+    was_reached: bool = False
 
 
 class NativeDriver:
@@ -407,8 +409,8 @@ class NativeDriver:
         if found.half not in (Half.GONE, Half.INACTIVE):
             self._was_seen_there |= found.half is not Half.UNKNOWN
             return found
-        is_ours = not self._target.is_peer2peer and not self.is_attached
-        is_sure = self._was_seen_there or is_ours
+        is_ours = not self.is_attached or self._target.was_reached
+        is_sure = self._was_seen_there or (is_ours and not self._target.is_peer2peer)
         return found if is_sure else replace(found, half=Half.UNKNOWN)
 
     def _check_pair(self) -> None:

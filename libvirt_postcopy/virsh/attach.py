@@ -18,11 +18,11 @@ from libvirt_postcopy.errors import (
     UsageError,
 )
 from libvirt_postcopy.events import Half, Place
-from libvirt_postcopy.journal import entries, safe_uri
+from libvirt_postcopy.journal import Facts, entries, safe_uri
 from libvirt_postcopy.policy import Manual, Policy, parse
 from libvirt_postcopy.vir import calls
 from libvirt_postcopy.vir.events import ensure_event_loop
-from libvirt_postcopy.vir.protocols import Connection, Domain
+from libvirt_postcopy.vir.protocols import Domain
 from libvirt_postcopy.virsh.daemon import (
     connect,
     find_domain,
@@ -74,7 +74,18 @@ def follow(
         calls.silence_libvirt()
         ensure_event_loop()  # only connections opened after it deliver events
         connection = connect(options)
-        dom = _find(connection, str(given["domain"]))
+        name = str(given["domain"])
+        try:
+            dom = find_domain(connection, name)
+        except LibvirtError as error:
+            if error.code != ErrorNumber.VIR_ERR_NO_DOMAIN:
+                raise
+            facts = _last_seen(name, uri_of(connection))
+            if facts is not None and _has_arrived(facts, login(options).open):
+                terminal.say(f"'{name}' has arrived: it runs on {facts.destination}")
+                return
+            error.cure = _where_to_look(name, facts)
+            raise
         if "shadow" not in given:
             require_writable(options, for_call="virDomainMigrateStartPostCopy")
         texts = _texts(given, dom)
@@ -127,25 +138,37 @@ def _call(given: Mapping[str, Value], dom: Domain) -> dict[str, Any]:
     return call
 
 
-def _find(connection: Connection, name: str) -> Domain:
-    try:
-        return find_domain(connection, name)
-    except LibvirtError as error:
-        if error.code == ErrorNumber.VIR_ERR_NO_DOMAIN:
-            error.cure = _last_seen(name, uri_of(connection))
-        raise
-
-
-def _last_seen(name: str, uri: str) -> str:
-    """Where a domain has gone, by the journals."""
+def _last_seen(name: str, uri: str) -> Facts | None:
+    """The last migration of a domain away from a host, by the journals."""
     here = safe_uri(uri)
     for entry in entries():
         facts = entry.facts
         is_it = name in (facts.name, facts.uuid) and facts.source == here
         if is_it and facts.destination:
-            look = look_command(facts.destination, name)
-            return f"its last migration from here went to {facts.destination}; look there: {look}"
-    return "attach on the source; if it was migrating from here, look for it on the other host"
+            return facts
+    return None
+
+
+def _has_arrived(facts: Facts, open_: calls.Open) -> bool:
+    """Whether its migration came to its end while nobody looked."""
+    try:
+        there = calls.open_connection(facts.destination, "destination", open_=open_)
+        try:
+            dom = calls.find_domain(there, facts.uuid)
+            return dom is not None and calls.half(dom) is Half.WHOLE
+        finally:
+            there.close()
+    except LibvirtError:
+        return False
+
+
+def _where_to_look(name: str, facts: Facts | None) -> str:
+    if facts is None or not facts.destination:
+        return "attach on the source; if it was migrating from here, look for it on the other host"
+    look = look_command(facts.destination, name)
+    return (
+        f"its last migration from here went to {facts.destination}; look there: {look}"
+    )
 
 
 def _refusal(error: StateError, dom: Domain) -> PostcopyError:

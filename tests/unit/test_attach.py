@@ -371,6 +371,7 @@ def test_journal_gives_what_was_not_given(held: j.Journal) -> None:
     assert entry is not None
     target = takeover._target(None, entry, None)
     assert (target.uri, target.is_peer2peer) == ("fake:///b", False)
+    assert target.was_reached
     assert entry.facts.params == {"bandwidth": 5}
 
 
@@ -378,6 +379,7 @@ def test_what_is_given_wins(held: j.Journal) -> None:
     entry = takeover.left_behind(domain(**OUTGOING)).entry
     target = takeover._target("fake:///c", entry, True)
     assert (target.uri, target.is_peer2peer) == ("fake:///c", True)
+    assert not takeover._target("fake:///c", entry, None).was_reached
     connection = FakeConnection("fake:///d")
     target = takeover._target(connection, entry, None)
     assert target.connection is connection and not target.is_peer2peer

@@ -11,7 +11,8 @@ from libvirt_postcopy.drivers import native
 from libvirt_postcopy.drivers.attached import AttachedDriver
 from libvirt_postcopy.drivers.native import Target
 from libvirt_postcopy.errors import LibvirtError
-from unit.fakes import MIGRATED, FakeConnection, FakeDomain
+from libvirt_postcopy.events import Half
+from unit.fakes import DST, MIGRATED, FakeConnection, FakeDomain
 
 URI = "fake:///b"
 
@@ -22,8 +23,16 @@ def destination() -> FakeConnection:
 
 
 @pytest.fixture
+def target() -> Target:
+    return Target(uri=URI)
+
+
+@pytest.fixture
 def driver(
-    destination: FakeConnection, monkeypatch: pytest.MonkeyPatch, monitor: None
+    destination: FakeConnection,
+    target: Target,
+    monkeypatch: pytest.MonkeyPatch,
+    monitor: None,
 ) -> Iterator[AttachedDriver]:
     monkeypatch.setattr(native, "ensure_event_loop", lambda: False)
 
@@ -33,7 +42,7 @@ def driver(
         raise LibvirtError(f"no connection to {uri}", side=side)
 
     dom = FakeDomain(FakeConnection("fake:///a", "aaaa"))
-    made = AttachedDriver(dom, Target(uri=URI), {}, MigrateFlags(0), open_)
+    made = AttachedDriver(dom, target, {}, MigrateFlags(0), open_)
     made.begin(lambda event: None)
     assert made._connected.wait(10)
     yield made
@@ -48,3 +57,18 @@ def test_guest_that_arrived_before_any_look_is_handed_over(
     destination.domains.append(there)
     driver.hand_over()
     assert driver.domain is there
+
+
+@pytest.mark.parametrize(
+    "target, half",
+    [
+        (Target(uri=URI), Half.UNKNOWN),
+        (Target(uri=URI, was_reached=True), Half.GONE),
+        (Target(uri=URI, was_reached=True, is_peer2peer=True), Half.UNKNOWN),
+    ],
+)
+def test_absence_counts_where_the_host_is_sure(
+    driver: AttachedDriver, half: Half
+) -> None:
+    """A URI that somebody names, or that the source's daemon resolves, may be another host's."""
+    assert driver.look(DST).half is half

@@ -12,14 +12,23 @@ import pytest
 
 from libvirt_postcopy import journal as j
 from libvirt_postcopy import takeover
+from libvirt_postcopy.constants import ErrorNumber
 from libvirt_postcopy.constants import MigrateFlags as F
-from libvirt_postcopy.errors import StateError, UsageError
+from libvirt_postcopy.errors import LibvirtError, StateError, UsageError
 from libvirt_postcopy.takeover import Left
 from libvirt_postcopy.virsh import attach
 from libvirt_postcopy.virsh.grammar import Globals, convert
 from libvirt_postcopy.virsh.terminal import Terminal
 from libvirt_postcopy.virsh.verbs import VERBS, read
-from unit.fakes import SPLIT_HERE, UUID, FakeDomain
+from unit.fakes import (
+    MIGRATED,
+    SHUT_OFF,
+    SPLIT_HERE,
+    SPLIT_THERE,
+    UUID,
+    FakeConnection,
+    FakeDomain,
+)
 
 FLAGS = F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_POSTCOPY | F.VIR_MIGRATE_TLS
 
@@ -40,16 +49,17 @@ def attached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, 
     dom = FakeDomain(state=SPLIT_HERE)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr(attach, "connect", lambda options, **more: dom.connect())
-    monkeypatch.setattr(attach, "_find", lambda connection, name: dom)
+    monkeypatch.setattr(attach, "find_domain", lambda connection, name: dom)
     monkeypatch.setattr(takeover, "attach", take)
     return seen
 
 
-def typed(line: str, verb: str = "postcopy-attach") -> None:
-    words = [verb, *shlex.split(line)]
+def typed(line: str, verb: str = "postcopy-attach") -> str:
+    words, said = [verb, *shlex.split(line)], io.StringIO()
     given = convert(VERBS[verb].options, read(VERBS[verb], words))
-    terminal = Terminal(io.StringIO(), io.StringIO())
+    terminal = Terminal(io.StringIO(), said)
     attach.run(given, Globals(), terminal, Signals())  # type: ignore[arg-type]
+    return said.getvalue()
 
 
 def given(attached: list[dict[str, Any]], line: str) -> dict[str, Any]:
@@ -107,3 +117,43 @@ def test_name_for_certificates_needs_tls(attached: list[dict[str, Any]]) -> None
     with pytest.raises(UsageError, match="--tls is required"):
         typed("web1 --tls-destination b")
     assert attached == []
+
+
+@pytest.fixture
+def there(
+    attached: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> FakeConnection:
+    """A destination, by a journal of a client that is gone, of a domain that its source does not have any more."""
+    destination = FakeConnection("fake:///b")
+
+    def no_domain(connection: object, name: str) -> None:
+        error = LibvirtError(f"no domain '{name}'", side="source")
+        error.code = ErrorNumber.VIR_ERR_NO_DOMAIN
+        raise error
+
+    facts = j.Facts("web1", UUID, "fake:///a", destination="fake:///b")
+    monkeypatch.setattr(attach, "find_domain", no_domain)
+    monkeypatch.setattr(attach, "entries", lambda: [SimpleNamespace(facts=facts)])
+    monkeypatch.setattr(
+        attach.calls, "open_connection", lambda uri, side, open_: destination
+    )
+    return destination
+
+
+def test_guest_that_has_arrived_meanwhile_is_all_that_was_wanted(
+    there: FakeConnection,
+) -> None:
+    there.domains.append(FakeDomain(there, state=MIGRATED))
+    assert typed("web1") == "'web1' has arrived: it runs on fake:///b\n"
+    assert there.is_closed
+
+
+@pytest.mark.parametrize("state", [None, SPLIT_THERE, SHUT_OFF])
+def test_what_has_not_arrived_is_looked_for_by_its_operator(
+    there: FakeConnection, state: tuple[int, int] | None
+) -> None:
+    if state is not None:
+        there.domains.append(FakeDomain(there, state=state))
+    with pytest.raises(LibvirtError) as caught:
+        typed("web1")
+    assert "went to fake:///b; look there: virsh -c" in caught.value.cure
