@@ -10,7 +10,7 @@ It is never needed for the guest to move: what cannot be had is a note.
 from __future__ import annotations
 
 import logging
-import secrets
+import os
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -125,7 +125,7 @@ class SecondMonitor:
         self._is_offered = False  # QEMU was asked to make the socket
         self._is_over = threading.Event()
         self._changing = threading.Lock()
-        self.path = f"{way.folder}/postcopy-{secrets.token_hex(8)}.sock"
+        self.path = f"{way.folder}/postcopy-{os.urandom(8).hex()}.sock"
         self.notes: list[str] = []  #: what could not be had
         self.blocktime: Mapping[str, Any] = {}  #: QEMU's own names and units
 
