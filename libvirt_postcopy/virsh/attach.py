@@ -82,7 +82,7 @@ def follow(
                 raise
             facts = _last_seen(name, uri_of(connection))
             if facts is not None and _has_arrived(facts, login(options).open):
-                terminal.say(f"'{name}' has arrived: it runs on {facts.destination}")
+                terminal.say(f"'{name}' has arrived on {facts.destination}")
                 return
             error.cure = _where_to_look(name, facts)
             raise
@@ -151,6 +151,8 @@ def _last_seen(name: str, uri: str) -> Facts | None:
 
 def _has_arrived(facts: Facts, open_: calls.Open) -> bool:
     """Whether its migration came to its end while nobody looked."""
+    if facts.driver != "native":  # libvirt does not know which half is whole
+        return False
     try:
         there = calls.open_connection(facts.destination, "destination", open_=open_)
         try:

@@ -248,7 +248,7 @@ def test_where_a_migration_has_gone_to(stage: Stage, moved: Check) -> None:
     done = attach()
     moved()
     assert done.returncode == 0
-    assert done.stderr == f"'{stage.name}' has arrived: it runs on {URI}\n"
+    assert done.stderr == f"'{stage.name}' has arrived on {URI}\n"
     stage.find("b").destroy()
     done = attach()
     assert done.returncode == 1

@@ -120,8 +120,13 @@ def test_name_for_certificates_needs_tls(attached: list[dict[str, Any]]) -> None
 
 
 @pytest.fixture
+def driver() -> str:
+    return "native"
+
+
+@pytest.fixture
 def there(
-    attached: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    attached: list[dict[str, Any]], driver: str, monkeypatch: pytest.MonkeyPatch
 ) -> FakeConnection:
     """A destination, by a journal of a client that is gone, of a domain that its source does not have any more."""
     destination = FakeConnection("fake:///b")
@@ -131,7 +136,7 @@ def there(
         error.code = ErrorNumber.VIR_ERR_NO_DOMAIN
         raise error
 
-    facts = j.Facts("web1", UUID, "fake:///a", destination="fake:///b")
+    facts = j.Facts("web1", UUID, "fake:///a", destination="fake:///b", driver=driver)
     monkeypatch.setattr(attach, "find_domain", no_domain)
     monkeypatch.setattr(attach, "entries", lambda: [SimpleNamespace(facts=facts)])
     monkeypatch.setattr(
@@ -144,11 +149,19 @@ def test_guest_that_has_arrived_meanwhile_is_all_that_was_wanted(
     there: FakeConnection,
 ) -> None:
     there.domains.append(FakeDomain(there, state=MIGRATED))
-    assert typed("web1") == "'web1' has arrived: it runs on fake:///b\n"
+    assert typed("web1") == "'web1' has arrived on fake:///b\n"
     assert there.is_closed
 
 
-@pytest.mark.parametrize("state", [None, SPLIT_THERE, SHUT_OFF])
+@pytest.mark.parametrize(
+    ("state", "driver"),
+    [
+        (None, "native"),
+        (SPLIT_THERE, "native"),
+        (SHUT_OFF, "native"),
+        (MIGRATED, "qemu"),  # libvirt would not know of missing pages
+    ],
+)
 def test_what_has_not_arrived_is_looked_for_by_its_operator(
     there: FakeConnection, state: tuple[int, int] | None
 ) -> None:
