@@ -30,7 +30,9 @@ class ReadStats(Action):
 
 @dataclass(frozen=True)
 class Switch(Action):
-    """Send ``migrate-start-postcopy``; answer with ``SwitchAccepted``, ``SwitchRefused`` or ``SwitchHeld``.
+    """Send ``migrate-start-postcopy``.
+
+    Answer with ``SwitchAccepted``, ``SwitchRefused``, ``SwitchUnanswered`` or ``SwitchHeld``.
 
     :ivar attempt: One more than have been sent; the same again after one that was held back.
     """

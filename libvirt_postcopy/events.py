@@ -24,6 +24,7 @@ __all__ = [
     "SwitchRequested",
     "SwitchAccepted",
     "SwitchRefused",
+    "SwitchUnanswered",
     "SwitchNotSeen",
     "AbortRequested",
     "AbortRefused",
@@ -160,7 +161,7 @@ class SwitchAccepted(Event):
 
 @dataclass(frozen=True)
 class SwitchRefused(Event):
-    """``migrate-start-postcopy`` was refused.
+    """libvirt or QEMU was asked ``migrate-start-postcopy`` and said no, or nothing was sent.
 
     :ivar is_final: Asking again cannot help, for example because post-copy was not enabled.
     """
@@ -170,8 +171,18 @@ class SwitchRefused(Event):
 
 
 @dataclass(frozen=True)
+class SwitchUnanswered(Event):
+    """Nobody knows what became of ``migrate-start-postcopy``: QEMU may have noted it.
+
+    :ivar message: What stands in the place of the answer.
+    """
+
+    message: str
+
+
+@dataclass(frozen=True)
 class SwitchNotSeen(Event):
-    """A look at the source found that the accepted switch has not taken effect."""
+    """No look at the source has found by now that the switch that was sent has taken effect."""
 
 
 @dataclass(frozen=True)

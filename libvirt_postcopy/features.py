@@ -19,6 +19,7 @@ __all__ = [
     "is_about_certificates",
     "is_about_migration_tls",
     "is_final_refusal",
+    "is_lost_answer",
     "is_unreachable_peer",
     "Rejected",
     "after_rejection",
@@ -237,6 +238,14 @@ def is_final_refusal(code: int | None, message: str) -> bool:
     Any other refusal may be over in a moment: too early, or libvirt's job lock is held by a reading.
     """
     return code in _NEVER or "started with VIR_MIGRATE_POSTCOPY" in message
+
+
+def is_lost_answer(domain: int | None) -> bool:
+    """Whether a call has failed on its way, so that nobody knows whether it was carried out.
+
+    :param domain: The part of libvirt that the error comes from.
+    """
+    return domain in (ErrorDomain.VIR_FROM_RPC, ErrorDomain.VIR_FROM_REMOTE)
 
 
 def is_unreachable_peer(domain: int | None, message: str) -> bool:

@@ -13,6 +13,11 @@ soon as QEMU has noted the wish, which takes effect at a later moment, or never 
 too late.  So after an accepted request the source is looked at, and asked again if nothing has come of it.
 Asking twice is harmless (QEMU ignores it); a migration that completes as pre-copy meanwhile is a good end.
 
+A request whose answer is lost counts as accepted.  Once QEMU may have noted a switch nothing is aborted any more,
+even if the source still seems to be in pre-copy and later requests are refused: ``migrate_cancel`` in the instant of
+the switch costs the guest with QEMU before 10.0, and no look can be as late as the abort itself.  libvirt refuses to
+abort in post-copy, but learns of the switch later than QEMU does.
+
 Statistics are read every :data:`POLL_S` where the policy needs them or somebody watches, and once right after
 the switch.  Where QEMU announces its passes a policy need not read: a QEMU whose link is full may answer only at
 the end of a pass, and a switch that is due at that moment would have to wait for the answer.
@@ -156,6 +161,7 @@ class Migration:
         self._retry_at: float | None = None
         self._look_again_at: float | None = None
         self._is_switch_out = False  # sent, and not refused: it may come at any moment
+        self._is_noted = False  # by QEMU, maybe: no later refusal takes that back
         self._abort_wanted = False
         self._abort_at: float | None = None
         self._has_died = False  # the source's QEMU, unasked
@@ -351,26 +357,45 @@ class Migration:
     ) -> list[Action]:
         if self._switch is None:
             return []
-        self._count_attempt(self._switch)
-        if self._source is Phase.PRECOPY:
-            wait = VERIFY_S * 2 ** min(self._switch.attempts - 1, 8)
-            self._verify_at = now + min(wait, _LONGEST_VERIFY_S)
-        if not event.unchecked or self._switch.attempts > 1:
+        attempts = self._await_switch(self._switch, now)
+        if not event.unchecked or attempts > 1:
             return []
         return [Note(f"{_UNCHECKED}: {event.unchecked}")]
 
-    def _count_attempt(self, switch: SwitchRecord) -> None:
-        self._switch = replace(switch, attempts=switch.attempts + 1)
+    def _take_switch_unanswered(
+        self, event: ev.SwitchUnanswered, now: float
+    ) -> list[Action]:
+        if self._switch is None:
+            return []
+        attempts = self._await_switch(self._switch, now)
+        if self._source is not Phase.PRECOPY or attempts > 1:
+            return []
+        so = ", so nothing is aborted" if self._abort_wanted else ""
+        text = f"whether the switch to post-copy was accepted is not known{so}"
+        return [Note(f"{text}: {event.message}")]
+
+    def _await_switch(self, switch: SwitchRecord, now: float) -> int:
+        """Look later whether it has come; say how many were sent."""
+        self._is_noted = True
+        attempts = self._count_attempt(switch)
+        if self._source is Phase.PRECOPY:
+            wait = VERIFY_S * 2 ** min(attempts - 1, 8)
+            self._verify_at = now + min(wait, _LONGEST_VERIFY_S)
+        return attempts
+
+    def _count_attempt(self, switch: SwitchRecord) -> int:
+        attempts = switch.attempts + 1
+        self._switch = replace(switch, attempts=attempts)
+        return attempts
 
     def _take_switch_refused(self, event: ev.SwitchRefused, now: float) -> list[Action]:
-        self._is_switch_out = False
+        self._is_switch_out = self._is_noted
         if self._switch is not None:
             self._count_attempt(self._switch)
         if self._source is not Phase.PRECOPY:
             return []
         if self._abort_wanted:
-            self._switch = None
-            return self._abort(now)
+            return self._abort_instead(now)
         if event.is_final:
             self._switch = None
             self._cannot_switch = (
@@ -391,7 +416,7 @@ class Migration:
             self._verify_at = now + _LONGEST_VERIFY_S
             return []
         return [
-            Note("the switch to post-copy was accepted but has not come: asking again"),
+            Note("the switch to post-copy was sent but has not come: asking again"),
             *self._ask_again(),
         ]
 
@@ -405,6 +430,8 @@ class Migration:
                 Note(f"too late to abort: the migration is {self._source.value} by now")
             ]
         self._abort_wanted = True
+        if self._is_noted:
+            return [Note("the switch to post-copy may come at any moment: not aborted")]
         if self._is_switch_out:
             return [
                 Note(
@@ -414,7 +441,7 @@ class Migration:
         return self._abort(now)
 
     def _take_abort_refused(self, event: ev.AbortRefused, now: float) -> list[Action]:
-        if self._abort_wanted:
+        if self._abort_wanted and not self._is_switch_out:
             self._abort_at = now + RETRY_S
         return []
 
@@ -481,12 +508,11 @@ class Migration:
         return [Note(f"QEMU was not to be made to notice it: {event.message}")]
 
     def _take_switch_held(self, event: ev.SwitchHeld, now: float) -> list[Action]:
-        self._is_switch_out = False
+        self._is_switch_out = self._is_noted
         if self._source is not Phase.PRECOPY:
             return []
         if self._abort_wanted:
-            self._switch = None
-            return self._abort(now)
+            return self._abort_instead(now)
         self._retry_at = now + RETRY_S
         if event.reason == self._held_for:
             return []
@@ -617,6 +643,14 @@ class Migration:
         is_stopped = self._figures.is_stopped or self._source in _STOPPED
         return not (is_stopped or self._is_switch_out)
 
+    def _abort_instead(self, now: float) -> list[Action]:
+        """Abort in place of a switch that was not taken, unless one before it may come yet."""
+        if self._is_noted:
+            self._verify_at = now + _LONGEST_VERIFY_S
+            return []
+        self._switch = None
+        return self._abort(now)
+
     def _abort(self, now: float) -> list[Action]:
         """Abort, and see to it that it is done again if it has been accepted without effect."""
         self._abort_at = None
@@ -666,6 +700,7 @@ _TAKE: Mapping[type[Event], Callable[[Migration, Any, float], list[Action]]] = {
     ev.SwitchRequested: Migration._take_switch_requested,
     ev.SwitchAccepted: Migration._take_switch_accepted,
     ev.SwitchRefused: Migration._take_switch_refused,
+    ev.SwitchUnanswered: Migration._take_switch_unanswered,
     ev.SwitchNotSeen: Migration._take_switch_not_seen,
     ev.AbortRequested: Migration._take_abort_requested,
     ev.AbortRefused: Migration._take_abort_refused,

@@ -48,10 +48,12 @@ from libvirt_postcopy.events import (
     SwitchHeld,
     SwitchNotSeen,
     SwitchRefused,
+    SwitchUnanswered,
 )
 from libvirt_postcopy.features import (
     MULTIFD_AND_POSTCOPY,
     is_final_refusal,
+    is_lost_answer,
     is_unreachable_peer,
     version_text,
 )
@@ -181,6 +183,8 @@ class NativeDriver:
                 vir.start_postcopy(dom)
         except LibvirtError as error:
             is_final = is_final_refusal(error.code, error.what)
+            if is_lost_answer(error.domain) and not is_final:
+                return SwitchUnanswered(error.what)
             return SwitchRefused(error.what, is_final=is_final)
         except (NotSupportedError, UsageError) as error:
             return SwitchRefused(str(error), is_final=True)

@@ -58,10 +58,16 @@ from libvirt_postcopy.events import (
     SwitchHeld,
     SwitchNotSeen,
     SwitchRefused,
+    SwitchUnanswered,
 )
 from libvirt_postcopy.journal import Journal
 from libvirt_postcopy.phases import Status
-from libvirt_postcopy.qmp.commands import CommandError, MonitorError
+from libvirt_postcopy.qmp.commands import (
+    CommandError,
+    ConnectError,
+    MonitorBusy,
+    MonitorError,
+)
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir.events import ensure_event_loop
 from libvirt_postcopy.vir.protocols import Domain
@@ -180,8 +186,10 @@ class QemuDriver:
             self._source.control.start_postcopy()
         except CommandError as error:
             return SwitchRefused(error.desc, is_final="capability" in error.desc)
-        except MonitorError as error:
+        except (ConnectError, MonitorBusy) as error:
             return SwitchRefused(error.what, is_final=False)
+        except MonitorError as error:
+            return SwitchUnanswered(error.what)
         return SwitchAccepted()
 
     def verify_switch(self) -> Event:

@@ -38,7 +38,7 @@ from libvirt_postcopy.events import (
     Side,
     StatsSeen,
     SwitchNotSeen,
-    SwitchRefused,
+    SwitchUnanswered,
 )
 from libvirt_postcopy.journal import Journal
 from libvirt_postcopy.migration import Migration
@@ -360,9 +360,9 @@ def _failed(action: Action, why: str) -> Event | None:
 
 _FAILED: Mapping[type[Action], Callable[[str], Event]] = {
     ReadStats: lambda why: StatsSeen(None),
-    Switch: lambda why: SwitchRefused(why, is_final=False),
+    Switch: SwitchUnanswered,  # nobody knows whether it was sent
     VerifySwitch: lambda why: SwitchNotSeen(),
     Abort: AbortRefused,
     Pause: PauseRefused,
-    Resume: lambda why: Ended(error=why),  # nobody knows whether it was sent
+    Resume: lambda why: Ended(error=why),  # nor of this
 }

@@ -590,10 +590,59 @@ def test_no_switch_is_asked_for_once_an_abort_is_wanted() -> None:
 
 
 def abort_with_switch_out() -> Scene:
+    """Its answer has not come yet."""
     scene = Scene("after:0").precopy()
-    scene.at(0.0, ev.SwitchAccepted())
     scene.at(0.1, ev.AbortRequested())
     return scene
+
+
+NOTED = (ev.SwitchAccepted(), ev.SwitchUnanswered("End of file while reading data"))
+
+
+@pytest.mark.parametrize("noted", NOTED)
+@pytest.mark.parametrize(
+    "later", [ev.SwitchRefused("no", False), ev.SwitchHeld("no sign of life")]
+)
+def test_nothing_is_aborted_once_a_switch_may_have_been_noted(
+    noted: ev.Event, later: ev.Event
+) -> None:
+    """QEMU keeps it, whatever becomes of those that are sent after it."""
+    scene = Scene("after:0").precopy()
+    scene.at(0.0, noted)
+    scene.until(VERIFY_S)
+    scene.at(VERIFY_S, ev.SwitchNotSeen(), ev.AbortRequested(), later)
+    scene.at(VERIFY_S + 0.1, ev.AbortRefused("too early"))
+    scene.until(60.0)
+    assert scene.times(Abort) == [] and len(scene.switches) == 2
+    assert "may come at any moment: not aborted" in scene.notes[-1]
+    assert scene.looks == pytest.approx([1.0, 9.0]), "it is looked for"
+
+
+def test_abort_is_held_back_for_good_when_the_answer_to_the_switch_is_lost() -> None:
+    scene = abort_with_switch_out()
+    scene.at(0.2, ev.SwitchUnanswered("End of file while reading data"))
+    scene.until(1.3)
+    scene.at(1.3, ev.SwitchNotSeen())
+    scene.until(60.0)
+    assert scene.times(Abort) == [] and len(scene.switches) == 1
+    assert scene.notes[-1] == (
+        "whether the switch to post-copy was accepted is not known, so nothing is aborted:"
+        " End of file while reading data"
+    )
+    assert not scene.migration.can_be_left_by_its_manager
+
+
+def test_switch_whose_answer_is_lost_is_looked_for_and_asked_again() -> None:
+    scene = Scene("after:0").precopy()
+    for _ in range(2):
+        scene.at(scene.now, ev.SwitchUnanswered("End of file"))
+        scene.until(scene.looks[-1] if scene.looks[1:] else scene.now + 2.5)
+        scene.at(scene.now, ev.SwitchNotSeen())
+    assert [action.attempt for _, action in scene.asked(Switch)] == [1, 2, 3]
+    told = [text for text in scene.notes if "not known" in text]
+    assert told == [
+        "whether the switch to post-copy was accepted is not known: End of file"
+    ]
 
 
 def test_abort_is_held_back_while_a_switch_may_come() -> None:
@@ -640,7 +689,9 @@ def test_abort_is_held_back_while_a_repeated_switch_may_come() -> None:
 def test_switch_that_has_not_come_is_looked_for_but_not_repeated_once_an_abort_is_wanted() -> (
     None
 ):
-    scene = abort_with_switch_out()
+    scene = Scene("after:0").precopy()
+    scene.at(0.0, ev.SwitchAccepted())
+    scene.at(0.1, ev.AbortRequested())
     scene.until(1.0)
     scene.at(1.0, ev.SwitchNotSeen())
     scene.until(20.0)
@@ -1261,6 +1312,7 @@ EVENTS = st.one_of(
     st.just(ev.SwitchRequested("by hand")),
     st.builds(ev.SwitchAccepted, st.sampled_from(["", "too far"])),
     st.builds(ev.SwitchRefused, st.just("no"), st.booleans()),
+    st.just(ev.SwitchUnanswered("gone")),
     st.just(ev.SwitchNotSeen()),
     st.just(ev.AbortRequested()),
     st.just(ev.AbortRefused("no")),
@@ -1303,6 +1355,8 @@ class Watched(Scene):
         self.announced = 0
         self.was_split = False
         self.wants_abort = False
+        self.is_switch_out = False  # and not answered
+        self.was_noted = False
         self.sent = 0  # switches that were accepted or refused
         self.seen: dict[Side, ev.Looked] = {}  # since the last call has ended or begun
 
@@ -1311,7 +1365,11 @@ class Watched(Scene):
         was_over = self.migration.is_over
         self.announced += isinstance(event, (ev.PassSeen, ev.StatsWanted))
         self.wants_abort |= isinstance(event, ev.AbortRequested)
-        is_answer = isinstance(event, (ev.SwitchAccepted, ev.SwitchRefused))
+        is_noted = isinstance(event, (ev.SwitchAccepted, ev.SwitchUnanswered))
+        is_answer = is_noted or isinstance(event, ev.SwitchRefused)
+        self.was_noted |= is_noted and self.is_switch_out
+        if is_answer or isinstance(event, ev.SwitchHeld):
+            self.is_switch_out = False
         self.sent += bool(is_answer and self.switches)
         if isinstance(event, ev.Looked):
             self.seen[event.side] = event
@@ -1336,9 +1394,10 @@ class Watched(Scene):
             if isinstance(action, (Abort, Switch)):
                 assert core.place is Place.SOURCE, "never once the guest is split"
             if isinstance(action, Abort):
-                assert self.wants_abort
+                assert self.wants_abort and not (self.is_switch_out or self.was_noted)
                 assert core.phase in (Phase.PREPARING, Phase.PRECOPY)
             if isinstance(action, Switch):
+                self.is_switch_out = True
                 assert core.phase is Phase.PRECOPY
                 assert self.policy.enables_postcopy and not self.wants_abort
                 assert action.attempt == self.sent + 1
@@ -1424,6 +1483,7 @@ ONE_OF_EACH = [
     ev.SwitchAccepted(),
     ev.SwitchRefused("early", False),
     ev.SwitchRefused("never", True),
+    ev.SwitchUnanswered("gone"),
     ev.SwitchNotSeen(),
     ev.AbortRequested(),
     ev.AbortRefused("no"),

@@ -31,6 +31,7 @@ from libvirt_postcopy.events import (
     SwitchHeld,
     SwitchNotSeen,
     SwitchRefused,
+    SwitchUnanswered,
 )
 from libvirt_postcopy.phases import conclude
 from libvirt_postcopy.stats import Stats
@@ -511,6 +512,16 @@ def test_refused_switch_says_whether_time_may_cure_it(
     answer = driver.switch()
     assert isinstance(answer, SwitchRefused)
     assert message in answer.message and answer.is_final is is_final
+
+
+@pytest.mark.parametrize("domain", [7, 13])  # VIR_FROM_RPC, VIR_FROM_REMOTE
+def test_switch_whose_answer_is_lost_is_not_called_refused(
+    hosts: Hosts, driver: NativeDriver, domain: int
+) -> None:
+    message = "End of file while reading data: Input/output error"
+    hosts.control.errors["migrateStartPostCopy"] = refused(38, message, domain)
+    answer = driver.switch()
+    assert isinstance(answer, SwitchUnanswered) and message in answer.message
 
 
 @pytest.mark.parametrize("kind", [NotSupportedError, UsageError])

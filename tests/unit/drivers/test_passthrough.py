@@ -34,6 +34,7 @@ from libvirt_postcopy.events import (
     SwitchAccepted,
     SwitchNotSeen,
     SwitchRefused,
+    SwitchUnanswered,
 )
 from libvirt_postcopy.incoming import incoming_xml
 from libvirt_postcopy.policy import parse
@@ -1089,6 +1090,22 @@ def test_switch_is_asked_for_and_verified(pair: Pair, hosts: Hosts) -> None:
         "Postcopy must be started after"
     )
     assert play.driver.switch() == SwitchRefused("Postcopy must be started after", is_final=False)  # fmt: skip
+
+
+def test_only_what_was_not_sent_counts_as_a_refused_switch(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _begun(hosts)
+    until(lambda: play.driver.switch() == SwitchAccepted())  # its daemon has answered
+    hosts.dom.errors["monitor"] = refused(68, "cannot acquire state change lock")
+    busy = play.driver.switch()
+    assert isinstance(busy, SwitchRefused) and not busy.is_final
+    hosts.dom.errors["monitor"] = NO_ANSWER
+    lost = play.driver.switch()
+    assert isinstance(lost, SwitchUnanswered) and "socket is closed" in lost.message
+    del hosts.dom.errors["monitor"]
+    pair.replies["src", "migrate-start-postcopy"] = {}
+    assert isinstance(play.driver.switch(), SwitchUnanswered)
 
 
 @pytest.mark.parametrize(

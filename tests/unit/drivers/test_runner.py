@@ -319,12 +319,12 @@ FAILURES = [
 def test_switch_that_fails_is_asked_for_again(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migration, "RETRY_S", 0.001)
+    monkeypatch.setattr(migration, "VERIFY_S", 0.001)
     driver = FakeDriver(*walk("setup", "active"))
     driver.on_switch = Stumbling(error, ev.SwitchAccepted())
     runner = started(driver, "after:0")
-    driver.wait_for("switch")
-    driver.wait_for("switch")
+    for name in ("switch", "verify_switch", "switch"):
+        driver.wait_for(name)
     finish(driver, runner)
 
 
@@ -359,7 +359,7 @@ def test_abort_that_fails_is_repeated(
     "action, told",
     [
         (ReadStats(), StatsSeen(None)),
-        (Switch("now", 1), ev.SwitchRefused("no", is_final=False)),
+        (Switch("now", 1), ev.SwitchUnanswered("no")),
         (VerifySwitch(), ev.SwitchNotSeen()),
         (Abort(), ev.AbortRefused("no")),
         (Look(SRC), ev.Looked(SRC, ev.Half.UNKNOWN)),
