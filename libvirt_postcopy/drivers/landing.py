@@ -33,6 +33,9 @@ _CONFIRM_S = 60.0
 _RESUME_S = 20.0
 """How long a resumed migration may stay ``postcopy-paused``: up to QEMU 9.0 a failed attempt is not announced."""
 
+_LOAD_S = 5.0
+"""How long after its source's end a destination may take to load what it has received, or to end."""
+
 _RETRY_S = 0.5
 _SOON_S, _LATER_S = 0.002, 0.05
 """Between questions whether the device state is loaded: the guest stands still, mostly for some ms."""
@@ -164,7 +167,7 @@ class Landing:
             if status in _AWAY:
                 self._starter.begin()
             if status == Status.COMPLETED:
-                return self._await_confirmation()
+                return self.confirm()
             if status == Status.POSTCOPY_PAUSED:
                 raise PostcopyError(self._words("the link broke"), side="source")
             if status in _WENT_BACK:
@@ -199,11 +202,12 @@ class Landing:
                 return f"{text}: {desc}"
         return text
 
-    def _await_confirmation(self) -> None:
-        """All has been sent: wait until the destination has all, and runs.
+    def confirm(self) -> None:
+        """All has been sent: start it there, and wait until the destination has all, and runs.
 
         :raises PostcopyError: If it does not say so.
         """
+        self._starter.begin()
         end_at = time.monotonic() + _CONFIRM_S
         while time.monotonic() < end_at and not self._course.over.is_set():
             if self._starter.is_settled.wait(_RETRY_S):
@@ -238,3 +242,36 @@ class Landing:
         if info.get("status") is None:
             return seen not in SPLIT
         return str(info["status"]) == Status.COMPLETED
+
+    def is_whole_there(self) -> bool | None:
+        """Whether the destination has all of a guest that its source has not said to be split or sent.
+
+        :return: None if that cannot be told.
+        """
+        if self._destination.has_ended():
+            return False
+        seen = self._course.status(Side.DESTINATION)
+        if seen == Status.COMPLETED:
+            return True
+        info, vcpus = self._destination.ask_migration(), self._destination.ask_vcpus()
+        if info is None or vcpus is None:
+            return None
+        told = info.get("status")
+        if (told or seen) in SPLIT:
+            return None  # the source has switched unseen
+        if told is None:  # up to QEMU 2.12
+            return vcpus[0] != "inmigrate"
+        return str(told) == Status.COMPLETED
+
+    def has_landed_alone(self) -> bool:
+        """Whether the source's QEMU has ended, and the destination has all of the guest; it may still be loading."""
+        end_at = time.monotonic() + _LOAD_S
+        while self._course.was_sent and not self._course.was_split:
+            if not self._source.has_ended():
+                return False
+            is_whole = self.is_whole_there()
+            if is_whole or self._destination.has_ended():
+                return bool(is_whole)
+            if time.monotonic() >= end_at or self._course.over.wait(_RETRY_S):
+                return False
+        return False

@@ -330,7 +330,11 @@ class QemuDriver:
     # The call
 
     def _run(self) -> None:
-        self._end_with(_failure(self._migrate))
+        error = _failure(self._migrate)
+        if error is not None and self._landing.has_landed_alone():
+            LOG.warning("the guest is on the destination, and only there: %s", error)
+            error = _failure(self._land_alone)
+        self._end_with(error)
 
     def _run_resume(self) -> None:
         self._end_with(_failure(self._go_on))
@@ -385,6 +389,10 @@ class QemuDriver:
         self._landing.follow()
         self._conclude()
 
+    def _land_alone(self) -> None:
+        self._landing.confirm()
+        self._conclude()
+
     def _conclude(self) -> None:
         if self._course.over.is_set():
             return
@@ -413,13 +421,25 @@ class QemuDriver:
     def _undo(self, error: PostcopyError) -> tuple[Half, Half]:
         """Go back if that is possible; give what each host has of the guest then."""
         if self._course.was_sent and not self._is_source_known():
-            error.what = f"{error.what}; the source cannot be asked: nothing was undone"
+            _add(error, "the source cannot be asked: nothing was undone")
             return Half.UNKNOWN, Half.UNKNOWN
         if not self._course.was_split:
-            return self._aftermath.take_back(error)
+            return self._undo_precopy(error)
         if self._is_rejected():
             return self._aftermath.take_back_rejected(error)
         return Half.SPLIT_FAILED, Half.UNKNOWN
+
+    def _undo_precopy(self, error: PostcopyError) -> tuple[Half, Half]:
+        if self._may_be_only_there():
+            _add(error, "the destination may have all of the guest: it was not removed")
+            return Half.UNKNOWN, Half.UNKNOWN
+        return self._aftermath.take_back(error)
+
+    def _may_be_only_there(self) -> bool:
+        """What has all of the guest, or may have, is not removed where the source has nothing of it any more."""
+        if not (self._course.was_sent and self._source.has_ended()):
+            return False
+        return self._landing.is_whole_there() is not False
 
     def _is_source_known(self) -> bool:
         """An event may have been missed, and what is split must not be undone."""
@@ -455,3 +475,7 @@ def _failure(call: Callable[[], None]) -> PostcopyError | None:
         LOG.exception("the driver failed unexpectedly")
         return PostcopyError(f"unexpected: {error!r}")
     return None
+
+
+def _add(error: PostcopyError, text: str) -> None:
+    error.what = f"{error.what}; {text}"

@@ -450,6 +450,59 @@ def test_destination_that_ends_in_precopy(pair: Pair, hosts: Hosts) -> None:
     assert ended.here is Half.WHOLE
 
 
+def test_source_that_dies_when_all_has_arrived(pair: Pair, hosts: Hosts) -> None:
+    """What is on the destination is the only guest there is."""
+    play = _begun(hosts)
+    there = hosts.there
+    pair.say("dst", "completed")
+    hosts.source.domains.clear()
+    pair.models["dst"].run_state = "paused"
+    assert play.ended().error is None
+    assert there.calls == [("resume",)]
+
+
+def test_source_that_dies_while_the_destination_still_loads(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _begun(hosts)
+    there = hosts.there
+    hosts.source.domains.clear()
+    until(lambda: "query-migrate" in there.commands)
+    pair.models["dst"].run_state = "paused"
+    pair.say("dst", "completed")
+    assert play.ended().error is None
+    assert there.calls == [("resume",)]
+
+
+def test_source_that_dies_before_all_has_arrived(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landing, "_LOAD_S", 0.2)
+    play = _begun(hosts)
+    there = hosts.there
+    hosts.source.domains.clear()
+    assert play.ended().here is Half.GONE
+    assert there.calls == [("destroy",)]
+
+
+@pytest.mark.parametrize("status", [None, "postcopy-active"])
+def test_destination_that_may_have_all_is_not_removed(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch, status: str | None
+) -> None:
+    monkeypatch.setattr(landing, "_LOAD_S", 0.2)
+    play = _begun(hosts)
+    there = hosts.there
+    if status is None:
+        there.errors["monitor"] = NO_ANSWER
+    else:
+        pair.say("dst", status)
+    hosts.source.domains.clear()
+    ended = play.ended()
+    assert "it was not removed" in str(ended.error)
+    assert (ended.here, ended.there) == (Half.UNKNOWN, Half.UNKNOWN)
+    assert there.calls == []
+
+
 def test_abort_before_anything_was_sent(pair: Pair, hosts: Hosts) -> None:
     play = Play(hosts)
     assert play.driver.abort() is None
