@@ -41,6 +41,8 @@ _REMOVE_S = 10.0
 
 _RETRY_S = 0.5
 
+_NEVER_RESUME = "destroy that domain on the destination, and never resume it"
+
 _ENDED = (Half.GONE, Half.INACTIVE)
 
 
@@ -189,16 +191,17 @@ class Aftermath:
             self._is_taken_back = True
             here = self._source.half()
             stands = self._course.was_sent and here not in _ENDED
-            # The guest first: the destination may not answer.
-            if stands:
+            # The guest first, as the destination may not answer; but what has all of it could be started there.
+            if stands and not self._course.has_sent_all:
                 stands = not self._goes_on_here(0)
             left = self._remove_destination()
-            if stands:
+            if left:
+                _add(error, left)
+                error.cure = _NEVER_RESUME
+            if stands and not (left and self._course.has_sent_all):
                 stands = not self._goes_on_here(_GO_ON_S)
             if stands:
                 _add(error, self._advice())
-            if left:
-                _add(error, left)
             return self._after(here, stands), self._seen_there(bool(left))
 
     def _after(self, before: Half, stands: bool) -> Half:
@@ -212,7 +215,8 @@ class Aftermath:
         return Half.WHOLE if is_known else before
 
     def _advice(self) -> str:
-        return f"the source stands still: virsh resume {self._order.name}, there"
+        first = ", once that domain is destroyed" if self._course.has_sent_all else ""
+        return f"the source stands still: virsh resume {self._order.name}, there{first}"
 
     def take_back_rejected(self, error: PostcopyError) -> tuple[Half, Half]:
         """The destination has ended, and the guest never ran there: let it go on on the source if its QEMU can."""

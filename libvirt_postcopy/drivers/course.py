@@ -102,7 +102,12 @@ class Course:
     @property
     def is_away(self) -> bool:
         """The source runs the guest no more, and will not by itself."""
-        return self.was_split or self.status(Side.SOURCE) == Status.COMPLETED
+        return self.was_split or self.has_sent_all
+
+    @property
+    def has_sent_all(self) -> bool:
+        """The source says that the destination has been sent all of the guest."""
+        return self.status(Side.SOURCE) == Status.COMPLETED
 
     @property
     def has_loaded(self) -> bool:

@@ -227,7 +227,6 @@ class Landing:
         return PostcopyError(
             f"all has been sent, but its vCPUs are not started: {reason.what if reason else 'it still loads'}",
             side="destination",
-            cure="it is tried again until this ends; by hand: virsh resume, there",
         )
 
     def is_complete_there(self) -> bool:

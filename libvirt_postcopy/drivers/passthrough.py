@@ -430,16 +430,18 @@ class QemuDriver:
         return Half.SPLIT_FAILED, Half.UNKNOWN
 
     def _undo_precopy(self, error: PostcopyError) -> tuple[Half, Half]:
-        if self._may_be_only_there():
-            _add(error, "the destination may have all of the guest: it was not removed")
+        if self._may_be_there():
+            text = "the destination may have all of the guest: nothing was undone"
+            _add(error, text)
             return Half.UNKNOWN, Half.UNKNOWN
         return self._aftermath.take_back(error)
 
-    def _may_be_only_there(self) -> bool:
-        """What has all of the guest, or may have, is not removed where the source has nothing of it any more."""
-        if not (self._course.was_sent and self._source.has_ended()):
+    def _may_be_there(self) -> bool:
+        """The source has sent all, or has ended, and the destination does not say that it lacks something."""
+        if not self._course.was_sent:
             return False
-        return self._landing.is_whole_there() is not False
+        has_sent_all = self._course.has_sent_all or self._source.has_ended()
+        return has_sent_all and self._landing.is_whole_there() is not False
 
     def _is_source_known(self) -> bool:
         """An event may have been missed, and what is split must not be undone."""

@@ -498,7 +498,7 @@ def test_destination_that_may_have_all_is_not_removed(
         pair.say("dst", status)
     hosts.source.domains.clear()
     ended = play.ended()
-    assert "it was not removed" in str(ended.error)
+    assert "nothing was undone" in str(ended.error)
     assert (ended.here, ended.there) == (Half.UNKNOWN, Half.UNKNOWN)
     assert there.calls == []
 
@@ -740,6 +740,49 @@ def test_start_comes_not_after_the_way_back(pair: Pair, hosts: Hosts) -> None:
     pair.models["dst"].say("completed")
     _no_thread_is_left("postcopy-start_vcpus")
     assert there.calls == [("destroy",)]
+
+
+def test_guest_goes_not_on_here_while_it_may_be_whole_there(
+    pair: Pair, hosts: Hosts
+) -> None:
+    """Its daemon does not answer, and somebody may start it there by hand."""
+    play = _begun(hosts)
+    there = hosts.there
+    there.errors["monitor"] = there.errors["resume"] = NO_ANSWER
+    pair.complete()
+    pair.models["src"].run_state = "postmigrate"
+    ended = play.ended()
+    assert (ended.here, ended.there) == (Half.UNKNOWN, Half.UNKNOWN)
+    assert "nothing was undone" in str(ended.error)
+    assert "cont" not in hosts.dom.commands and hosts.dom.calls == []
+    # It goes on to be tried.
+    there.errors.clear()
+    pair.models["dst"].run_state = "paused"
+    until(lambda: pair.models["dst"].run_state == "running")
+    assert "cont" not in hosts.dom.commands
+
+
+def test_guest_that_was_sent_goes_not_on_beside_what_has_it(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _begun(hosts)
+    hosts.there.errors["destroy"] = NO_ANSWER
+    pair.say("src", "completed")
+    pair.models["src"].run_state = "postmigrate"
+    ended = play.ended()
+    assert ended.here is Half.MIGRATING
+    assert play.driver.error is not None
+    assert "never resume it" in play.driver.error.cure
+    assert "once that domain is destroyed" in play.driver.error.what
+    assert "cont" not in hosts.dom.commands and hosts.dom.calls == []
+
+
+def test_what_is_left_there_is_not_to_be_resumed(pair: Pair, hosts: Hosts) -> None:
+    play = _begun(hosts)
+    hosts.there.errors["destroy"] = NO_ANSWER
+    pair.say("src", "failed")
+    assert play.ended().here is Half.WHOLE
+    assert "never resume it" in str(play.driver.error)
 
 
 def _no_thread_is_left(name: str) -> None:
