@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -96,31 +96,49 @@ def attach(
         if qemus is not None:
             facts = replace(facts, driver="qemu", run=qemus.facts.run)
         journal = Journal(facts, entry)
+    call = (dom, target, known_params or {}, wanted, partial(vir.open_connection, open_=connect))  # fmt: skip
+    options: dict[str, Any] = {"recover_bandwidth": limit, "journal": journal}
+    known_entry = entry if params is None else None
+    driver: AttachedDriver | PickedUpDriver
+    if qemus is not None:
+        ran = qemus.has_run_there
+        driver = PickedUpDriver(
+            *call, **options, run=qemus.facts.run, has_run_there=ran
+        )
+        reason, doubts = "as it was begun", _held_back(known_entry, "")
+    else:
+        driver = AttachedDriver(*call, **options)
+        is_told = flags is not None or params is not None
+        reason, doubts = "", _doubts(driver, known_entry, is_told)
+    with _taken_over(journal, dom, entry):
+        if observer is not None:
+            for text in doubts:
+                observer(Note(text))
+        runner = Runner(
+            driver, chosen, observer, patience_s, journal=journal, is_shadow=shadow
+        )
+    return begin(runner, driver, reason)
+
+
+@contextmanager
+def _taken_over(
+    journal: Journal | None, dom: Domain, entry: Entry | None
+) -> Iterator[None]:
+    """Take the journal over, and let go of it if what follows fails: another client may attach then.
+
+    :raises StateError: If another client has it.
+    """
+    if journal is None:
+        yield
+        return
+    try:
         if not journal.hold():
             raise _driven(dom, entry.pid if entry else 0)
         journal.attach()
-    call = (dom, target, known_params or {}, wanted, partial(vir.open_connection, open_=connect))  # fmt: skip
-    options: dict[str, Any] = {"recover_bandwidth": limit, "journal": journal}
-    if qemus is not None:
-        picked_up = PickedUpDriver(
-            *call,
-            **options,
-            run=qemus.facts.run,
-            has_run_there=qemus.has_run_there,
-        )
-        runner = Runner(picked_up, chosen, observer, patience_s, journal=journal)
-        if observer is not None and params is None and qemus.held_back:
-            observer(Note(f"not in the journal, and not used: {_names(qemus)}"))
-        return begin(runner, picked_up, "as it was begun")
-    driver = AttachedDriver(*call, **options)
-    runner = Runner(
-        driver, chosen, observer, patience_s, journal=journal, is_shadow=shadow
-    )
-    if observer is not None:
-        is_told = flags is not None or params is not None
-        for text in _doubts(driver, entry if params is None else None, is_told):
-            observer(Note(text))
-    return begin(runner, driver)
+        yield
+    except BaseException:
+        journal.close()
+        raise
 
 
 def recover(
@@ -342,11 +360,11 @@ def _doubts(driver: AttachedDriver, entry: Entry | None, is_told: bool) -> list[
             " --migrateuri), and what they ask for at its end (--persistent, --undefinesource) is for you to do,"
             " unless you name them here"
         )
-    if entry is not None and entry.held_back:
-        names = _names(entry)
-        doubts.append(f"not in the journal, and not used if it is resumed: {names}")
-    return doubts
+    return [*doubts, *_held_back(entry, " if it is resumed")]
 
 
-def _names(entry: Entry) -> str:
-    return ", ".join(entry.held_back)
+def _held_back(entry: Entry | None, when: str) -> list[str]:
+    if entry is None or not entry.held_back:
+        return []
+    names = ", ".join(entry.held_back)
+    return [f"not in the journal, and not used{when}: {names}"]

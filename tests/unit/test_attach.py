@@ -41,6 +41,7 @@ from unit.fakes import (
     refused,
     status,
 )
+from waiting import wait_until
 
 OUTGOING = {"type": 2, "operation": 5, "memory_total": 1 << 30, "time_elapsed": 1000}
 FAILED_HERE = (3, 13)
@@ -352,6 +353,39 @@ def test_what_is_driven_is_left_to_its_driver(held: j.Journal) -> None:
         takeover.attach(dom, "fake:///c")
     release(held)
     assert takeover.left_behind(dom).driver == 0
+
+
+@pytest.mark.parametrize("is_driver_qemu", [False, True])
+@pytest.mark.parametrize("fails", ["driver", "observer", "runner"])
+def test_attach_that_fails_leaves_the_journal_to_the_next(
+    held: j.Journal, monkeypatch: pytest.MonkeyPatch, fails: str, is_driver_qemu: bool
+) -> None:
+    release(held)
+    if is_driver_qemu:
+        was = takeover.left_behind(domain(**OUTGOING)).entry
+        assert was is not None
+        facts = replace(was.facts, driver="qemu", run="1", params={})
+        journal = j.Journal(facts)  # the newest
+        journal.start(source_host="aaaa", is_peer2peer=False)
+        release(journal)
+    dom = domain(**OUTGOING)
+
+    def fail(*args: object, **more: object) -> Any:
+        raise KeyboardInterrupt
+
+    broken = {
+        "driver": "PickedUpDriver" if is_driver_qemu else "AttachedDriver",
+        "runner": "Runner",
+    }
+    if fails in broken:
+        monkeypatch.setattr(takeover, broken[fails], fail)
+    monkeypatch.setattr(takeover, "_held_back", lambda *args: ["beware"])
+    observer = fail if fails == "observer" else None
+    with pytest.raises(KeyboardInterrupt):
+        takeover.attach(dom, observer=observer)
+    wait_until(lambda: not takeover.left_behind(dom).driver, "nobody has it", 5.0)
+    entry = takeover.left_behind(dom).entry
+    assert entry is not None and not entry.is_held
 
 
 def test_destination_names_the_source_that_the_journal_knows(held: j.Journal) -> None:
