@@ -192,11 +192,19 @@ def accept_where(side: str, command: str, words: str) -> Alteration:
 
 def dies(side: str, rc: int = -6) -> Alteration:
     """Let a QEMU end by itself."""
+    return _end(side, {"rc": rc, "alive": False})
 
+
+def lives_on(side: str) -> Alteration:
+    """Let a QEMU not end before it is killed."""
+    return _end(side, {"rc": None, "alive": True})
+
+
+def _end(side: str, msg: dict[str, Any]) -> Alteration:
     def alter(rows: Rows) -> None:
         for row in rows:
             if row["dir"] == "proc" and row["side"] == side:
-                row["msg"] = {"rc": rc, "alive": False}
+                row["msg"] = dict(msg)
 
     return alter
 
@@ -208,6 +216,17 @@ def memory(side: str = "dst", **values: Any) -> Alteration:
         for row in rows:
             if row["dir"] == "memory" and row["side"] == side:
                 row["msg"].update({key.replace("_", "-"): value for key, value in values.items()})  # fmt: skip
+
+    return alter
+
+
+def ends_after(side: str, command: str, nth: int = 0) -> Alteration:
+    """Take away what was said after an answer, but how each process ended."""
+
+    def alter(rows: Rows) -> None:
+        answer = _replies(rows, side, command)[nth]
+        place = next(n for n, row in enumerate(rows) if row is answer)
+        rows[place + 1 :] = [r for r in rows[place + 1 :] if r["dir"] in ("proc", "stderr")]  # fmt: skip
 
     return alter
 

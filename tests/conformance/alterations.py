@@ -15,8 +15,10 @@ from conformance.alter import (
     drop,
     edit,
     edit_where,
+    ends_after,
     late,
     lines,
+    lives_on,
     memory,
     refuse,
     refuse_where,
@@ -392,6 +394,42 @@ def _no_memory(rows: Rows) -> None:
     rows[:] = [row for row in rows if row["dir"] != "memory"]
 
 
+def _waits_in_vain(status: str) -> Alteration:
+    """In the place of a status of the source: the time in which it did not come."""
+
+    def alter(rows: Rows) -> None:
+        for row in rows:
+            if row["side"] == "src" and row["dir"] == "event" and (row["msg"].get("data") or {}).get("status") == status:  # fmt: skip
+                row.update(dir="timeout", msg=f"{status} or completed: not within 10 s")
+
+    return lines(alter)
+
+
+def _dies_of(side: str, words: str) -> Alteration:
+    """Let a QEMU die of the first command that has some words."""
+
+    def alter(rows: Rows) -> None:
+        place = next(n for n, r in enumerate(rows) if r["side"] == side and r["dir"] == "cmd" and words in str(r["msg"]))  # fmt: skip
+        eof = {"t": rows[place]["t"], "side": side, "dir": "eof", "msg": None}
+        rows[place + 1 :] = [eof, *(r for r in rows[place + 1 :] if r["dir"] == "proc")]
+
+    return both(lines(alter), dies(side))
+
+
+def _never_asked(side: str, words: str) -> Alteration:
+    """Take the commands that have some words away, with their answers."""
+
+    def alter(rows: Rows) -> None:
+        ids = [r["msg"]["id"] for r in rows if r["side"] == side and r["dir"] == "cmd" and words in str(r["msg"])]  # fmt: skip
+        rows[:] = [r for r in rows if r["side"] != side or r["dir"] not in ("cmd", "reply") or r["msg"].get("id") not in ids]  # fmt: skip
+
+    return lines(alter)
+
+
+#: A refused recovery is not tried again.
+_NO_RECOVERY = both(refuse("dst", "migrate-recover"), ends_after("dst", "migrate-recover"))  # fmt: skip
+_NO_RESUME = ends_after("dst", "migrate-recover")
+
 #: What more has to fail, or has not been reached, which fails in a run.
 ALSO: list[tuple[str, str, str, Alteration]] = [
     ("transport/fd-preempt", "10.0", "fd-preempt", accept("dst", "migrate-incoming")),
@@ -404,6 +442,23 @@ ALSO: list[tuple[str, str, str, Alteration]] = [
     ("switch/cut-never-two", "11.1", "cut-in-switch", drop("src", "postcopy-device")),
     ("pause/pre-copy-order", "10.0", "pre-copy-pause", drop("src", "device")),
     ("client/unknown-status", "10.0", "post-copy", drop("src", "completed")),
+    ("break/yank", "10.0", "yank", _NO_RECOVERY),
+    ("break/yank", "10.0", "yank", _NO_RESUME),
+    ("break/yank", "10.0", "yank", refuse("src", "migrate", nth=1)),
+    ("break/by-command", "10.0", "pause", _NO_RECOVERY),
+    ("break/by-command", "10.0", "pause", _NO_RESUME),
+    ("cancel/paused", "10.0", "cancel-paused", _NO_RECOVERY),
+    ("cancel/paused", "10.0", "cancel-paused", _NO_RESUME),
+    ("cancel/paused", "10.0", "cancel-paused", both(refuse("src", "migrate_cancel", desc="Not now."), _NO_RECOVERY)),
+    ("mismatch/preempt-source", "10.0", "mismatch-preempt-source", both(drop("dst", "RESUME"), _waits_in_vain("postcopy-paused"))),
+    ("mismatch/preempt-source", "10.0", "mismatch-preempt-source", _waits_in_vain("postcopy-paused")),
+    ("mismatch/preempt-source", "10.0", "mismatch-preempt-source", drop("src", "postcopy-paused")),
+    ("mismatch/preempt-source", "10.0", "mismatch-preempt-source", both(drop("dst", "RESUME"), status_of("src", "postcopy-paused", "failed"))),
+    ("loss/source-quits", "10.0", "quit-source", lives_on("src")),
+    ("loss/source-quits", "10.0", "quit-source", dies("src", 1)),
+    ("capabilities/free-partners", "10.0", "capability-pairs", _dies_of("dst", "validate-uuid")),
+    ("capabilities/free-partners", "10.0", "capability-pairs", _never_asked("dst", "validate-uuid")),
+    ("capabilities/with-x-ignore-shared", "10.0", "capability-pairs", _dies_of("dst", "x-ignore-shared")),
 ]  # fmt: skip
 
 #: No released QEMU that is recorded here passes these: what would have to be otherwise.

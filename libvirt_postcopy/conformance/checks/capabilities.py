@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
 from libvirt_postcopy.conformance.checks.reading import (
     POSTCOPY,
     alive,
@@ -15,9 +18,11 @@ from libvirt_postcopy.conformance.checks.reading import (
     read_capabilities,
     refused,
     run_state,
+    running,
     set_capabilities,
 )
 from libvirt_postcopy.conformance.evidence import Conversation, Exchange
+from libvirt_postcopy.conformance.introspection import Facts
 from libvirt_postcopy.conformance.known import in_range
 from libvirt_postcopy.conformance.registry import (
     check,
@@ -33,11 +38,14 @@ _PAIRS = "capability-pairs"
 
 
 def _tries(seen: Conversation, partner: str) -> list[Exchange]:
-    """Each time that post-copy was asked for in one list with a partner."""
+    """Each time that post-copy was asked for in one list with a partner.
+
+    What has no answer is, in a recording of our own, what the QEMU died of or hung at.
+    """
     return [
         each
         for each in seen.asked("migrate-set-capabilities")
-        if each.reply is not None
+        if (each.reply is not None or seen.is_own)
         and set_capabilities(each).get(partner)
         and any(set_capabilities(each).get(name) for name in POSTCOPY)
         and not {"postcopy-preempt", "return-path"}
@@ -175,11 +183,21 @@ _FREE = ("xbzrle", "release-ram", "return-path", "auto-converge", "dirty-bitmaps
 @check("capabilities/free-partners", alias="C9", source=_CAPS, scenario=_PAIRS)
 def free_partners(seen: Conversation) -> None:
     """xbzrle, release-ram, return-path, auto-converge, dirty-bitmaps, validate-uuid, pause-before-switchover and late-block-activate go with post-copy."""
-    tries = [each for partner in _FREE for each in _tries(seen, partner)]
-    if not tries:
+    tries = {partner: _tries(seen, partner) for partner in _FREE}
+    if not any(tries.values()):
         unseen("post-copy was never asked for together with any of them")
-    for each in tries:
+    for each in chain.from_iterable(tries.values()):
         granted(each)
+    alive(seen, "src", "dst")
+    if seen.is_own and isinstance(seen.facts, Facts):
+        _asked_on_both(tries, seen.facts)
+
+
+def _asked_on_both(tries: Mapping[str, Sequence[Exchange]], facts: Facts) -> None:
+    """Require that no partner that this QEMU has was left out."""
+    for partner in facts.capabilities & tries.keys():
+        sides = sorted({each.side for each in tries[partner]})
+        require(sides == ["dst", "src"], f"{partner} asked for on both sides", f"on {' '.join(sides) or 'none'}")  # fmt: skip
 
 
 @check(
@@ -357,6 +375,22 @@ def preempt_on_source_alone(seen: Conversation) -> None:
     _only(seen, "postcopy-preempt", "src")
     at_most_one_runs(seen)
     alive(seen, "src", "dst")
+    waited = seen.of("timeout")
+    end = seen.first("src", "completed", "failed", "postcopy-paused")
+    if waited or end is None:
+        fail("an end within 10 s", "it hangs", *seen.events("MIGRATION")[-2:], *waited)
+    if end.status != "postcopy-paused":  # from there it can be recovered
+        require(_running_at_the_end(seen), "the guest runs", "it runs nowhere", end)
+
+
+def _running_at_the_end(seen: Conversation) -> frozenset[str]:
+    """The sides on which the guest ran before the suite ended the two."""
+    sides = frozenset({"src"})
+    for line, found in running(seen):
+        if line.dir == "proc":
+            break
+        sides = found
+    return sides
 
 
 @check(

@@ -204,7 +204,7 @@ def alive(seen: Conversation, *sides: str) -> None:
             if line.msg.get("alive") is False and not was_killed(seen, side):
                 fail(
                     f"{side} lives",
-                    f"{side} ended by itself: {_ending(line.msg.get('rc'))}",
+                    f"{side} ended by itself: {ending(line.msg.get('rc'))}",
                     line,
                     *seen.of("stderr", side),
                 )
@@ -213,7 +213,8 @@ def alive(seen: Conversation, *sides: str) -> None:
                 fail(f"{side} answers", f"{side} hangs: {line.msg}", line)
 
 
-def _ending(rc: Any) -> str:
+def ending(rc: Any) -> str:
+    """How a process ended, in words."""
     return f"signal {-rc}" if isinstance(rc, int) and rc < 0 else f"exit status {rc}"
 
 
@@ -237,6 +238,26 @@ def completed(seen: Conversation, after: Line | None = None) -> None:
     reached(seen, "src", "completed", after)
     reached(seen, "dst", "completed", after)
     memory_right_if_compared(seen)
+
+
+def recovered(seen: Conversation, after: Line) -> None:
+    """Require that recovery of a broken post-copy was accepted and came to its end.
+
+    Our own scenarios try it, and end early where ``migrate-recover`` is refused; anybody else need not have tried.
+    """
+    resumes = [e for e in seen.asked("migrate", "src", after=after) if e.arguments.get("resume")]  # fmt: skip
+    if not seen.is_own and not resumes:
+        return
+    alive(seen, "src", "dst")
+    if seen.is_own:
+        for what, tries in (
+            ("migrate-recover", seen.asked("migrate-recover", "dst", after=after)),
+            ("a resume", resumes),
+        ):
+            if not tries:
+                fail(f"{what} on the way to recovery", "it was not sent", after)
+            granted(tries[-1])
+    completed(seen, after)
 
 
 def memory_right_if_compared(seen: Conversation) -> None:

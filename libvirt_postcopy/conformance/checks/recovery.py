@@ -5,7 +5,6 @@ from __future__ import annotations
 from libvirt_postcopy.conformance.checks.reading import (
     alive,
     at_most_one_runs,
-    completed,
     first_of,
     granted,
     has_status,
@@ -14,6 +13,7 @@ from libvirt_postcopy.conformance.checks.reading import (
     need,
     order,
     reached,
+    recovered,
     refused,
     run_state,
     switch,
@@ -416,8 +416,7 @@ def yanked(seen: Conversation) -> None:
     granted(asked)
     reached(seen, "src", "postcopy-paused", asked.cmd)
     reached(seen, "dst", "postcopy-paused", asked.cmd)
-    if _resumes(seen):
-        _to_the_end(seen, asked.cmd)
+    recovered(seen, asked.cmd)
 
 
 @check(
@@ -489,9 +488,9 @@ def paused_by_command(seen: Conversation) -> None:
     granted(asked)
     reached(seen, "src", "postcopy-paused", asked.cmd)
     reached(seen, "dst", "postcopy-paused", asked.cmd)
+    recovered(seen, asked.cmd)
     if _resumes(seen):
         order(seen, "src", "postcopy-paused", "postcopy-recover", "completed")
-        completed(seen, asked.cmd)
 
 
 @check(
