@@ -387,14 +387,21 @@ def listens(uri: str, timeout: float) -> bool:
 
     :param timeout: Seconds.
     """
-    parts = urlsplit(uri)
-    transport = parts.scheme.partition("+")[2] or ("tls" if parts.hostname else "")
-    if transport not in _PORTS or parts.hostname is None:
+    try:
+        parts = urlsplit(uri)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # an address or a port that is none: libvirt's to complain of
         return True
-    address = (parts.hostname, parts.port or _PORTS[transport])
+    transport = parts.scheme.partition("+")[2] or ("tls" if host else "")
+    if transport not in _PORTS or host is None:
+        return True
+    address = (host, port or _PORTS[transport])
     try:
         socket.create_connection(address, timeout).close()
-    except OSError as error:
+    except (
+        OSError,
+        UnicodeError,
+    ) as error:  # the latter of a name that no host can have
         LOG.debug("%s: %s", address, error)
         return False
     return True

@@ -37,7 +37,7 @@ class Runner(Protocol):
 
     def mistake(self, words: Sequence[str]) -> UsageError | None: ...
 
-    def run(self, words: Sequence[str], options: Globals) -> int: ...
+    def run(self, words: Sequence[str], now: Connection) -> int: ...
 
     def after(self) -> None: ...
 
@@ -108,7 +108,7 @@ def run(commands: Sequence[Command], line: CommandLine, ours: Runner) -> int:
             now = now.after(last) if status == 0 else now
             continue
         for each in stretch:
-            status = ours.run(each.words, now.options)
+            status = ours.run(each.words, now)
             ours.after()
     return status
 

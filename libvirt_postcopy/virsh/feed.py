@@ -131,6 +131,8 @@ class _Fed(Shell):
         Nothing tells when that is: it is looked for again and again, at first after short times.  Where it cannot
         be seen, virsh gets its lines as they come.
         """
+        if self._ended is not None:
+            return False
         if self._idle.blindness is not None:
             return True
         pause_s = 0.0002
@@ -144,6 +146,7 @@ class _Fed(Shell):
         return True
 
     def _begin(self, text: bytes) -> None:
+        self._is_waiting()
         self._print(text.strip() + b"\n")
 
     def _end(self) -> None:

@@ -8,9 +8,14 @@ from libvirt_postcopy.errors import LibvirtError, PostcopyBroken, UsageError
 from libvirt_postcopy.virsh.grammar import Globals, HelpWanted
 from libvirt_postcopy.virsh.verbs import VERBS, read
 
-__all__ = ["refuse_crash"]
+__all__ = ["is_resume", "refuse_crash"]
 
 _RESUME = "--postcopy-resume"
+
+
+def is_resume(words: Sequence[str]) -> bool:
+    """Whether a command may be virsh's own resume, as far as that can be told without reading it."""
+    return tuple(words[:1]) == ("migrate",) and _RESUME in words
 
 
 def refuse_crash(commands: Iterable[Sequence[str]], options: Globals) -> None:
@@ -21,7 +26,7 @@ def refuse_crash(commands: Iterable[Sequence[str]], options: Globals) -> None:
     :raises PostcopyBroken: If it does not.
     """
     for words in commands:
-        if words and words[0] == "migrate" and _RESUME in words:
+        if is_resume(words):
             _check(words, options)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 from typing import NoReturn
 
@@ -24,6 +25,7 @@ from libvirt_postcopy.programs import (
     open_streams,
 )
 from libvirt_postcopy.virsh import batch, feed
+from libvirt_postcopy.virsh.batch import Connection
 from libvirt_postcopy.virsh.ending import Ending
 from libvirt_postcopy.virsh.grammar import (
     CommandLine,
@@ -96,7 +98,7 @@ def _main(words: list[str], signals: Signals) -> int:
     ours = _Ours(signals, line.options)
     ours.complain(line.options.complaints)
     if len(commands) == 1 and commands[0].error is None:
-        return ours.run(commands[0].words, line.options)
+        return ours.run(commands[0].words, Connection(line.options, line.given))
     return _report_errors(lambda: _run_all(commands, line, ours), ours.terminal)
 
 
@@ -212,11 +214,12 @@ class _Ours:
             return error
         return None
 
-    def run(self, words: Sequence[str], options: Globals) -> int:
+    def run(self, words: Sequence[str], now: Connection) -> int:
         """Run a command that is ours.
 
         :return: Its exit status.
         """
+        options = now.options
         ending = Ending(options, self.terminal.print)
         asked = topic(words)
         if is_for_overview(words):
@@ -230,7 +233,7 @@ class _Ours:
         verb = claims(words)
         assert verb is not None
         return _report_errors(
-            lambda: self._run(verb, words, options, ending), self.terminal
+            lambda: self._run(verb, words, now, ending), self.terminal
         )
 
     def can_connect(self, options: Globals) -> bool:
@@ -246,7 +249,7 @@ class _Ours:
         self._signals.release()
 
     def _run(
-        self, verb: Verb, words: Sequence[str], options: Globals, ending: Ending
+        self, verb: Verb, words: Sequence[str], now: Connection, ending: Ending
     ) -> int:
         try:
             raw = read(verb, words)
@@ -257,12 +260,13 @@ class _Ours:
             raise UsageError(error.complaints[-1]) from error
 
         if is_strict_anyway(words, raw):
-            return self._leave_to_virsh(words, options)
+            left = partial(self._leave_to_virsh, words, now)
+            return min(_report_errors(left, self.terminal), FAILED)
 
         def run() -> int:
             given = convert(verb.options, raw)
             status = import_module(verb.module).run(
-                given, options, self.terminal, self._signals
+                given, now.options, self.terminal, self._signals
             )
             return status or 0
 
@@ -286,12 +290,11 @@ class _Ours:
         self._print(overview(), ending)
         return status
 
-    def _leave_to_virsh(self, words: Sequence[str], options: Globals) -> int:
+    def _leave_to_virsh(self, words: Sequence[str], now: Connection) -> int:
         """Run a command without ``--strict-exit``, which virsh does not know and need not."""
-        shown = [("--quiet", options.is_quiet), ("--timing", options.is_timed)]
-        flags = [flag for flag, is_given in shown if is_given]
         kept = [word for word in words if word != "--strict-exit"]
-        return run_virsh([*options.connection, *flags, *kept])
+        refuse_crash([kept], now.options)
+        return run_virsh([*now.given, *kept])
 
     def _explain(self, verb: Verb, ending: Ending) -> int:
         return self._print(help_text(verb), ending)

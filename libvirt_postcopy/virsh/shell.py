@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
 
-from libvirt_postcopy.errors import UsageError
+from libvirt_postcopy.errors import PostcopyBroken, PostcopyError, UsageError
 from libvirt_postcopy.virsh.batch import (
     Connection,
     Runner,
@@ -19,6 +19,7 @@ from libvirt_postcopy.virsh.batch import (
     stretches,
 )
 from libvirt_postcopy.virsh.grammar import CommandLine
+from libvirt_postcopy.virsh.guard import is_resume, refuse_crash
 from libvirt_postcopy.virsh.strings import Command
 
 __all__ = ["Shell"]
@@ -58,6 +59,30 @@ class Shell(ABC):
         return any(self._ours.claims(command.words) for command in commands)
 
     def _feed(self, text: bytes, commands: Sequence[Command]) -> bool:
+        """Give virsh a line that is all its own, unless it must not have it.
+
+        :return: False if virsh has ended.
+        """
+        try:
+            self._refuse_crash(commands)
+        except PostcopyBroken as error:
+            return self._refuse(text, error)
+        return self._hand_on(text, commands)
+
+    def _refuse_crash(self, commands: Sequence[Command]) -> None:
+        resumes = [each.words for each in commands if is_resume(each.words)]
+        if resumes:
+            self._settle()  # the refusal names the connection
+            refuse_crash(resumes, self._now.options)
+
+    def _refuse(self, text: bytes, error: PostcopyError) -> bool:
+        """Say why nothing of a line is run."""
+        self._begin(text)
+        self._ours.complain([str(error)])
+        self._end()
+        return True
+
+    def _hand_on(self, text: bytes, commands: Sequence[Command]) -> bool:
         self._untold += [
             each.words for each in commands if each.words[:1] == ("connect",)
         ]
@@ -69,18 +94,16 @@ class Shell(ABC):
         :return: False if virsh has ended.
         """
         try:
+            self._refuse_crash(commands)
             unreadable = cannot_read(commands, self._now.given, self._ours)
-        except UsageError as error:
-            self._begin(text)
-            self._ours.complain([str(error)])
-            self._end()
-            return True
+        except (PostcopyBroken, UsageError) as error:
+            return self._refuse(text, error)
         if unreadable:
-            return self._feed(os.fsencode(_one_line(unreadable)), ())
+            return self._hand_on(os.fsencode(_one_line(unreadable)), ())
         for is_ours, stretch in stretches(commands, self._ours):
             string = "".join(command.text for command in stretch)
             if not is_ours:
-                if not self._feed(os.fsencode(_one_line(string)), stretch):
+                if not self._hand_on(os.fsencode(_one_line(string)), stretch):
                     return False
                 continue
             self._begin(os.fsencode(string))
@@ -93,7 +116,7 @@ class Shell(ABC):
         self._settle()
         with suppress(OSError):  # for the files that a command names
             os.chdir(f"/proc/{self.child}/cwd")
-        self._ours.run(command.words, self._now.options)
+        self._ours.run(command.words, self._now)
         self._ours.after()
 
     def _settle(self) -> None:

@@ -294,3 +294,12 @@ def test_programs_silence_libvirt_unless_debugged(
     assert bool(registered) is silences
     for handler in registered:
         handler(None, ("some", "error"))
+
+
+@pytest.mark.parametrize("uri", ["qemu+tcp://[::1/system", "h:abc", "qemu+tcp://h:abc/system", "qemu+tcp://h:99999/system"])  # fmt: skip
+def test_uri_that_is_none_is_libvirts_to_refuse(uri: str) -> None:
+    assert vir.listens(uri, 0.1)
+
+
+def test_name_that_no_host_can_have() -> None:
+    assert not vir.listens(f"qemu+tcp://{'a' * 64}.example/system", 0.1)

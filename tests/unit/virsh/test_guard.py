@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+from collections.abc import Sequence
 
 import libvirt
 import pytest
 
 from libvirt_postcopy.virsh import main as program
+from libvirt_postcopy.virsh import shell as shells
+from libvirt_postcopy.virsh.batch import Connection
+from libvirt_postcopy.virsh.grammar import parse_globals
 from libvirt_postcopy.virsh.main import main
+from libvirt_postcopy.virsh.shell import Shell
+from libvirt_postcopy.virsh.strings import split
 from unit.fakes import NO_ANSWER, FakeConnection, refused
 
 URI = "fake:///b"
@@ -84,3 +91,94 @@ def test_daemon_that_does_not_answer_is_virshs_to_find_out(
     there.error = NO_ANSWER
     main(shlex.split(LINE))
     assert passed == [LINE]
+
+
+# Ways round the program's own beginning
+
+
+@pytest.fixture
+def left(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was left to the real virsh by a command of ours."""
+    seen: list[str] = []
+    monkeypatch.setattr(program, "run_virsh", lambda words: seen.append(shlex.join(words)) or 0)  # fmt: skip
+    return seen
+
+
+@pytest.mark.parametrize("version, status", [(11_003_000, 1), (11_004_000, 0)])
+def test_strict_exit_is_no_way_round(
+    left: list[str], there: FakeConnection, version: int, status: int
+) -> None:
+    there.libvirt_version = version
+    assert main(shlex.split(f"{LINE} --strict-exit")) == status
+    assert left == [LINE.replace("-c fake", "--connect=fake")][status:]
+
+
+class Ours:
+    """Runs nothing; what is ours begins with ``ours``."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.ran: list[Sequence[str]] = []
+
+    def claims(self, words: Sequence[str]) -> bool:
+        return tuple(words[:1]) == ("ours",)
+
+    def complain(self, complaints: Sequence[str]) -> None:
+        self.said += complaints
+
+    def mistake(self, words: Sequence[str]) -> None:
+        return None
+
+    def run(self, words: Sequence[str], now: Connection) -> int:
+        self.ran.append(words)
+        return 0
+
+    def after(self) -> None: ...
+
+    def can_connect(self, options: object) -> bool:
+        return True
+
+
+class Typed(Shell):
+    """A shell whose virsh only takes lines."""
+
+    child = os.getpid()
+
+    def __init__(self, ours: Ours) -> None:
+        line = parse_globals(["-c", "fake:///a"])
+        assert line is not None
+        super().__init__(line, ours)
+        self.given: list[str] = []
+
+    def take(self, text: str) -> bool:
+        commands = split(text)
+        take = self._run if self._has_ours(commands) else self._feed
+        return take(text.encode(), commands)
+
+    def _give(self, text: bytes) -> bool:
+        self.given.append(text.decode().strip())
+        return True
+
+    def _begin(self, text: bytes) -> None: ...
+
+    def _end(self) -> None: ...
+
+
+RESUME = f"migrate --live --postcopy --postcopy-resume web1 {URI}"
+
+
+@pytest.mark.parametrize("line", [RESUME, f"echo a; {RESUME}", f"echo a; ours; {RESUME}"])  # fmt: skip
+def test_line_of_a_shell_that_is_refused_is_not_run_and_others_are(
+    there: FakeConnection, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(shells, "cannot_read", lambda commands, given, ours: "")
+    there.libvirt_version = 11_003_000
+    ours = Ours()
+    shell = Typed(ours)
+    assert shell.take("connect fake:///other") and shell.take(line)
+    assert shell.given == ["connect fake:///other"] and ours.ran == []
+    [said] = ours.said
+    assert "crashes when a migration is resumed" in said
+    assert "virsh-postcopy -c fake:///other postcopy-recover web1" in said
+    there.libvirt_version = 11_004_000
+    assert shell.take(RESUME) and shell.given[1:] == [RESUME]

@@ -331,6 +331,17 @@ def test_command_string_that_is_ours(runs: SimpleNamespace, capsys: Capture) -> 
     assert (given["domain"], given["desturi"]) == ("web 1", "b:///")
 
 
+def test_what_is_left_to_virsh_keeps_its_options(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(program, "run_virsh", lambda words: seen.append(words) or 0)
+    options = ["--connect=x:///", "--keepalive-interval=0", "--keepalive-count=3", "--debug=1", "--quiet", "--no-pkttyagent"]  # fmt: skip
+    words = ["migrate", "--offline", "--persistent", "a", "b:///"]
+    assert main([*options, *words, "--strict-exit"]) == 0
+    assert seen == [[*options, *words]]
+
+
 TERMINAL, FILE = (SimpleNamespace(isatty=lambda is_it=each: is_it) for each in (True, False))  # fmt: skip
 
 
