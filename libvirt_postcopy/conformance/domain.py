@@ -12,11 +12,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from libvirt_postcopy.conformance.checks.reading import POSTCOPY
 from libvirt_postcopy.conformance.evidence import Conversation, Exchange
 from libvirt_postcopy.conformance.introspection import Facts
 from libvirt_postcopy.conformance.monitor import Record
 from libvirt_postcopy.conformance.registry import Check
-from libvirt_postcopy.conformance.verdicts import Subject, judge_all
+from libvirt_postcopy.conformance.verdicts import Subject, Verdict, judge_all
 from libvirt_postcopy.errors import StateError, UsageError
 
 __all__ = ["DISRUPTIVE", "READ_ONLY", "chosen_for_a_domain", "examine", "open_domain"]
@@ -102,7 +103,10 @@ def examine(
         _disturb(talk, facts)
         found.append(replace(talk.conversation("refusals", asked), facts=facts, _cache={}))  # fmt: skip
     checks = chosen_for_a_domain(chosen, is_disruptive=is_disruptive)
-    return Subject(label, facts, judge_all(checks, found, facts), package=facts.package)
+    subject = Subject(label, facts, judge_all(checks, found, facts), package=facts.package)  # fmt: skip
+    if all(each.verdict is Verdict.SKIP for each in subject.findings):
+        subject.problem = f"nothing could be checked: {subject.findings[0].reason}"
+    return subject
 
 
 class _Talk:
@@ -159,8 +163,10 @@ def _disturb(talk: _Talk, facts: Facts) -> None:
         raise StateError(f"the domain is being migrated (status '{status}'); only questions were sent", cure="leave --disruptive out, or wait until it is over")  # fmt: skip
     rows = talk.ask("query-migrate-capabilities").value
     states = {str(row["capability"]): bool(row["state"]) for row in rows}
-    if not states.get("postcopy-ram", True):
-        talk.ask("migrate-start-postcopy")
+    left = [name for name in POSTCOPY if states.get(name)]
+    if left:
+        raise StateError(f"the domain was left set up for a migration: {left[0]} is on; only questions were sent", cure="leave --disruptive out")  # fmt: skip
+    talk.ask("migrate-start-postcopy")
     before = states["xbzrle"]
     try:
         talk.set(("no-such-capability", True), ("xbzrle", not before))

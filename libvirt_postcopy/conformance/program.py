@@ -168,6 +168,8 @@ def _run_domain(args: argparse.Namespace, out: TextIO) -> int:
 
 
 def _do_matrix(args: argparse.Namespace, out: TextIO) -> int:
+    if args.no_pairs and args.pairs_only:
+        raise UsageError("--no-pairs and --pairs-only leave nothing to do")
     return _campaign(args, out, pairs=not args.no_pairs)
 
 
@@ -181,6 +183,9 @@ def _campaign(args: argparse.Namespace, out: TextIO, *, pairs: bool) -> int:
     baseline = _baseline(args)
     _check_output(args)
     targets = campaign.targets_of(args.qemu, args.release, args.accel)
+    only_pairs = pairs and args.pairs_only
+    if only_pairs and len(targets) < 2:
+        raise UsageError("--pairs-only needs two QEMUs or more", cure="give --qemu or --release twice")  # fmt: skip
     if args.dry_run:
         for check in chosen:
             out.write(f"{check.id}  {' '.join(check.scenarios)}\n")
@@ -191,7 +196,6 @@ def _campaign(args: argparse.Namespace, out: TextIO, *, pairs: bool) -> int:
         record=args.record,
         say=_progress(),
     )
-    only_pairs = pairs and args.pairs_only
     subjects = [] if only_pairs else campaign.run(targets, chosen, settings)
     found = campaign.run_pairs(targets, settings) if pairs and len(targets) > 1 else []
     _progress_end()
@@ -255,7 +259,15 @@ def _conclude(
         is_bad = _is_bad(args, subjects, pairs)
     if is_bad:
         return FAILED
-    return COULD_NOT_RUN if any(subject.problem for subject in subjects) else 0
+    return 0 if _has_run(subjects, pairs) else COULD_NOT_RUN
+
+
+def _has_run(subjects: Sequence[Subject], pairs: Sequence[Pairing]) -> bool:
+    """Whether each QEMU could be judged, and at least one pair, where there are any."""
+    from libvirt_postcopy.conformance.verdicts import Verdict
+
+    is_skipped = [pair.verdict is Verdict.SKIP for pair in pairs]
+    return not any(s.problem for s in subjects) and not (pairs and all(is_skipped))
 
 
 def _is_bad(

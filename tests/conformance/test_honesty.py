@@ -114,6 +114,25 @@ def test_two_builds_of_one_version_are_two(fake: Callable[[str], str]) -> None:
     assert one.verdict is two.verdict is Verdict.FAIL
 
 
+def test_pairs_only_needs_a_pair(
+    fake: Callable[[str], str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = fake("one"), fake("two")
+    assert run("matrix", "--pairs-only", "--qemu", one) == (2, "")
+    assert "--pairs-only needs two QEMUs" in capsys.readouterr().err
+    words = ["--qemu", one, "--qemu", two]
+    assert run("matrix", "--pairs-only", "--no-pairs", *words) == (2, "")
+    assert "leave nothing to do" in capsys.readouterr().err
+
+
+def test_pairs_that_all_are_skipped_are_status_2(
+    fake: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(campaign, "common_machine", lambda one, two: "")
+    status, text = run("matrix", "--pairs-only", "--qemu", fake("one"), "--qemu", fake("two"))  # fmt: skip
+    assert status == 2 and text.count("no machine type that both have") == 2
+
+
 def test_without_userfaultfd_nothing_is_said_of_a_qemu(
     fake: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

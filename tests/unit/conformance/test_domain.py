@@ -101,6 +101,15 @@ def test_nothing_is_disturbed_while_it_is_migrated(status: str) -> None:
     assert all(name.startswith("query-") for name in send.names)
 
 
+@pytest.mark.parametrize("name", ["postcopy-ram", "x-postcopy-ram"])
+def test_nothing_is_disturbed_where_postcopy_is_still_on(name: str) -> None:
+    send = Domain()
+    send.states[name] = True
+    with pytest.raises(StateError, match=f"left set up .* {name} is on"):
+        examine(send, is_disruptive=True)
+    assert all(name.startswith("query-") for name in send.names)
+
+
 @pytest.fixture
 def connected(monkeypatch: pytest.MonkeyPatch) -> Domain:
     send = Domain()
@@ -123,6 +132,18 @@ def test_by_the_command_line(connected: Domain) -> None:
     status, text = run("--connect", "qemu:///system", "--domain", "guest")
     assert status == 0 and "guest at qemu:///system" in text
     assert f"{len(domain.READ_ONLY)} pass" in text
+
+
+def test_a_domain_of_which_nothing_can_be_checked_is_status_2(
+    connected: Domain,
+) -> None:
+    number = {"qemu": {"major": 7, "minor": 2, "micro": 22}, "package": ""}
+    connected.answers["query-version"] = number
+    words = ("--connect", "qemu:///system", "--domain", "guest")
+    status, text = run("introspection/deprecation", *words)
+    assert status == 2
+    assert "nothing could be checked: applies from QEMU 8.2 on" in text
+    assert run("introspection/deprecation", "introspection/no-old-name", *words)[0] == 0
 
 
 @pytest.mark.parametrize(
