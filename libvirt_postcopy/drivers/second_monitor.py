@@ -51,6 +51,7 @@ _OPEN_S = 10.0
 
 _GREET_S = 2.0
 _AGAIN_S = 0.05
+_LONGEST_AGAIN_S = 1.0
 _LAST_S = 2.0
 """How long the figures may take at the end, and a QEMU to be reached anew when it is needed."""
 
@@ -110,6 +111,11 @@ def _is_here(host: str) -> bool:
     return False
 
 
+def _pause_after(waited_s: float) -> float:
+    """Until the next try: short at first, since a small guest may be through within a second of QEMU's start."""
+    return min(max(_AGAIN_S, waited_s / 10), _LONGEST_AGAIN_S)
+
+
 class SecondMonitor:
     """The second monitor of one destination's QEMU.  May be used by several threads.
 
@@ -123,7 +129,7 @@ class SecondMonitor:
         self._local = ""  # the socket's end on this machine
         self._monitor: SocketMonitor | None = None
         self._is_offered = False  # QEMU was asked to make the socket
-        self._is_over = threading.Event()
+        self._is_over = threading.Event()  # nobody asks any more
         self._changing = threading.Lock()
         self.path = f"{way.folder}/postcopy-{os.urandom(8).hex()}.sock"
         self.notes: list[str] = []  #: what could not be had
@@ -154,8 +160,9 @@ class SecondMonitor:
         return wanted
 
     def forgo(self, why: str) -> None:
-        """Do without."""
+        """Do without, and ask no more."""
         self._is_offered = False
+        self._is_over.set()
         what = "the guest's waits for pages are not counted"
         if not self._counts_blocktime:
             what = "no second monitor on the destination"
@@ -271,15 +278,16 @@ class SecondMonitor:
 
         :raises MonitorError: If it cannot be reached.
         """
-        end_at = time.monotonic() + patience_s
+        began = time.monotonic()
         while True:
             try:
                 with self._changing:
                     return Qemu(self._connected())
             except MonitorError:
-                if time.monotonic() >= end_at or self._is_over.is_set():
+                waited = time.monotonic() - began
+                if waited >= patience_s or self._is_over.is_set():
                     raise
-            self._is_over.wait(_AGAIN_S)
+            self._is_over.wait(_pause_after(waited))
 
     def _connected(self) -> SocketMonitor:
         if self._is_over.is_set():

@@ -6,8 +6,11 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from libvirt_postcopy.qmp.commands import ConnectError
 
@@ -24,6 +27,8 @@ _OPTIONS = (
 )
 _LOOK_S = 0.02
 _END_S = 2.0
+_LAST_WORDS_S = 0.5
+_LONGEST_LINE = 4096
 
 #: ssh reads ``:``, ``%`` and ``$`` in a path as its own.
 _PLAIN_PATH = re.compile(r"/[\w./@+=,-]+")
@@ -57,6 +62,8 @@ class SshForward:
         self._more = [*(["-l", user] if user else []), *(["-p", str(port)] if port else [])]  # fmt: skip
         self._folder: str | None = None
         self._process: subprocess.Popen[str] | None = None
+        self._hearing: threading.Thread | None = None
+        self._said = ""  # its last line that was not empty
 
     def open(self, timeout_s: float) -> str:
         """Start ssh; give the path of the socket here.
@@ -67,6 +74,7 @@ class SshForward:
         local = str(Path(self._folder, "monitor"))
         try:
             self._process = self._start(local)
+            self._listen(self._process)
             self._await(local, time.monotonic() + timeout_s)
         except BaseException:
             self.close()
@@ -77,7 +85,7 @@ class SshForward:
         """End ssh, and remove what was made."""
         process, self._process = self._process, None
         if process is not None:
-            assert process.stdin is not None and process.stderr is not None
+            assert process.stdin is not None
             process.terminate()
             try:
                 process.wait(_END_S)
@@ -85,7 +93,6 @@ class SshForward:
                 process.kill()
                 process.wait()
             process.stdin.close()
-            process.stderr.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
@@ -109,13 +116,28 @@ class SshForward:
                 f"ssh cannot be started: {error}", side=self._side
             ) from error
 
+    def _listen(self, process: subprocess.Popen[str]) -> None:
+        """Read what it says all the time: ssh stops when nobody does and the pipe is full."""
+        assert process.stderr is not None
+        self._said = ""
+        self._hearing = threading.Thread(
+            target=self._hear, args=(process.stderr,), name="postcopy-ssh", daemon=True
+        )
+        self._hearing.start()
+
+    def _hear(self, stderr: IO[str]) -> None:
+        with stderr, suppress(OSError):
+            while line := stderr.readline(_LONGEST_LINE):
+                self._said = line.strip() or self._said
+
     def _await(self, local: str, end_at: float) -> None:
         """Wait until ssh has made the socket, which it does when it is let in there."""
-        assert self._process is not None and self._process.stderr is not None
+        assert self._process is not None and self._hearing is not None
         while not Path(local).is_socket():
             if self._process.poll() is not None:
-                said = self._process.stderr.read().strip().splitlines()
-                why = said[-1] if said else f"exit status {self._process.returncode}"
+                # Its own children (ProxyCommand) may keep the pipe open for long.
+                self._hearing.join(_LAST_WORDS_S)
+                why = self._said or f"exit status {self._process.returncode}"
                 raise ConnectError(f"ssh {self._host}: {why}", side=self._side)
             if time.monotonic() >= end_at:
                 raise ConnectError(

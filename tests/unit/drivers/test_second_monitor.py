@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -157,6 +158,32 @@ def test_qemu_that_is_gone_at_the_end(
     monitor.offer(dom, {}, LIVE)
     monitor.read()
     assert "cannot be reached" in monitor.notes[0]
+
+
+def test_what_is_forgone_is_not_waited_for(
+    make: Make, dom: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries: list[float] = []
+    connected = SecondMonitor._connected
+
+    def connect(monitor: SecondMonitor) -> object:
+        tries.append(1)
+        return connected(monitor)
+
+    monkeypatch.setattr(SecondMonitor, "_connected", connect)
+    monitor = make()
+    monitor.offer(dom, {}, LIVE)
+    monitor.begin()
+    (waiting,) = [it for it in threading.enumerate() if it.name == "postcopy-second-monitor"]  # fmt: skip
+    wait_until(lambda: tries, "its first try", 5)
+    monitor.forgo("QEMU cannot make the socket")
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_tries_get_fewer_the_longer_they_have_been_in_vain() -> None:
+    pauses = [second_monitor._pause_after(waited) for waited in (0.0, 0.4, 2.0, 99.0)]
+    assert pauses == pytest.approx([0.05, 0.05, 0.2, 1.0])
 
 
 def test_error_that_is_about_the_socket(make: Make, dom: Machine) -> None:

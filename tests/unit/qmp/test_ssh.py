@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import sys
 from pathlib import Path
@@ -63,6 +64,28 @@ def test_host_that_does_not_let_us_in(ssh: Path, tmp_path: Path) -> None:
     ssh.write_text("#!/bin/sh\necho banner >&2\necho 'b: Permission denied' >&2\nexit 255\n")  # fmt: skip
     with pytest.raises(ConnectError, match="ssh b: b: Permission denied"):
         SshForward("b", "/qmp").open(10)
+
+
+def test_last_words_are_not_waited_for_while_a_child_of_ssh_could_say_more(
+    ssh: Path, tmp_path: Path
+) -> None:
+    """As a ProxyCommand does that outlives it."""
+    ssh.write_text(f"#!/bin/sh\n/bin/sleep 5 &\necho $! >{tmp_path}/child\necho 'Permission denied' >&2\nexit 255\n")  # fmt: skip
+    with pytest.raises(ConnectError, match="Permission denied"):
+        SshForward("b", "/qmp").open(10)
+    child = int((tmp_path / "child").read_text())
+    os.kill(child, signal.SIGKILL)  # it is still there
+
+
+def test_ssh_that_says_much_is_not_stopped_by_a_full_pipe(
+    ssh: Path, tmp_path: Path
+) -> None:
+    much = "sys.stderr.write('channel 3: open failed\\n' * 9999)\nos.symlink"
+    ssh.write_text(ssh.read_text().replace("os.symlink", much))
+    with MonitorServer(tmp_path / "qmp") as server:
+        forward = SshForward("b", server.path)
+        forward.open(5)
+        forward.close()
 
 
 def test_host_that_does_not_answer(ssh: Path) -> None:
