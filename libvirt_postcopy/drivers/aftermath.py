@@ -271,10 +271,15 @@ class Aftermath:
             f"the paused domain that was to receive it {verb} still on the destination"
         )
 
-    def _destroy_there(self) -> None:
+    def _destroy_there(self, is_late: threading.Event) -> None:
+        """By its UUID a later run's would be destroyed too, and the daemon's answers may come late."""
         with self._destination.seat.domain() as dom:
-            if self._setup.creation is Creation.DONE or self._setup.has_made(dom):
-                monitor.destroy(dom, "destination")
+            if not self._setup.has_made(dom):
+                return
+            if is_late.is_set():
+                LOG.warning("the destination is left as it is: its daemon was too late")
+                return
+            monitor.destroy(dom, "destination")
 
     # The source
 

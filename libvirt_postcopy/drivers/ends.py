@@ -37,25 +37,30 @@ _ANSWER_S = 3.0
 """A destination's QEMU whose main loop waits for a page does not answer: what it announced last must do then."""
 
 
-def within(seconds: float, job: Callable[[], None]) -> bool:
+def within(seconds: float, job: Callable[[threading.Event], None]) -> bool:
     """Do what may hang on a dead host; give False if it has not come to its end in time.
 
+    :param job: Gets an event that is set when nobody waits for it any more.
     :raises PostcopyError: If it has come to such an end.
     """
     errors: list[PostcopyError] = []
+    is_late = threading.Event()
 
     def run() -> None:
         try:
-            job()
+            job(is_late)
         except PostcopyError as error:
             errors.append(error)
 
     thread = threading.Thread(target=run, name="postcopy-within", daemon=True)
     thread.start()
     thread.join(seconds)
+    if thread.is_alive():
+        is_late.set()
+        return False
     if errors:
         raise errors[0]
-    return not thread.is_alive()
+    return True
 
 
 class _MonitoredHost(Host):

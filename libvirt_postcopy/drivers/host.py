@@ -125,7 +125,12 @@ class Host:
         """
         made = self._made()
         with self._changing:
-            self._lent.append(made)
+            is_late = self._is_closed
+            if not is_late:
+                self._lent.append(made)
+        if is_late:
+            vir.close_connections([made])
+            raise LibvirtError("no longer asked", side=self.side.value)
         return made
 
     def renew(self) -> Line:

@@ -151,6 +151,19 @@ def test_after_the_end_nothing_is_opened() -> None:
     assert host.half() is Half.UNKNOWN
 
 
+def test_connection_that_comes_up_after_the_end_is_closed() -> None:
+    late = FakeConnection(URI)
+
+    def connect(uri: str, side: str) -> FakeConnection:
+        host.close()
+        return late
+
+    host = Host(DST, UUID, URI, connect)
+    with pytest.raises(LibvirtError, match="no longer"):
+        host.open()
+    assert late.is_closed
+
+
 def test_line_that_comes_up_after_the_end_is_closed() -> None:
     late = FakeConnection()
 

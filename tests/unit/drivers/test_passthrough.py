@@ -978,6 +978,29 @@ def test_source_goes_on_before_the_destination_answers(
     answers.set()
 
 
+def test_destination_is_not_destroyed_too_late(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later run may have made another one by then."""
+    monkeypatch.setattr(aftermath, "_REMOVE_S", 0.2)
+    play = _begun(hosts)
+    there, answers = hosts.there, threading.Event()
+    there.XMLDesc = lambda flags=0: answers.wait(PATIENCE_S) and there.xml  # type: ignore[method-assign]
+    pair.say("src", "failed")
+    assert "its daemon does not answer" in str(play.ended().error)
+    answers.set()
+    _no_thread_is_left("postcopy-within")
+    assert there.calls == []
+
+
+def test_what_was_created_since_is_left(pair: Pair, hosts: Hosts) -> None:
+    play = _begun(hosts)
+    hosts.there.xml = incoming_xml(XML, run="another")
+    pair.say("src", "failed")
+    play.ended()
+    assert hosts.there.calls == []
+
+
 def _answerless(pair: Pair, hosts: Hosts) -> None:
     """``migrate`` is carried out, and its answer does not arrive."""
     source = pair.models["src"]
