@@ -398,10 +398,7 @@ def listens(uri: str, timeout: float) -> bool:
     address = (host, port or _PORTS[transport])
     try:
         socket.create_connection(address, timeout).close()
-    except (
-        OSError,
-        UnicodeError,
-    ) as error:  # the latter of a name that no host can have
+    except (OSError, UnicodeError) as error:  # a name that no host can have
         LOG.debug("%s: %s", address, error)
         return False
     return True

@@ -130,23 +130,24 @@ def stretches(
 
 
 _BREAK = "\n\\"
-"""Cannot be read: where it is the first such thing in a string, all before it can."""
+"""Cannot be read, so that nothing of a string is run; where it is the first such thing, all before it can be."""
 
-_BROKEN = b"error: dangling \\\n"
+_BROKEN = b"error: dangling \\"
 
 
 def cannot_read(commands: Sequence[Command], given: Sequence[str], ours: Runner) -> str:
     """Find the first mistake in a string, before anything of it is run.
 
     :param given: virsh's own options.
-    :return: What is to be given to virsh, to complain of; empty if there is nothing.
+    :return: What is to be given to virsh, to complain of and to run nothing of; empty if there is nothing.
     :raises UsageError: If the mistake is in a command of ours.
     """
     theirs, mistake = _readable(commands, ours)
     if theirs:
-        asked = [*given, theirs + _BREAK]
-        if not ask_virsh(asked, in_english=True)[2].endswith(_BROKEN):
-            return theirs
+        probe = theirs + _BREAK
+        said = ask_virsh([*given, probe], in_english=True)[2]
+        if _BROKEN not in said.splitlines():
+            return probe
     if isinstance(mistake, MissingError):
         ours.complain(mistake.complaints[:-1])
         raise UsageError(mistake.complaints[-1])
@@ -165,5 +166,5 @@ def _readable(
         if mistake is not None:
             return theirs, mistake
         if not ours.claims(command.words):
-            theirs += command.text.rstrip("\n") + "\n"
+            theirs += command.closed
     return theirs, None

@@ -21,11 +21,18 @@ class Command:
     :ivar text: Its part of the string, with the separator behind it: all of them together are the string.
     :ivar words: Empty where there is only a comment, or nothing.
     :ivar error: Why the string cannot be read further than these words.
+    :ivar is_open: Ends inside an apostrophe that is not closed: whatever is added would be a part of its last word.
     """
 
     text: str
     words: tuple[str, ...]
     error: UsageError | None = None
+    is_open: bool = False
+
+    @property
+    def closed(self) -> str:
+        """Its text, as it can stand before more."""
+        return self.text + "'" if self.is_open else self.text
 
 
 def split(string: str) -> list[Command]:
@@ -33,37 +40,39 @@ def split(string: str) -> list[Command]:
     commands: list[Command] = []
     begin = at = 0
     words: list[str] = []
+    is_open = False
     while True:
         try:
-            word, at = _next(string, at)
+            word, at, quote = _next(string, at)
         except UsageError as error:
             commands.append(Command(string[begin:], tuple(words), error))
             return commands
         if word is not None:
             words.append(word)
+            is_open = bool(quote)
             continue
         # A quoted "#" is a comment too, up to the end of its command.
         given = () if words and words[0].startswith("#") else tuple(words)
-        commands.append(Command(string[begin:at], given))
+        commands.append(Command(string[begin:at], given, is_open=is_open))
         if at >= len(string):
             return commands
-        begin, words = at, []
+        begin, words, is_open = at, [], False
 
 
-def _next(string: str, at: int) -> tuple[str | None, int]:
+def _next(string: str, at: int) -> tuple[str | None, int, str]:
     """Read a word.
 
-    :return: It, and where it ends; None, and where the next command begins.
+    :return: It, where it ends and the quote that is open there; None, and where the next command begins.
     :raises UsageError: In virsh's words.
     """
     at = _skip_blanks(string, at)
     if at >= len(string):
-        return None, len(string)
+        return None, len(string), ""
     if string[at] in ";\n":
-        return None, at + 1
+        return None, at + 1, ""
     if string[at] == "#":
         end = string.find("\n", at)
-        return None, len(string) if end < 0 else end + 1
+        return None, len(string) if end < 0 else end + 1, ""
     return _word(string, at)
 
 
@@ -78,7 +87,7 @@ def _skip_blanks(string: str, at: int) -> int:
     return at
 
 
-def _word(string: str, at: int) -> tuple[str, int]:
+def _word(string: str, at: int) -> tuple[str, int, str]:
     """An apostrophe that is not closed is no mistake to virsh: its word goes on to the end of the string."""
     word: list[str] = []
     quote = ""
@@ -97,4 +106,4 @@ def _word(string: str, at: int) -> tuple[str, int]:
             word.append(char)
     if quote == '"':
         raise UsageError('missing "')
-    return "".join(word), at
+    return "".join(word), at, quote

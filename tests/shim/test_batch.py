@@ -58,6 +58,14 @@ def test_time_is_told_of_each(pair: Pair) -> None:
     assert run(pair, f"echo a; {OURS}; echo b", "-t").out.count(b"(Time: T ms)") == 3
 
 
+@pytest.mark.parametrize("end", ["'foo", "foo '", "foo' # '"])
+def test_apostrophe_that_is_not_closed_runs_nothing_twice(pair: Pair, end: str) -> None:
+    """virsh takes it: asking whether it can read the string must not run it."""
+    done = run(pair, f"echo one; {OURS}; echo {end}")
+    assert done.out.count(b"one") == 1 and done.out.count(FAILS) == 1
+    assert b"foo" in done.out and done.status == 0
+
+
 @pytest.mark.parametrize("end", ["quit", "exit"])
 def test_nothing_comes_after_the_end(pair: Pair, end: str) -> None:
     done = run(pair, f"{OURS}; echo a; {end}; {OURS}; echo b")

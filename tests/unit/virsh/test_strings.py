@@ -57,6 +57,26 @@ def test_string_that_cannot_be_read(
     assert commands[-1].error is not None
 
 
+@given(st.text(alphabet="a \t\n;#'\"\\"), st.text(alphabet="a\n;#"))
+def test_what_is_closed_stays_as_it_is_before_more(string: str, more: str) -> None:
+    """An apostrophe that is not closed would swallow it."""
+    commands = split(string)
+    if commands[-1].error is None:
+        closed = "".join(each.closed for each in commands)
+        both = split(f"{closed}\n;{more}")
+        assert [each.words for each in both if each.words] == [
+            each.words for each in [*commands, *split(more)] if each.words
+        ]
+
+
+@pytest.mark.parametrize(
+    "string, is_open",
+    [("a 'b", True), ("a '", True), ("a 'b'", False), ("a; b 'c; d", True), ("a 'b' c", False), ("a # 'b", False)],
+)  # fmt: skip
+def test_apostrophe_that_is_not_closed(string: str, is_open: bool) -> None:
+    assert split(string)[-1].is_open is is_open
+
+
 @given(st.text(alphabet="ab \t\n;#'\"\\\udcff"))
 def test_nothing_is_lost(string: str) -> None:
     assert "".join(each.text for each in split(string)) == string
