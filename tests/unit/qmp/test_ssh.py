@@ -74,7 +74,8 @@ def test_last_words_are_not_waited_for_while_a_child_of_ssh_could_say_more(
     with pytest.raises(ConnectError, match="Permission denied"):
         SshForward("b", "/qmp").open(10)
     child = int((tmp_path / "child").read_text())
-    os.kill(child, signal.SIGKILL)  # it is still there
+    assert Path(f"/proc/{child}/cmdline").read_text(), "it has ended"
+    os.kill(child, signal.SIGKILL)
 
 
 def test_ssh_that_says_much_is_not_stopped_by_a_full_pipe(
