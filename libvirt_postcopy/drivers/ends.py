@@ -91,6 +91,38 @@ class _MonitoredHost(Host):
             line.release()
 
 
+class _Asker:
+    """Asks what may never answer, one question at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._turn = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def ask(self, question: Callable[[], _Answer]) -> _Answer | None:
+        """The answer; None if it does not come soon."""
+        if not self._turn.acquire(timeout=_ANSWER_S):
+            return None
+        try:
+            return self._ask(question)
+        finally:
+            self._turn.release()
+
+    def _ask(self, question: Callable[[], _Answer]) -> _Answer | None:
+        if self._thread is not None and self._thread.is_alive():
+            return None  # the last question is not answered yet
+        answers: list[_Answer] = []
+
+        def ask() -> None:
+            with suppress(PostcopyError):
+                answers.append(question())
+
+        self._thread = threading.Thread(target=ask, name=self._name, daemon=True)
+        self._thread.start()
+        self._thread.join(_ANSWER_S)
+        return answers[0] if answers else None
+
+
 class Seat:
     """The domain over a connection that one use has for itself; opened at the first use, and again if it was lost."""
 
@@ -114,6 +146,8 @@ class Seat:
         with self._turn:
             if self._connection is None or not vir.is_alive(self._connection):
                 self._domain = None
+                if self._connection is not None:
+                    self._host.check_answers()
                 self._connection = self._host.open()
             if self._domain is None:
                 self._domain = self._found(self._connection)
@@ -190,7 +224,8 @@ class End:
         self.control = self._qemu(self.seat)
         self.readings = self._qemu(self._seat())
         self._looks = self._qemu(self._seat())
-        self._asking: threading.Thread | None = None
+        self._qemu_asker = _Asker(f"postcopy-ask-{side.value}")
+        self._state_asker = _Asker(f"postcopy-state-{side.value}")
 
     def _seat(self) -> Seat:
         seat = Seat(self.host, self._uuid)
@@ -210,7 +245,13 @@ class End:
         return self._uri is None or vir.listens(self._uri, _PROBE_S)
 
     def half(self) -> Half:
-        """What libvirt says, which knows of no migration; needs no job, so it answers while QEMU does not."""
+        """What libvirt says, which knows of no migration; needs no job, so it answers while QEMU does not.
+
+        UNKNOWN where its daemon does not answer soon.
+        """
+        return self._state_asker.ask(self._ask_half) or Half.UNKNOWN
+
+    def _ask_half(self) -> Half:
         try:
             with self._state_seat.domain() as dom:
                 half = vir.half(dom)
@@ -242,7 +283,7 @@ class End:
         return Half.GONE if is_gone else Half.UNKNOWN
 
     def ask_migration(self) -> dict[str, Any] | None:
-        """``query-migrate``, if QEMU answers soon; None if not.  Called by one thread at a time."""
+        """``query-migrate``, if QEMU answers soon; None if not."""
         return self._answer(lambda qemu: dict(qemu.migration()))
 
     def ask_vcpus(self) -> tuple[str, int] | None:
@@ -250,20 +291,7 @@ class End:
         return self._answer(lambda qemu: (qemu.run_state(), qemu.version()))
 
     def _answer(self, question: Callable[[Qemu], _Answer]) -> _Answer | None:
-        if self._asking is not None and self._asking.is_alive():
-            return None  # the last question is not answered yet
-        answers: list[_Answer] = []
-
-        def ask() -> None:
-            with suppress(PostcopyError):
-                answers.append(question(self._looks))
-
-        self._asking = threading.Thread(
-            target=ask, name=f"postcopy-ask-{self.side.value}", daemon=True
-        )
-        self._asking.start()
-        self._asking.join(_ANSWER_S)
-        return answers[0] if answers else None
+        return self._qemu_asker.ask(lambda: question(self._looks))
 
     def close(self) -> None:
         """Listen no more, and close what is ours; may hang on a dead host."""

@@ -138,12 +138,8 @@ class Host:
 
         :raises LibvirtError: If it cannot be opened.
         """
-        if (
-            self._lines
-            and self._uri is not None
-            and not vir.listens(self._uri, _PROBE_S)
-        ):
-            raise LibvirtError("it does not answer", side=self.side.value)
+        if self._lines:
+            self.check_answers()
         line = Line(self._made())
         with self._changing:
             is_late = self._is_closed
@@ -156,6 +152,14 @@ class Host:
         if self._sink is not None:
             self._listen(line)
         return line
+
+    def check_answers(self) -> None:
+        """See that a new connection would not wait for a host that is away.
+
+        :raises LibvirtError: If it would.
+        """
+        if self._uri is not None and not vir.listens(self._uri, _PROBE_S):
+            raise LibvirtError("it does not answer", side=self.side.value)
 
     @contextmanager
     def line(self) -> Iterator[Connection]:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from libvirt_postcopy.drivers.course import SPLIT, Course, UsersPause, in_background
 from libvirt_postcopy.drivers.ends import End
 from libvirt_postcopy.errors import LibvirtError, PostcopyError
-from libvirt_postcopy.events import Side
+from libvirt_postcopy.events import Half, Side
 from libvirt_postcopy.phases import Status
 from libvirt_postcopy.vir import monitor
 
@@ -29,6 +29,12 @@ _POLL_S = 1.0
 
 _CONFIRM_S = 60.0
 """How long a source that has sent all waits for its destination to confirm it."""
+
+_SILENT_S = 60.0
+"""How long the source's daemon may be silent after the switch, until it is looked for like after a break."""
+
+_SILENT_BEFORE_S = 600.0
+"""The same before the switch: a source that is only out of our sight may send all, and somebody must start the guest."""
 
 _RESUME_S = 20.0
 """How long a resumed migration may stay ``postcopy-paused``: up to QEMU 9.0 a failed attempt is not announced."""
@@ -155,17 +161,24 @@ class Landing:
         self._destination = destination
         self._course = course
         self._starter = starter
+        self._silent_since: float | None = None  # the source's daemon
+
+    def see(self, status: str | None) -> None:
+        """Take what the source's QEMU says: the guest is started there once it has given it away."""
+        if status in _AWAY:
+            self._starter.begin()
 
     def follow(self, *, is_resumed: bool = False) -> None:
         """Wait for the end.
 
-        :raises PostcopyError: If it fails or breaks, or the destination does not confirm that it has all.
+        :raises PostcopyError: If it fails or breaks, the source is silent for long, or the destination does not confirm
+            that it has all.
         """
         give_up_at = time.monotonic() + _RESUME_S if is_resumed else None
+        self._silent_since = None
         while not self._course.over.is_set():
             status = self._course.next_of_source(_POLL_S)
-            if status in _AWAY:
-                self._starter.begin()
+            self.see(status)
             if status == Status.COMPLETED:
                 return self.confirm()
             if status == Status.POSTCOPY_PAUSED:
@@ -175,24 +188,48 @@ class Landing:
             if status is None:
                 self._look_around(give_up_at)
             else:
-                give_up_at = None
+                give_up_at = self._silent_since = None
         return None
 
     def _look_around(self, give_up_at: float | None) -> None:
         """See what no event tells.
 
-        :raises PostcopyError: If one of the halves is gone, or nothing comes of a resume.
+        :raises PostcopyError: If one of the halves is gone, the source is silent for long, or nothing comes of a resume.
         """
         if give_up_at is not None and time.monotonic() >= give_up_at:
             raise PostcopyError("QEMU has not come back from its break", side="source")
-        for end in (self._source, self._destination):
-            if end.has_ended():
-                raise PostcopyError("its QEMU has ended", side=end.side.value)
+        here, there = self._source.half(), self._destination.half()
+        for half, side in ((here, "source"), (there, "destination")):
+            if half in (Half.GONE, Half.INACTIVE):
+                raise PostcopyError("its QEMU has ended", side=side)
+        if here is Half.UNKNOWN:
+            self._be_patient()
+            return
+        self._silent_since = None
         with suppress(PostcopyError):
             was_deaf = self._source.listen_again()
             # Before the switch a question can delay it.
             if was_deaf or self._course.was_split:
-                self._course.note(Side.SOURCE, self._source.readings.status())
+                self._ask_source()
+
+    def _be_patient(self) -> None:
+        """The source's daemon does not answer.
+
+        :raises PostcopyError: If it has been so for long, or the destination has lost it too.
+        """
+        now = time.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        limit = _SILENT_S if self._course.was_split else _SILENT_BEFORE_S
+        has_broken = self._course.status(Side.DESTINATION) == Status.POSTCOPY_PAUSED
+        if has_broken or now - self._silent_since >= limit:
+            raise PostcopyError("it does not answer", side="source")
+
+    def _ask_source(self) -> None:
+        info = self._source.ask_migration()
+        if info is not None:
+            status = str(info.get("status", Status.NONE.value))
+            self._course.note(Side.SOURCE, status)
 
     def _words(self, text: str) -> str:
         """What happened, with QEMU's own words where it has some."""

@@ -249,6 +249,8 @@ class QemuDriver:
             return Looked(Side.SOURCE, Half.UNKNOWN)
         status = str(info.get("status", Status.NONE.value))
         self._course.note(Side.SOURCE, status)
+        if self._has_begun:  # or it speaks of an earlier migration
+            self._landing.see(status)
         found = half_of_source(half, status, was_split=self._course.was_split)
         if found is Half.INACTIVE and not self._starter.is_settled.is_set():
             found = Half.SPLIT  # all is sent, but the guest runs nowhere yet
@@ -447,11 +449,11 @@ class QemuDriver:
         """An event may have been missed, and what is split must not be undone."""
         end_at = time.monotonic() + _ASK_S
         while True:
-            try:
-                self._course.note(Side.SOURCE, self._source.control.status())
+            info = self._source.ask_migration()
+            if info is not None:
+                status = str(info.get("status", Status.NONE.value))
+                self._course.note(Side.SOURCE, status)
                 return True
-            except PostcopyError as error:
-                LOG.info("the source: %s", error)
             if self._source.has_ended():
                 return True
             if time.monotonic() >= end_at or self._course.over.wait(_RETRY_S):

@@ -1078,6 +1078,76 @@ def test_events_of_a_restarted_daemon_are_heard(pair: Pair, hosts: Hosts) -> Non
     assert play.ended().error is None
 
 
+# A source that is away
+
+
+def _silence(machine: Machine) -> None:
+    machine.errors["state"] = machine.errors["monitor"] = NO_ANSWER
+
+
+def test_source_that_is_away_after_the_switch_is_given_up(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landing, "_SILENT_S", 0.2)
+    play = _split(pair, hosts)
+    _silence(hosts.dom)
+    ended = play.ended()
+    assert "it does not answer" in str(play.driver.error)
+    assert (ended.here, ended.there) == (Half.UNKNOWN, Half.UNKNOWN)
+    assert hosts.there.calls == [("resume",)] and hosts.dom.calls == []
+
+
+def test_daemon_that_hangs_is_one_that_is_away(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(landing, "_SILENT_S", 0.2)
+    play = _split(pair, hosts)
+    answers = threading.Event()
+    hosts.dom.errors["monitor"] = NO_ANSWER
+    hosts.dom.state = lambda flags=0: answers.wait(PATIENCE_S) and list(RUNNING)  # type: ignore[method-assign]
+    assert "it does not answer" in str(play.ended().error)
+    assert not answers.is_set()
+    answers.set()
+
+
+def test_source_that_the_destination_has_lost_too_is_given_up_at_once(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _split(pair, hosts)
+    _silence(hosts.dom)
+    pair.say("dst", "postcopy-paused")
+    assert "it does not answer" in str(play.ended().error)
+
+
+def test_source_that_is_away_for_a_while_is_waited_for(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play = _split(pair, hosts)
+    asked: list[None] = []
+    here = play.driver._source
+    with monkeypatch.context() as patch:
+        patch.setattr(here, "half", lambda: asked.append(None) or Half.UNKNOWN)
+        until(lambda: len(asked) > 3)
+    pair.complete()
+    assert play.ended().error is None
+
+
+def test_guest_whose_source_comes_back_is_started(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has switched while nobody saw it, and is only looked at by now."""
+    monkeypatch.setattr(landing, "_SILENT_BEFORE_S", 0.2)
+    play = _begun(hosts)
+    _silence(hosts.dom)
+    assert play.ended().here is Half.UNKNOWN
+    hosts.dom.errors.clear()
+    pair.models["src"].status = "postcopy-active"
+    pair.models["dst"].run_state = "paused"
+    assert hosts.there.calls == []
+    assert play.driver.look(SRC).half is Half.SPLIT
+    until(lambda: hosts.there.calls == [("resume",)])
+
+
 # A recovery that has one try
 
 
