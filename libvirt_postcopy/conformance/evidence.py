@@ -27,11 +27,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
-__all__ = ["Conversation", "Exchange", "Line", "MIGRATION", "greeted"]
+__all__ = ["Conversation", "Exchange", "Line", "MIGRATION", "greeted", "numbers"]
 
 MIGRATION = "MIGRATION"
+_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -158,8 +160,7 @@ class Conversation:
     @cached_property
     def version(self) -> tuple[int, ...]:
         """For texts and for the table of known deviations, never to gate a check alone."""
-        parts = self.qemu.split(".")
-        return tuple(int(p) for p in parts[:3] if p.isdecimal()) or (0,)
+        return numbers(self.qemu)[:3] or (0,)
 
     @cached_property
     def exchanges(self) -> tuple[Exchange, ...]:
@@ -232,6 +233,12 @@ class Conversation:
     def skip_reason(self) -> str:
         """Why this machine could not carry the scenario out, or empty."""
         return next((_text(line.msg) for line in self.of("skip")), "")
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """A version's numbers; it ends at what is none, also at one of more digits than any has."""
+    parts = takewhile(lambda part: part.isdecimal() and len(part) <= _DIGITS, version.split("."))  # fmt: skip
+    return tuple(map(int, parts))
 
 
 def greeted(msg: Any) -> tuple[str, str]:

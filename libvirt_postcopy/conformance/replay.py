@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from libvirt_postcopy.conformance.evidence import Conversation
+from libvirt_postcopy.conformance.evidence import Conversation, numbers
 from libvirt_postcopy.conformance.introspection import Facts
 from libvirt_postcopy.conformance.registry import Check
 from libvirt_postcopy.conformance.verdicts import Subject, judge_all
@@ -21,7 +21,7 @@ def replay(
     What a conversation of our own does not come to is a failure, as it was then; of anybody else's it is skipped.
     """
     subjects = []
-    for version in sorted({seen.qemu for seen in conversations}, key=_key):
+    for version in sorted({seen.qemu for seen in conversations}, key=numbers):
         rows = [seen for seen in conversations if seen.qemu == version]
         facts = _facts(rows)
         rows = [replace(seen, facts=facts, _cache={}) for seen in rows]
@@ -30,10 +30,6 @@ def replay(
         subject = Subject(f"QEMU {version or 'unknown'}", facts, judge_all(chosen, rows, facts, accel), package=package)  # fmt: skip
         subjects.append(subject)
     return subjects
-
-
-def _key(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdecimal())
 
 
 def _facts(rows: Sequence[Conversation]) -> Facts:

@@ -135,7 +135,7 @@ def _line(value: Mapping[str, Any], name: str, number: int) -> Line:
         return UsageError(f"{name}: line {number}: {what}")
 
     t = value.get("t")
-    if isinstance(t, bool) or not isinstance(t, (int, float)) or not math.isfinite(t):
+    if isinstance(t, bool) or not isinstance(t, (int, float)) or not _is_finite(t):
         raise wrong("'t' is no time in seconds")
     side = value.get("side", value.get("peer"))
     if side is not None and not isinstance(side, str):
@@ -156,6 +156,13 @@ def _line(value: Mapping[str, Any], name: str, number: int) -> Line:
     if kind not in _KINDS:
         return Line(float(t), side or "", "note", {kind: msg}, number)
     return Line(float(t), side or "", kind, msg, number)
+
+
+def _is_finite(t: float) -> bool:
+    try:
+        return math.isfinite(t)
+    except OverflowError:  # a whole number that no float can hold
+        return False
 
 
 def _arrow(kind: str, msg: Any) -> str:

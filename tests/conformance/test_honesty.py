@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,11 +18,11 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from libvirt_postcopy.cli.main import main
-from libvirt_postcopy.conformance import campaign, host, report, transcript
+from libvirt_postcopy.conformance import campaign, host, qmpschema, report, transcript
 from libvirt_postcopy.conformance.campaign import CROSS, Pairing
 from libvirt_postcopy.conformance.evidence import Conversation
 from libvirt_postcopy.conformance.introspection import Facts
-from libvirt_postcopy.conformance.registry import CHECKS, Check
+from libvirt_postcopy.conformance.registry import CHECKS, Check, outcomes
 from libvirt_postcopy.conformance.replay import replay
 from libvirt_postcopy.conformance.verdicts import (
     Finding,
@@ -169,6 +170,80 @@ def test_a_killed_run_leaves_no_folder(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 128 + signal.SIGTERM
     assert not any(folder.exists() for folder in folders)
+
+
+def test_without_jsonschema_one_check_is_skipped_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "jsonschema", None)
+    monkeypatch.setattr(qmpschema, "_validators", {})
+    path = str(FOLDER / "qemu-10.0" / "introspection.ndjson")
+    words = ["introspection/replies-follow-schema", "introspection/statuses"]
+    status, text = run("replay", path, "--check", words[0], "--check", words[1], "-v")
+    assert status == 0 and "1 skip, 1 pass" in text
+    assert "pip install 'libvirt-postcopy[conformance]'" in text
+    assert run("replay", path, "--check", words[0])[0] == 2
+
+
+# Numbers that no QEMU says
+
+
+def _extreme(path: Path, name: str, old: str, new: str) -> str:
+    """A recording with one number that is another one."""
+    text = (FOLDER / f"{name}.ndjson").read_text(encoding="utf-8")
+    found = re.search(old, text)
+    assert found
+    place = path / "extreme.ndjson"
+    place.write_text(text[: found.start(1)] + new + text[found.end(1) :])
+    return str(place)
+
+
+@pytest.mark.parametrize(
+    "old, new, id",
+    [
+        (r'"src",.*"pass": (\d+)', "1e999", "numbers/passes"),
+        (r'"src",.*"pass": (\d+)', "1" + "0" * 4000, "numbers/passes"),
+        (r'"microseconds": (\d+)', "9" * 400, "protocol/timestamps"),
+        (r'"microseconds": (\d+)', "[" * 500 + "]" * 500, "protocol/timestamps"),
+    ],
+)
+def test_a_number_beyond_all_bounds_fails_its_check(
+    tmp_path: Path, old: str, new: str, id: str
+) -> None:
+    path = _extreme(tmp_path, "qemu-10.0/post-copy", old, new)
+    status, text = run("replay", path)
+    assert status == 1 and f"FAIL  {id}" in text
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_version_beyond_all_bounds_is_none(tmp_path: Path, digits: int) -> None:
+    path = _extreme(tmp_path, "qemu-10.0/post-copy", r'"qemu": "(10)\.', "1" * digits)
+    seen = transcript.load(Path(path))
+    assert seen.version == (0,)
+    assert run("replay", path)[0] == 2
+
+
+def test_a_time_beyond_all_bounds_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _extreme(tmp_path, "qemu-10.0/post-copy", r'"t": ([\d.]+)', "9" * 400)
+    assert run("replay", path) == (2, "")
+    assert "'t' is no time in seconds" in capsys.readouterr().err
+
+
+def test_a_schema_that_contradicts_itself_fails_its_check() -> None:
+    seen = recorded("qemu-10.0/introspection")
+    check = CHECKS["introspection/replies-follow-schema"]
+    text = transcript.dumps(seen)
+    name = next(entry["ret-type"] for entry in Facts.from_conversation(seen).schema.entries if entry["name"] == "query-status")  # type: ignore[union-attr]  # fmt: skip
+    other = transcript.loads(text.replace(f'"ret-type": "{name}"', '"ret-type": "nowhere"'), "x")  # fmt: skip
+    found = judge(check, other)
+    assert found.verdict is Verdict.FAIL and "'nowhere'" in found.actual
+
+
+def test_a_scenario_of_the_name_that_stands_for_all_is_none() -> None:
+    seen = recorded("qemu-10.0/refusals")
+    assert outcomes(replace(seen, header={**seen.header, "scenario": "*"})) == {}
 
 
 # Features
