@@ -475,7 +475,10 @@ class Migration:
         return []
 
     def _take_died(self, event: ev.Died, now: float) -> list[Action]:
-        self._has_died |= event.side is Side.SOURCE
+        if event.side is Side.SOURCE:
+            self._has_died = True
+        else:
+            self._recovery.die_there(now)
         return []
 
     def _take_looked(self, event: ev.Looked, now: float) -> list[Action]:

@@ -16,7 +16,9 @@ both hosts are looked at, and what they say together is the :class:`Diagnosis`:
 - *half paused*: the source waits, the destination has not noticed the break.  It does so when it next asks
   for a page; until then libvirt refuses a resume.
 - *unreachable*: a daemon does not answer.  It is looked at again.
-- *gone*: one half is gone.  That is also the last moment of every completion, so it must last.
+- *gone*: one half is gone.  That is also the last moment of every completion, so it must last.  A source whose QEMU
+  recovers may stay so for ever then (seen with QEMU 7.2), and libvirt's call with it, so this is found out during a
+  call too: where the destination's QEMU is said to have ended, or no page moves.
 
 A destination that ends before it has asked for a page may have rejected the state of the devices.  The guest has
 then never left the source, and what that can do depends on its QEMU: one goes on by itself, whatever libvirt calls its
@@ -132,7 +134,12 @@ _HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
 _ABSENT = frozenset((Half.GONE, Half.INACTIVE))
 
 #: A source that says so has somebody who takes its pages, or will be paused before long.
-_STILL_SENT = frozenset((Status.POSTCOPY_ACTIVE, Status.POSTCOPY_RECOVER))
+_STILL_SENT = frozenset((Status.POSTCOPY_ACTIVE,))
+
+#: A source that says so sends no pages, and waits for the destination; a call waits for it, but not for one that is paused.
+_WAITS = frozenset((Status.POSTCOPY_RECOVER_SETUP, Status.POSTCOPY_RECOVER))
+
+_WAITS_IN_VAIN = "the destination's QEMU has ended, and the source's waits for it"
 
 #: Before the switch, where somebody else's migration is watched.
 _ON_THE_WAY = frozenset(
@@ -263,6 +270,7 @@ class Recovery:
         self._diagnosed_at = 0.0
         self._told: set[Diagnosis] = set()
         self._was_asked_for_pages = False
+        self._has_died_there = False
         self.has_run_there = False  #: the destination's vCPUs were seen to run
         self.attempts = 0  #: resumes that were sent
         self.found: Place | None = None  #: where the guest is; None while it goes on
@@ -309,6 +317,11 @@ class Recovery:
         here = self._seen.get(Side.SOURCE)
         return self._is_attached and here is not None and here[1].status in _ON_THE_WAY
 
+    def die_there(self, now: float) -> None:
+        """The destination's QEMU has ended: look, though a call may be under way."""
+        self._has_died_there = True
+        self.hurry(now)
+
     def hurry(self, now: float) -> None:
         """An event says that something has changed: look now."""
         for side, at in self._look_at.items():
@@ -352,7 +365,8 @@ class Recovery:
             return None
         looks = [at for side, at in self._look_at.items() if side not in self._looking]
         if not self._is_on:
-            return max(self._stalls_at, min(looks)) if looks else None
+            looks_from = float("-inf") if self._has_died_there else self._stalls_at
+            return max(looks_from, min(looks)) if looks else None
         times = [*looks, self._gives_up_at]
         if self._waiting:
             times.append(self._diagnosed_at + TELL_S)
@@ -365,13 +379,23 @@ class Recovery:
         """Do what has become due."""
         if self.found is not None:
             return []
-        is_stalled = self._moved_at is not None and now >= self._stalls_at
+        is_split = self._moved_at is not None
+        is_stalled = is_split and now >= self._stalls_at
+        is_suspect = is_stalled or (is_split and self._has_died_there)
         actions = self._break(now) if is_stalled else []
         if self._is_on:
             actions += self._decide(now)
-        if self._is_on or is_stalled:
+        elif is_suspect and self._is_gone_for_good(now):
+            return self._end(_WAITS_IN_VAIN)
+        if self._is_on or is_suspect:
             actions += self._look(now)
         return actions
+
+    def _is_gone_for_good(self, now: float) -> bool:
+        """No call that is under way can bring the guest back together."""
+        is_settled = now >= self._diagnosed_at + SETTLE_S
+        is_gone = self._diagnosis is Diagnosis.GONE and is_settled
+        return is_gone and self._last(Side.SOURCE).status in _WAITS
 
     def _look(self, now: float) -> list[Action]:
         due = [

@@ -122,7 +122,7 @@ def expected(here: Half, there: Half, word: str | None) -> Diagnosis:
         return elsewhere(here, there)
     if there in (Half.GONE, Half.INACTIVE):
         # Whoever is still sent pages has somebody who takes them.
-        return D.FLOWING if word in ("postcopy-active", "postcopy-recover") else D.GONE
+        return D.FLOWING if word == "postcopy-active" else D.GONE
     if word is None or word in STUCK:
         return D.UNCLEAR
     return PAUSED_WITH[there] if word == "postcopy-paused" else D.FLOWING
@@ -790,6 +790,70 @@ def test_long_outage_does_not_count_against_the_resume_that_ends_it() -> None:
     )
     scene.until(resumed + STALL_S - 1)
     assert [when for when in scene.pauses if when >= resumed] == []
+
+
+NO_ONE_TO_RECOVER_WITH = (
+    looked(SRC, Half.SPLIT_FAILED, "postcopy-recover"),
+    looked(DST, Half.GONE),
+)
+
+
+def recovering() -> Split:
+    """The call that resumes it is under way."""
+    scene = Split().fails(*PAUSED)
+    scene.ending = None
+    scene.until(scene.now + 1)
+    assert scene.resumes
+    return scene
+
+
+def test_call_that_waits_for_a_destination_that_has_ended_is_not_waited_for() -> None:
+    """As seen with QEMU 7.2, whose source does not leave postcopy-recover then."""
+    scene = recovering()
+    scene.find(*NO_ONE_TO_RECOVER_WITH).at(scene.now + 1, ev.Died(DST))
+    died = scene.now
+    scene.until(died + SETTLE_S - 1)
+    assert not scene.migration.is_over
+    scene.until(died + 10)
+    assert scene.migration.is_over and scene.migration.place is Place.LOST
+    assert "the source's waits for it" in scene.migration.given_up
+    assert scene.pauses == []
+
+
+def test_end_of_the_destination_that_nobody_has_heard_of_is_found_in_the_silence() -> (
+    None
+):
+    scene = recovering().find(*NO_ONE_TO_RECOVER_WITH)
+    scene.until(scene.now + STALL_S + 10)
+    assert scene.migration.is_over and scene.migration.place is Place.LOST
+    assert scene.pauses == []
+
+
+def test_end_of_the_destination_is_told_when_the_call_has_failed() -> None:
+    scene = Split().fails(*NO_ONE_TO_RECOVER_WITH)
+    scene.until(10 + SETTLE_S + 1)
+    assert scene.migration.is_over and scene.migration.place is Place.LOST
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        FLOWING,
+        PAUSED,
+        (PAUSED[0], looked(DST, Half.GONE)),  # the call will see it
+        (NO_ONE_TO_RECOVER_WITH[0], looked(DST, Half.UNKNOWN)),
+        (looked(SRC, Half.UNKNOWN), looked(DST, Half.GONE)),
+        (looked(SRC, Half.SPLIT, "postcopy-active"), looked(DST, Half.GONE)),
+        (looked(SRC, Half.SPLIT, "completed"), looked(DST, Half.GONE)),
+    ],
+)
+def test_call_is_waited_for_while_it_may_bring_the_guest_together(
+    found: tuple[ev.Looked, ev.Looked],
+) -> None:
+    scene = recovering()
+    scene.find(*found).at(scene.now + 1, ev.Died(DST))
+    scene.until(scene.now + 15)
+    assert not scene.migration.is_over
 
 
 def test_destination_that_has_all_pages_is_not_broken_off() -> None:
