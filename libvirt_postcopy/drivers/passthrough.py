@@ -85,10 +85,15 @@ _ASK_S = 15.0
 _REJECTED_S = 5.0
 """How long after a break, of a guest that has not run there, the destination's daemon may take to see its QEMU end."""
 
+_CANCEL_S = 5.0
+"""How long a migration that is undone may take to end."""
+
 _RETRY_S = 0.5
 _CAN_CANCEL = frozenset(
     (Status.SETUP, Status.WAIT_UNPLUG, Status.ACTIVE, Status.PRE_SWITCHOVER)
 )
+_CAN_SWITCH = _CAN_CANCEL | {Status.DEVICE, Status.POSTCOPY_DEVICE}
+_GOES_ON = _CAN_SWITCH | {Status.CANCELLING, Status.FAILING}
 
 
 class QemuDriver:
@@ -150,7 +155,8 @@ class QemuDriver:
         self._pulse = Pulse(self._destination.host)
         self._sink: Sink = lambda event: None
         self._sending = threading.Lock()
-        self._is_abandoned = False
+        self._is_abandoned = False  # nothing that goes forward is sent any more
+        self._may_switch = False  # QEMU may have taken the command
         self._has_begun = False  # QEMU's answers are about this migration
         self.domain: Domain | None = None  #: on the destination, once it is there
         self.error: PostcopyError | None = None
@@ -182,9 +188,17 @@ class QemuDriver:
             return SwitchHeld(silence)
         if self._journal is not None:
             self._journal.arm()
+        with self._sending:
+            if self._is_abandoned:
+                return SwitchRefused("the migration is being undone", is_final=True)
+            return self._send_switch()
+
+    def _send_switch(self) -> Event:
+        could_switch, self._may_switch = self._may_switch, True
         try:
             self._source.control.start_postcopy()
         except CommandError as error:
+            self._may_switch = could_switch
             return SwitchRefused(error.desc, is_final="capability" in error.desc)
         except (ConnectError, MonitorBusy) as error:
             return SwitchRefused(error.what, is_final=False)
@@ -425,34 +439,62 @@ class QemuDriver:
         if self._course.was_sent and not self._is_source_known():
             _add(error, "the source cannot be asked: nothing was undone")
             return Half.UNKNOWN, Half.UNKNOWN
+        if self._course.was_sent and not self._course.was_split:
+            self._call_off()
         if not self._course.was_split:
             return self._undo_precopy(error)
         if self._is_rejected():
             return self._aftermath.take_back_rejected(error)
         return Half.SPLIT_FAILED, Half.UNKNOWN
 
+    def _call_off(self) -> None:
+        """Let nothing switch while it is undone, and wait until nothing goes on; a switch may have been faster."""
+        with self._sending:
+            self._is_abandoned = True
+            if self._source_status() in _CAN_CANCEL and not self._is_switch_to_come():
+                with suppress(PostcopyError):
+                    self._source.control.cancel()
+        end_at = time.monotonic() + _CANCEL_S
+        while self._source_status() in _GOES_ON and time.monotonic() < end_at:
+            self._course.over.wait(_RETRY_S / 10)
+
+    def _source_status(self) -> str:
+        """Empty where its QEMU does not answer."""
+        info = self._source.ask_migration()
+        if info is None:
+            return ""
+        status = str(info.get("status", Status.NONE.value))
+        self._course.note(Side.SOURCE, status)
+        return status
+
     def _undo_precopy(self, error: PostcopyError) -> tuple[Half, Half]:
-        if self._may_be_there():
-            text = "the destination may have all of the guest: nothing was undone"
-            _add(error, text)
+        reason = self._why_not_undo()
+        if reason:
+            _add(error, f"{reason}: nothing was undone")
             return Half.UNKNOWN, Half.UNKNOWN
         return self._aftermath.take_back(error)
 
-    def _may_be_there(self) -> bool:
-        """The source has sent all, or has ended, and the destination does not say that it lacks something."""
+    def _why_not_undo(self) -> str:
+        """The guest may have been sent, or be about to be, and the destination does not say that it lacks something."""
         if not self._course.was_sent:
-            return False
+            return ""
+        if self._is_switch_to_come():
+            return "the switch was sent, and is still to come"
         has_sent_all = self._course.has_sent_all or self._source.has_ended()
-        return has_sent_all and self._landing.is_whole_there() is not False
+        if has_sent_all and self._landing.is_whole_there() is not False:
+            return "the destination may have all of the guest"
+        return ""
+
+    def _is_switch_to_come(self) -> bool:
+        """As far as the source has said; not where nobody is left to take the guest."""
+        is_open = self._course.status(Side.SOURCE) in _CAN_SWITCH
+        return self._may_switch and is_open and not self._destination.has_ended()
 
     def _is_source_known(self) -> bool:
         """An event may have been missed, and what is split must not be undone."""
         end_at = time.monotonic() + _ASK_S
         while True:
-            info = self._source.ask_migration()
-            if info is not None:
-                status = str(info.get("status", Status.NONE.value))
-                self._course.note(Side.SOURCE, status)
+            if self._source_status():
                 return True
             if self._source.has_ended():
                 return True

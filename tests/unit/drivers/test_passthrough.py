@@ -91,6 +91,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(passthrough, "_HAND_OVER_S", 0.3)
     monkeypatch.setattr(passthrough, "_REJECTED_S", 0.3)
     monkeypatch.setattr(passthrough, "_ASK_S", 0.3)
+    monkeypatch.setattr(passthrough, "_CANCEL_S", 0.3)
     monkeypatch.setattr(ends, "_ANSWER_S", 0.3)
 
 
@@ -1013,6 +1014,70 @@ def _answerless(pair: Pair, hosts: Hosts) -> None:
         raise NO_ANSWER
 
     source._migrate = lost  # type: ignore[method-assign]
+
+
+def _fails(play: Play) -> None:
+    """While its migration goes on."""
+
+    def fail(give_up_at: float | None) -> None:
+        raise PostcopyError("a bug")
+
+    play.driver._landing._look_around = fail  # type: ignore[method-assign]
+
+
+def test_what_still_goes_on_is_cancelled_before_it_is_undone(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _begun(hosts)
+    there = hosts.there
+    statuses: list[str | None] = []
+    destroy = there.destroy
+
+    def noted() -> int:
+        statuses.append(pair.models["src"].status)
+        return destroy()
+
+    there.destroy = noted  # type: ignore[method-assign]
+    _fails(play)
+    assert play.ended().here is Half.WHOLE
+    assert statuses == ["cancelled"]
+    switched = play.driver.switch()
+    assert isinstance(switched, SwitchRefused) and switched.is_final
+    assert "migrate-start-postcopy" not in hosts.dom.commands
+
+
+def test_switch_that_was_sent_is_not_cancelled(pair: Pair, hosts: Hosts) -> None:
+    play = _begun(hosts)
+    until(lambda: play.driver.switch() == SwitchAccepted())  # its daemon has answered
+    _fails(play)
+    ended = play.ended()
+    assert "the switch was sent" in str(ended.error)
+    assert (ended.here, ended.there) == (Half.UNKNOWN, Half.UNKNOWN)
+    assert "migrate_cancel" not in hosts.dom.commands and hosts.there.calls == []
+
+
+def test_switch_that_comes_while_it_is_undone_is_not_undone(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(passthrough, "_CANCEL_S", PATIENCE_S)
+    play = _begun(hosts)
+    until(lambda: play.driver.switch() == SwitchAccepted())
+    _fails(play)
+    until(lambda: play.driver._is_abandoned)
+    pair.say("src", "postcopy-active")
+    assert play.ended().here is Half.SPLIT_FAILED
+    assert "migrate_cancel" not in hosts.dom.commands and hosts.there.calls == []
+
+
+def test_nobody_waits_for_a_switch_to_a_destination_that_has_ended(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _begun(hosts)
+    until(lambda: play.driver.switch() == SwitchAccepted())
+    hosts.destination.domains.clear()
+    ended = play.ended()
+    assert (ended.here, ended.there) == (Half.WHOLE, Half.GONE)
+    assert hosts.dom.commands.count("migrate_cancel") == 1
 
 
 def test_what_has_switched_unseen_is_not_undone(pair: Pair, hosts: Hosts) -> None:
