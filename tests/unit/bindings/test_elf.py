@@ -200,15 +200,19 @@ def test_names_lie_where_the_names_are(wrong: Callable[[bytes], str]) -> None:
     assert "not among the names" in wrong(changed(size, "Q", 1))
 
 
-def library_with(names: bytes, symbols: int) -> bytes:
-    """A library of one segment, whose symbols all have the first name."""
-    header, programs, entries = 64, 2 * 56, 7 * 16
+def library_with(names: bytes, symbols: int, needs: bytes = bytes(16), files: int = 0) -> bytes:  # fmt: skip
+    """A library of one segment, whose symbols all have the first name.
+
+    :param needs: The version nodes that it wants, of so many files.
+    """
+    header, programs, entries = 64, 2 * 56, 9 * 16
     at_dynamic = header + programs
     at_hash = at_dynamic + entries
     at_symbols = at_hash + 8
     at_names = at_symbols + (symbols + 1) * 24
-    size = at_names + len(names)
-    tags = ((4, at_hash), (5, at_names), (6, at_symbols), (10, len(names)), (14, 0), (11, 24), (0, 0))  # fmt: skip
+    at_needs = at_names + len(names)
+    size = at_needs + len(needs)
+    tags = ((4, at_hash), (5, at_names), (6, at_symbols), (10, len(names)), (14, 0), (11, 24), (0x6FFFFFFE, at_needs), (0x6FFFFFFF, files), (0, 0))  # fmt: skip
     return b"".join(
         (
             SMALL[:16],
@@ -220,6 +224,7 @@ def library_with(names: bytes, symbols: int) -> bytes:
             bytes(24),
             struct.pack("<IBBHQQ", 0, 0x12, 0, 1, 1, 1) * symbols,
             names,
+            needs,
         )
     )
 
@@ -237,3 +242,20 @@ def test_name_of_four_mebibytes(wrong: Callable[[bytes], str]) -> None:
 
 def test_more_symbols_than_any_library_has(wrong: Callable[[bytes], str]) -> None:
     assert "claims 500001 entries" in wrong(library_with(b"v\0", 500_000))
+
+
+def wanting(files: int, nodes: int) -> bytes:
+    """A library that wants nodes of so many files, which are the same ones for each."""
+    needs = [struct.pack("<HHIII", 1, nodes, 0, 16 * (files - n), 16) for n in range(files)]  # fmt: skip
+    return library_with(b"v\0", 0, b"".join(needs) + struct.pack("<IHHII", 0, 0, 0, 0, 16) * nodes, files)  # fmt: skip
+
+
+def test_wanted_nodes_made_by_hand_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "libvirt.so.0"
+    path.write_bytes(wanting(2, 3))
+    assert read_shared(path).wanted == {"v": {"v"}}
+
+
+def test_more_wanted_nodes_than_any_library_has(wrong: Callable[[bytes], str]) -> None:
+    """A megabyte of them, that each of many files may claim, took as many seconds as one likes."""
+    assert "claims 262140 entries" in wrong(wanting(20, 65535))
