@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -17,7 +18,7 @@ from libvirt_postcopy.constants import MigrateFlags, MigrateParam
 from libvirt_postcopy.domxml import read_guest
 from libvirt_postcopy.drivers.channel import Channel, channel_of, host_of
 from libvirt_postcopy.drivers.course import SPLIT
-from libvirt_postcopy.drivers.ends import End
+from libvirt_postcopy.drivers.ends import End, within
 from libvirt_postcopy.drivers.tls import Tls
 from libvirt_postcopy.drivers.wishes import Wishes, check_guest, parameters_of
 from libvirt_postcopy.errors import (
@@ -61,6 +62,9 @@ _SINCE = {
 _RELEASE_RAM_IN_POSTCOPY = 3_000_000
 """QEMU before it crashes: 2.12.1's source with a segmentation fault in post-copy, each time."""
 
+
+_ANSWER_S = 3.0
+"""A destination's QEMU whose main loop waits for a page does not answer."""
 
 _GIVEN_BACK = "release-ram is on: the source has given the memory back"
 _NO_PORT = "this QEMU does not tell at which port it waits (4.0 and later do)"
@@ -219,6 +223,8 @@ class Setup:
                     cure="look for the guest on both hosts before anything is done to it",
                 )
         self.creation = Creation.DONE
+        with suppress(PostcopyError):
+            within(_ANSWER_S, lambda is_late: self._warm_up())
         here = self._source.control.capabilities()
         self.is_frail = "postcopy-preempt" not in here
         if here.get("release-ram"):
@@ -296,7 +302,12 @@ class Setup:
         # QEMU before 4.0 does not tell at which port it will wait for a recovery.
         if port and not _tells_port(qemu):
             self.channel = self.channel.at_port(port)
+        self._warm_up()
         return self.channel.connecting_uri(port)
+
+    def _warm_up(self) -> None:
+        """Open the connection for the question that is asked while the guest stands still."""
+        self._destination.readings.run_state()
 
     def _bind(self, qemu: Qemu) -> int:
         """Listen on a free port of the range; give the port."""
