@@ -9,8 +9,8 @@ kernel lets go of it whatever ends the client, so nobody has to guess from proce
 
 Records: ``start`` before the migrate call is made (again if the client comes to manage it after all), ``attach``
 when another client takes over, ``armed`` when pre-copy begins and a switch may be sent from now on, ``switch`` when
-one was accepted, ``pause`` and ``resume`` before those calls, ``runs`` when the driver ``qemu`` has seen
-the destination's vCPUs run, ``end``.
+one was accepted, ``pause`` and ``resume`` before those calls, ``may-run`` before the driver ``qemu`` starts the
+destination's vCPUs and ``runs`` when it has seen them run, ``end``, which says too what the driver has left to do.
 
 A thread of its own writes, and brings each record to the disk.  Only what must be there before a call that cannot be
 taken back is waited for, and not for long.  ``armed`` is such a record; it is written so early that a switch finds it
@@ -222,7 +222,8 @@ class Journal:
         self._is_broken = False
         self._armed: _Order | None = None  # that a switch may be sent
         self._asked: Switch | None = None
-        self._runs_there = False
+        self._may_run = self._runs_there = False
+        self._left = ""
         self._resumes = 0
 
     def hold(self) -> bool:
@@ -281,6 +282,16 @@ class Journal:
         elif what == Resumed(Side.DESTINATION):
             self._see_running()
 
+    def may_run(self) -> None:
+        """Note that the destination's vCPUs may be started from now on; never waits, as the guest stands still."""
+        if not self._may_run:
+            self._may_run = True
+            self._write("may-run", {})
+
+    def leave(self, what: str) -> None:
+        """Note, with the end, what is left to do for whoever takes the migration over."""
+        self._left = what
+
     def _see_running(self) -> None:
         """Only of the driver ``qemu``: in its own migrations libvirt knows that itself."""
         if self._facts.driver == "qemu" and not self._runs_there:
@@ -290,7 +301,12 @@ class Journal:
     def end(self, guest: Place, phase: Phase, given_up: str = "") -> None:
         """Note the end, and let go of the file."""
         if self._writer is not None:  # or nothing was started
-            told = {"guest": guest.value, "phase": phase.value, "given_up": given_up}
+            told = {
+                "guest": guest.value,
+                "phase": phase.value,
+                "given_up": given_up,
+                "left": self._left,
+            }
             self._write("end", told, wait_s=WAIT_S)
         self.close()
 
@@ -471,6 +487,8 @@ class Entry:
     :ivar held_back: Parameters whose values are not written down.
     :ivar is_held: A client drives it now.
     :ivar has_run_there: The destination's vCPUs were seen to run.
+    :ivar may_run_there: They may have been started.
+    :ivar left: What is left to do although the guest has arrived.
     """
 
     path: Path
@@ -481,11 +499,17 @@ class Entry:
     held_back: tuple[str, ...] = ()
     is_held: bool = False
     has_run_there: bool = False
+    may_run_there: bool = False
+    left: str = ""
 
     @property
     def is_over(self) -> bool:
         """Nothing is left to be attached to."""
-        return self.end in (Place.SOURCE, Place.DESTINATION, Place.LOST)
+        return not self.left and self.end in (
+            Place.SOURCE,
+            Place.DESTINATION,
+            Place.LOST,
+        )
 
 
 def entries() -> Iterator[Entry]:
@@ -588,17 +612,22 @@ def _take(entry: Entry | None, path: Path, record: Mapping[str, Any]) -> Entry |
         held_back = tuple(map(str, record.get("params_held_back", ())))
         pid = int(record["pid"])
         has_run = entry is not None and entry.has_run_there
+        may_run = entry is not None and entry.may_run_there
         facts = _facts(record)
-        return Entry(path, facts, began, pid, None, held_back, has_run_there=has_run)
+        made = Entry(path, facts, began, pid, None, held_back)
+        return replace(made, has_run_there=has_run, may_run_there=may_run)
     if entry is None:
         return None
     if kind == "resume":
         facts = replace(entry.facts, is_peer2peer=bool(record["is_peer2peer"]))
         return replace(entry, facts=facts, end=None)
     if kind == "runs":
-        return replace(entry, has_run_there=True)
+        return replace(entry, has_run_there=True, may_run_there=True)
+    if kind == "may-run":
+        return replace(entry, may_run_there=True)
     if kind == "end":
-        return replace(entry, end=Place(record["guest"]))
+        left = str(record.get("left", ""))
+        return replace(entry, end=Place(record["guest"]), left=left)
     return entry
 
 

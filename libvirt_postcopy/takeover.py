@@ -103,7 +103,11 @@ def attach(
     if qemus is not None:
         ran = qemus.has_run_there
         driver = PickedUpDriver(
-            *call, **options, run=qemus.facts.run, has_run_there=ran
+            *call,
+            **options,
+            run=qemus.facts.run,
+            has_run_there=ran,
+            may_run_there=qemus.may_run_there,
         )
         reason, doubts = "as it was begun", _held_back(known_entry, "")
     else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from libvirt_postcopy.drivers.course import SPLIT, Course, UsersPause, in_background
@@ -56,15 +57,23 @@ class Starter:
     One lock decides between the start and :meth:`forbid`, so that never both happen.
 
     :ivar is_settled: They run, or stay paused as their user wishes.
+    :param tell: Is called before they can be started, while the destination still loads; must not wait.
     :ivar error: Why they have not been started yet.
     """
 
-    def __init__(self, destination: End, course: Course, pause: UsersPause) -> None:
+    def __init__(
+        self,
+        destination: End,
+        course: Course,
+        pause: UsersPause,
+        tell: Callable[[], None] = lambda: None,
+    ) -> None:
         self.is_settled = threading.Event()
         self.error: PostcopyError | None = None
         self._destination = destination
         self._course = course
         self._pause = pause
+        self._tell = tell
         self._turn = threading.Lock()
         self._has_begun = self._may_run = self._is_forbidden = False
 
@@ -79,6 +88,11 @@ class Starter:
             self._may_run = True
         self.is_settled.set()
 
+    def assume_run(self) -> None:
+        """Another client may have started them."""
+        with self._turn:
+            self._may_run = True
+
     def forbid(self) -> bool:
         """Start nothing from now on; False if they may run already."""
         with self._turn:
@@ -90,6 +104,7 @@ class Starter:
         with self._turn:
             has_begun, self._has_begun = self._has_begun, True
         if not has_begun:
+            self._tell()
             in_background(self._start_vcpus)
 
     def _is_pending(self) -> bool:

@@ -145,7 +145,8 @@ class QemuDriver:
         self._course = Course()
         self._pause = UsersPause(self._source, self._course)
         self._setup = Setup(order, *ends)
-        self._starter = Starter(self._destination, self._course, self._pause)
+        tell = (lambda: None) if journal is None else journal.may_run
+        self._starter = Starter(self._destination, self._course, self._pause, tell)
         self._landing = Landing(*ends, self._course, self._starter)
         self._aftermath = Aftermath(
             order, *ends, self._course, self._setup, self._pause, self._starter, self._landing
@@ -309,6 +310,7 @@ class QemuDriver:
 
     def hand_over(self) -> None:
         """Finish what is left to do, and leave the destination's domain to whoever gets it."""
+        self._note_left("what is left on the source may not be removed")
         end_at = time.monotonic() + _HAND_OVER_S
         while reason := self._aftermath.finish():
             if time.monotonic() >= end_at:
@@ -316,6 +318,7 @@ class QemuDriver:
                 self._aftermath.complain(text)
                 break
             self._course.over.wait(_RETRY_S)
+        self._note_left(reason)
         self._pulse.stop()
         self.domain = self._destination.host.domain_for_caller()
         self._destination.host.release()
@@ -361,11 +364,11 @@ class QemuDriver:
         setup.check_source()
         setup.connect()
         self._destination.host.watch(self._hear_destination)
+        self._note_start()
         setup.start_destination()
         uri = setup.listen()
         setup.set_up_source()
         self._prepare_rejoin()
-        self._note_start()
         with self._sending:
             if self._is_abandoned:
                 raise PostcopyError("aborted before anything was started")
@@ -393,6 +396,10 @@ class QemuDriver:
         with suppress(LibvirtError), self._source.host.line() as connection:
             host = vir.host_uuid(connection)
         self._journal.start(source_host=host, is_peer2peer=False)
+
+    def _note_left(self, what: str) -> None:
+        if self._journal is not None:
+            self._journal.leave(what)
 
     def _go_on(self) -> None:
         assert self._rejoin is not None, "nothing is resumed that was not sent"

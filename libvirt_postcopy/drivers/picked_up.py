@@ -22,11 +22,19 @@ class PickedUpDriver(QemuDriver):
     """Goes on where the client that has begun it was killed, to the same end.
 
     :param has_run_there: The destination's vCPUs were seen to run: if they stand still, somebody wants it.
+    :param may_run_there: They may have been started, and nobody has seen it.
     """
 
-    def __init__(self, *args: Any, has_run_there: bool, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        has_run_there: bool,
+        may_run_there: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
         self._has_run_there = has_run_there
+        self._may_run_there = may_run_there
 
     def begin(self, sink: Sink) -> None:
         """Find both halves, and go on; see :class:`libvirt_postcopy.drivers.runner.Driver`."""
@@ -50,8 +58,14 @@ class PickedUpDriver(QemuDriver):
         with self._destination.seat.domain() as dom:
             if self._has_run_there or monitor.is_running(dom):
                 self._starter.hear_resumed()
+        if self._may_run_there and not self._still_loads():
+            self._starter.assume_run()
         self._see(status)
         in_background(self._run)
+
+    def _still_loads(self) -> bool:
+        told = self._destination.ask_vcpus()
+        return told is not None and told[0] == "inmigrate"
 
     def _see(self, status: str) -> None:
         """What the events have said so far; the destination's QEMU may not answer."""

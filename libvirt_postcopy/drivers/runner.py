@@ -203,12 +203,12 @@ class Runner:
             except Exception:  # a bug of ours must not leave the guest to itself
                 LOG.exception("unexpected, going on")
                 pause = _STUMBLE_S
-        self._close_journal()
         handing_over = threading.Thread(
             target=self._hand_over, name="postcopy-hand-over", daemon=True
         )
         handing_over.start()
         handing_over.join(HAND_OVER_S)
+        self._close_journal()
         self._over.set()
         self._when_over()
         for worker in (self._reader, *self._lookouts.values()):

@@ -15,8 +15,8 @@ from libvirt_postcopy.cli.commands.migrations import look
 from libvirt_postcopy.drivers.native import Target
 from libvirt_postcopy.drivers.picked_up import PickedUpDriver
 from libvirt_postcopy.errors import StateError, UsageError
-from libvirt_postcopy.events import Half, StatusSeen, SwitchAccepted
-from unit.drivers.qemus import PAUSED_BY_USER, Hosts, Pair
+from libvirt_postcopy.events import Half, Place, StatusSeen, SwitchAccepted
+from unit.drivers.qemus import PAUSED_BY_USER, Hosts, Machine, Pair
 from unit.drivers.test_passthrough import (
     LIVE,
     PATIENCE_S,
@@ -27,7 +27,7 @@ from unit.drivers.test_passthrough import (
     pair,
     until,
 )
-from unit.fakes import RUNNING, SRC
+from unit.fakes import NO_ANSWER, RUNNING, SRC
 
 __all__ = ["closed", "hosts", "impatient", "pair"]  # fixtures
 
@@ -43,7 +43,9 @@ def _killed(hosts: Hosts) -> None:
     play.driver.close()
 
 
-def _picked_up(hosts: Hosts, *, run: str = RUN, has_run_there: bool = False) -> Play:
+def _picked_up(
+    hosts: Hosts, *, run: str = RUN, has_run_there: bool = False, may_run_there: bool = False
+) -> Play:  # fmt: skip
     play = Play(hosts)
     play.driver = PickedUpDriver(
         hosts.dom,
@@ -53,6 +55,7 @@ def _picked_up(hosts: Hosts, *, run: str = RUN, has_run_there: bool = False) -> 
         hosts.open,
         run=run,
         has_run_there=has_run_there,
+        may_run_there=may_run_there,
     )
     return play
 
@@ -105,6 +108,25 @@ def test_guest_that_its_user_had_paused(pair: Pair, hosts: Hosts) -> None:
     pair.complete()
     assert play.ended().error is None
     assert hosts.there.calls == []
+
+
+@pytest.mark.parametrize(
+    ("may_run_there", "run_state", "goes_back"),
+    [(False, "paused", True), (True, "paused", False), (True, "inmigrate", True)],
+)
+def test_guest_that_may_have_run_there_goes_not_back(
+    pair: Pair, hosts: Hosts, may_run_there: bool, run_state: str, goes_back: bool
+) -> None:
+    """The client was killed between the start and the word of it, and the destination ends."""
+    _killed(hosts)
+    pair.switch()
+    pair.models["dst"].run_state = run_state
+    play = _picked_up(hosts, may_run_there=may_run_there)
+    play.driver._starter.begin = lambda: None  # type: ignore[method-assign]  # the end is faster
+    play.begin()
+    hosts.destination.domains.clear()
+    assert (play.ended().here is Half.WHOLE) is goes_back
+    assert (("resume",) in hosts.dom.calls) is goes_back
 
 
 def test_broken_one_is_resumed(pair: Pair, hosts: Hosts) -> None:
@@ -178,6 +200,47 @@ def _start(hosts: Hosts, observer: Callable[[object], None]) -> postcopy.Job:
         connect=hosts.open,
         observer=observer,
     )
+
+
+@pytest.mark.usefixtures("state_home")
+def test_journal_is_ahead_of_what_it_tells(pair: Pair, hosts: Hosts) -> None:
+    start = hosts.destination.start
+    began: list[int] = []
+
+    def noted(machine: Machine) -> Any:
+        began.append(len(list(journals.entries())))
+        return start(machine)
+
+    hosts.destination.start = noted
+    seen: list[object] = []
+    job = _start(hosts, seen.append)
+    until(lambda: StatusSeen(SRC, "active") in seen)
+    assert began == [1]
+    hosts.there.errors["resume"] = NO_ANSWER
+    assert not next(journals.entries()).may_run_there
+    pair.switch()
+    try:
+        until(lambda: next(journals.entries()).may_run_there)
+        assert not next(journals.entries()).has_run_there
+    finally:
+        hosts.there.errors.clear()
+        pair.complete()
+        job.wait(PATIENCE_S)
+
+
+@pytest.mark.usefixtures("state_home")
+def test_journal_says_what_is_left(pair: Pair, hosts: Hosts) -> None:
+    seen: list[object] = []
+    job = _start(hosts, seen.append)
+    until(lambda: StatusSeen(SRC, "active") in seen)
+    pair.switch()
+    until(lambda: hosts.there.calls == [("resume",)])
+    hosts.dom.errors["state"] = hosts.dom.errors["monitor"] = NO_ANSWER
+    pair.complete()
+    assert job.wait(PATIENCE_S).notes
+    [entry] = journals.entries()
+    assert entry.end is Place.DESTINATION and not entry.is_over
+    assert entry.left == "the source's daemon does not answer"
 
 
 def _left(hosts: Hosts) -> None:

@@ -426,7 +426,7 @@ def test_journal_is_told_of_the_beginning_before_the_switch_is_sent() -> None:
     assert until_switch.count("StatusSeen") == 2
     assert driver.names.index("switch") < driver.names.index("Switch")
     end = [name for name in driver.names if name != "read_stats"][-3:]
-    assert end == ["Order", "hand_over", "close"]
+    assert end == ["hand_over", "Order", "close"]
 
 
 def test_journal_that_fails_keeps_no_action_from_being_carried_out() -> None:
