@@ -91,12 +91,16 @@ class Rejoin:
         """Let the destination wait for the source; give its port."""
         if self._is_frail and self._port is None:
             self._try_way()
-        qemu = self._destination.control
+        qemu, told = self._destination.control, self._port
+        if self._is_frail:
+            self._port = self._pinned_port()  # it counts, even if its answer is lost
         try:
             qemu.recover(self._channel.listening_uri())
         except CommandError as error:
             if "triggered already" not in error.desc:
+                self._port = told
                 raise
+            self._port = self._waiting_port() if told is None else told
             if self._port is None:
                 self.obstacle = "the destination has been told to recover before, and cannot be told again (QEMU 3.0 to 7.0)"
                 raise
@@ -105,6 +109,19 @@ class Rejoin:
         ports = qemu.listening_ports() or tuple(self._channel.ports)
         self._port = 0 if self._channel.path else ports[0]
         return self._port
+
+    def _pinned_port(self) -> int | None:
+        """The only one at which it can listen; None where it has a choice."""
+        if self._channel.path:
+            return 0
+        return self._channel.ports[0] if len(self._channel.ports) == 1 else None
+
+    def _waiting_port(self) -> int | None:
+        """At which a destination waits that another client has told to; None if that is not known."""
+        if self._channel.path:
+            return 0
+        ports = self._destination.control.listening_ports()
+        return ports[0] if len(ports) > 1 else None  # or it is that of before
 
     # The way
 

@@ -1291,6 +1291,58 @@ def test_way_that_leads_nowhere_is_not_used(pair: Pair, hosts: Hosts) -> None:
     assert all(model.sockets == {} for model in pair.models.values())
 
 
+TRIGGERED = refuse("Migrate recovery is triggered already")
+
+
+def test_recovery_whose_answer_was_lost_is_gone_on_with(
+    pair: Pair, hosts: Hosts
+) -> None:
+    """QEMU 3.0 to 7.0 waits, and takes no other: nor can its port be tried any more."""
+    play = _frail(pair, hosts)
+
+    def lost(uri: str) -> Any:
+        pair.replies["dst", "migrate-recover"] = TRIGGERED
+        raise NO_ANSWER
+
+    pair.models["dst"]._migrate_recover = lost  # type: ignore[method-assign]
+    for _ in range(2):
+        play.driver.resume()
+        play.ended()
+    assert hosts.there.commands.count("chardev-add") == 1
+    resume = {"uri": "tcp:192.0.2.2:49184", "resume": True}
+    assert _sent(hosts.dom, "migrate")[1:] == [resume]
+    assert play.driver.look(SRC).obstacle == ""
+
+
+@pytest.mark.parametrize(
+    ("ports", "uris"),
+    [((49190, 49184), ["tcp:192.0.2.2:49190"]), ((49184,), [])],
+)
+def test_destination_that_another_client_has_told_to_recover(
+    pair: Pair, hosts: Hosts, ports: tuple[int, ...], uris: list[str]
+) -> None:
+    """It tells its ports from QEMU 4.0 on, the newest first."""
+    play = _frail(pair, hosts)
+    told = [{"type": "inet", "port": str(port)} for port in ports]
+    told_by = {"status": "postcopy-paused", "socket-address": told}
+    pair.replies["dst", "query-migrate"] = ok(told_by)
+    pair.replies["dst", "migrate-recover"] = TRIGGERED
+    play.driver.resume()
+    play.ended()
+    assert [each["uri"] for each in _sent(hosts.dom, "migrate")[1:]] == uris
+    assert bool(play.driver.look(SRC).obstacle) is not bool(uris)
+
+
+def test_refused_recovery_is_no_recovery(pair: Pair, hosts: Hosts) -> None:
+    """The way is tried anew."""
+    play = _frail(pair, hosts)
+    pair.replies["dst", "migrate-recover"] = refuse("not in postcopy-paused")
+    for _ in range(2):
+        play.driver.resume()
+        play.ended()
+    assert hosts.there.commands.count("chardev-add") == 2
+
+
 def test_resume_that_has_reached_nobody_is_the_last(pair: Pair, hosts: Hosts) -> None:
     """QEMU 3.0 to 5.2: the next one crashes both."""
     play = _frail(pair, hosts, "yank")
