@@ -109,12 +109,11 @@ class Aftermath:
         if here is Half.UNKNOWN:
             return "the source's daemon does not answer"
         if here not in _ENDED:
-            try:
-                status = self._source.control.status()
-            except PostcopyError as error:
-                return error.what
-            if status != Status.COMPLETED:
-                return f"the source's QEMU says {status}"
+            info = self._source.ask_migration()
+            if info is None:
+                return "the source's QEMU does not answer"
+            if info.get("status") != Status.COMPLETED:
+                return f"the source's QEMU says {info.get('status')}"
         if not self._landing.is_complete_there():
             return "the destination does not confirm that it has all"
         return ""

@@ -8,8 +8,9 @@ both domains for ordinary ones, so their monitors can be reached throughout.  Ca
 both and read back, the destination listens, the source migrates (``setup``).  The destination's vCPUs are started when
 the guest is there (``landing``).
 
-Up to the switch every failure goes back: the source's vCPUs are started if QEMU had stopped them, the destination's
-domain, which is ours, is destroyed, and what was set is put back.  From the switch on neither half is touched until
+Up to the switch every failure goes back: what still goes on is cancelled, the source's vCPUs are started if QEMU had
+stopped them, the destination's domain, which is ours, is destroyed, and what was set is put back.  Not so where the
+source has sent all or has ended, and the destination may have all: it is the only guest there is.  From the switch on neither half is touched until
 both QEMUs say ``completed``; then the source's shell is destroyed (``aftermath``).  ``migrate_cancel`` is never sent
 after the switch.  One way leads back from there: if the destination has ended before the guest ran, all of its memory
 is on the source.  A migration that breaks gets a new channel (``rejoin``).
@@ -419,8 +420,8 @@ class QemuDriver:
     def _conclude(self) -> None:
         if self._course.over.is_set():
             return
-        with suppress(PostcopyError):
-            info = self._source.control.migration()
+        info = self._source.ask_migration()
+        if info is not None:
             self._sink(Finished(Stats.from_query_migrate(info)))
         self._aftermath.finish()  # or at the hand-over
 
