@@ -10,6 +10,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import reduce
 
 from libvirt_postcopy.errors import PostcopyBroken, PostcopyError, UsageError
 from libvirt_postcopy.virsh.batch import (
@@ -54,6 +55,11 @@ class Shell(ABC):
     def prompt(self) -> str:
         """What virsh waits behind, as far as we know."""
         return "virsh > " if self._now.options.is_readonly else "virsh # "
+
+    @property
+    def likely(self) -> Connection:
+        """Which connection virsh has, if each ``connect`` has gone well that we have not looked into."""
+        return reduce(Connection.after, self._untold, self._now)
 
     def _has_ours(self, commands: Sequence[Command]) -> bool:
         return any(self._ours.claims(command.words) for command in commands)

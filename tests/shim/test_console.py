@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import pty
 import re
 import signal
+import subprocess
 import termios
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from shim.conftest import PATIENCE_S, Pair, on_terminal, read_until, sleeps, timeless
+from shim.conftest import (
+    PATIENCE_S,
+    Pair,
+    children_of,
+    on_terminal,
+    read_until,
+    sleeps,
+    timeless,
+)
 from waiting import wait_until
 
 VIRSH = ["virsh", "-c", "test:///default"]
@@ -181,7 +193,10 @@ def test_prompt_of_a_read_only_connection(pair: Pair, tmp_path: Path) -> None:
     compare(pair, tmp_path, keys)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+TYPED = {signal.SIGINT: b"\x03", signal.SIGQUIT: b"\x1c"}
+
+
+@pytest.mark.parametrize("number", [*TYPED, signal.SIGTERM, signal.SIGHUP])
 def test_signal_at_the_prompt(
     pair: Pair, tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -193,8 +208,8 @@ def test_signal_at_the_prompt(
             read_until(terminal, PROMPT)
             wait_until(lambda t=terminal: not echoes(t), "readline", PATIENCE_S)
             wait_until(lambda p=process: sleeps(p.pid), "a wait for a line", PATIENCE_S)
-            if number is signal.SIGINT:
-                os.write(terminal, b"\x03")
+            if number in TYPED:
+                os.write(terminal, TYPED[number])
             else:
                 process.send_signal(number)
             statuses.append(process.wait(PATIENCE_S))
@@ -271,3 +286,140 @@ def test_where_only_a_part_of_it_is_a_terminal(pair: Pair, tmp_path: Path) -> No
     with on_terminal(argv, environ(pair.environs[1], tmp_path)) as (process, terminal):
         read_until(terminal, PROMPT)
         assert os.readlink(f"/proc/{process.pid}/exe") == os.path.realpath(pair.virsh)
+
+
+def editor(folder: Path, *lines: str) -> str:
+    """A program that ``edit`` runs at virsh's terminal, as ``VISUAL`` names it."""
+    file = folder / "editor"
+    file.write_text("\n".join(["#!/bin/bash", *lines, ""]), encoding="utf-8")
+    file.chmod(0o700)
+    return str(file)
+
+
+def test_keys_reach_a_command_that_prints_without_a_pause(
+    pair: Pair, tmp_path: Path
+) -> None:
+    flood = editor(tmp_path, "yes & read line", "kill $!", "echo got $line")
+    env = {**environ(pair.environs[1], tmp_path), "VISUAL": flood}
+    shown = session(env, [(b"edit test\r", b"y\r\ny\r\n"), (b"a key\r", PROMPT), (b"quit\r", b"")])[1]  # fmt: skip
+    assert b"got a key" in shown
+
+
+def test_no_key_is_lost_while_a_command_does_not_read(
+    pair: Pair, tmp_path: Path
+) -> None:
+    typed = b"".join(b"%06d\r" % number for number in range(10_000))
+    reader = editor(
+        tmp_path,
+        "stty raw -echo",
+        "echo ready",
+        f"until [ -e {tmp_path}/full ]; do sleep 0.01; done",
+        f"head -c {len(typed)} | sha256sum",
+        "stty sane",
+    )
+    env = {**environ(pair.environs[1], tmp_path), "VISUAL": reader}
+    with on_terminal(VIRSH, env) as (process, terminal):
+        read_until(terminal, PROMPT)
+        os.write(terminal, b"edit test\r")
+        read_until(terminal, b"ready")
+        at = 0
+
+        def type_up_to(end: int) -> bool:
+            nonlocal at
+            with suppress(BlockingIOError):
+                at += os.write(terminal, typed[at : min(at + 1024, end)])
+            return at == end
+
+        # More than two terminals keep (8192 bytes on their way, 4096 to be read).
+        wait_until(lambda: type_up_to(25_000), "keys that wait", PATIENCE_S)
+        (tmp_path / "full").touch()
+        wait_until(lambda: type_up_to(len(typed)), "the last key", PATIENCE_S)
+        read_until(terminal, hashlib.sha256(typed).hexdigest().encode())
+
+
+def test_lines_that_are_pasted_wait_for_enter(pair: Pair, tmp_path: Path) -> None:
+    text = b"echo a # not b\r" + OURS + b"\recho 'c d'"
+    pasted = b"\x1b[200~" + text + b"\x1b[201~"
+    keys = [
+        (pasted + b"\x15echo nothing\r", PROMPT),
+        (pasted + b"\r", b"c d\r\n"),
+        (b"\x1b[200~echo a\recho 'c\rd'\x1b[201~\r", b"goes over the end of its line"),
+        (b"quit\r", b""),
+    ]  # fmt: skip
+    shown = type_at_ours(pair, tmp_path, keys)
+    assert shown.count(FAILS) == 1 and b"unknown command" not in shown
+    nothing, a, failed, c = (shown.index(each) for each in (b"\nnothing", b"\na\r", FAILS, b"\nc d\r"))  # fmt: skip
+    assert nothing < a < failed < c
+
+
+JOB_CONTROL = "set -m; {virsh}; stty -a; read go; fg >/dev/null; echo status $?"
+"""What a shell does where a job of its own is stopped."""
+
+
+@pytest.mark.parametrize("is_running", [False, True], ids=["prompt", "command"])
+def test_who_is_stopped_goes_on(pair: Pair, tmp_path: Path, is_running: bool) -> None:
+    reads = editor(tmp_path, "echo ready", "read line", "echo got $line")
+    env = {**environ(pair.environs[1], tmp_path), "VISUAL": reads}
+    shell = ["bash", "-c", JOB_CONTROL.format(virsh=" ".join(VIRSH))]
+    with on_terminal(shell, env) as (process, terminal):
+        read_until(terminal, PROMPT)
+        os.write(terminal, b"edit test\r" if is_running else b"echo on")
+        read_until(terminal, b"ready\r\n" if is_running else b"echo on")
+        os.write(terminal, b"\x1a")
+        modes = read_until(terminal, b"extproc")
+        assert b" icanon" in modes and b" echo " in modes
+        [ours] = children_of(process.pid)
+        [virsh] = children_of(ours)
+        wait_until(lambda: state(ours) == state(virsh) == "T", "a stop", PATIENCE_S)
+        os.write(terminal, b"go\r")
+        if not is_running:
+            read_until(terminal, PROMPT + b"echo on")
+        os.write(terminal, b"ly\r")
+        said = b"got ly\r" if is_running else b"\ronly\r"
+        assert said in read_until(terminal, PROMPT)
+        os.write(terminal, b"quit\r")
+        read_until(terminal, b"status 0")
+
+
+def state(process: int) -> str:
+    with open(f"/proc/{process}/stat", encoding="ascii") as file:
+        return file.read().rpartition(")")[2].split()[0]
+
+
+def test_terminal_that_goes_away_during_a_command(pair: Pair, tmp_path: Path) -> None:
+    statuses = []
+    for env in pair.environs:
+        terminal, theirs = pty.openpty()
+        process = subprocess.Popen(
+            ["setsid", "--ctty", *VIRSH],
+            env=environ(env, tmp_path),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        try:
+            read_until(terminal, PROMPT)
+            os.write(terminal, b"event --loop --event lifecycle\r")
+            read_until(terminal, b"lifecycle\r\n")
+            os.close(terminal)
+            statuses.append(process.wait(PATIENCE_S))
+        finally:
+            process.kill()
+            process.wait(PATIENCE_S)
+    assert statuses == [-signal.SIGHUP] * 2
+
+
+def test_completion_is_from_the_connection_of_now(pair: Pair, tmp_path: Path) -> None:
+    node = tmp_path / "node.xml"
+    node.write_text(
+        "<node><domain type='test'><name>elsewhere</name><memory>1024</memory>"
+        "<os><type>hvm</type></os></domain></node>",
+        encoding="utf-8",
+    )
+    keys = [
+        (b"connect test://" + os.fsencode(node) + b"\r", PROMPT),
+        (b"migrate-start-postcopy else\t", b"elsewhere "),
+        (b"\x15quit\r", b""),
+    ]
+    type_at_ours(pair, tmp_path, keys)
