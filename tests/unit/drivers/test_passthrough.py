@@ -1205,6 +1205,20 @@ def test_source_that_the_destination_has_lost_too_is_given_up_at_once(
     assert "it does not answer" in str(play.ended().error)
 
 
+def test_no_connection_is_opened_to_a_host_that_is_away(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for minutes, also when the host is back by then."""
+    end = ends.End(SRC, hosts.dom.uuid, "fake:///a", hosts.open, None)
+    with end.seat.domain() as dom:
+        assert dom is hosts.dom
+    monkeypatch.setattr(ends.vir, "listens", lambda uri, seconds: False)
+    monkeypatch.setattr(end.host, "_connect", lambda uri, side: pytest.fail("opened"))
+    hosts.source.is_dead = True
+    with pytest.raises(LibvirtError, match="does not answer"), end.seat.domain():
+        pass
+
+
 def test_source_that_is_away_for_a_while_is_waited_for(
     pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
