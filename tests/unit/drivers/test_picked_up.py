@@ -90,6 +90,26 @@ def test_guest_is_switched_by_whoever_picks_it_up(pair: Pair, hosts: Hosts) -> N
     assert play.ended().error is None
 
 
+def test_no_connection_is_opened_while_the_guest_stands_still(
+    pair: Pair, hosts: Hosts
+) -> None:
+    _killed(hosts)
+    play = _picked_up(hosts)
+    opened: list[str] = []
+
+    def counted(uri: str, side: str) -> Any:
+        opened.append(side)
+        return hosts.open(uri, side)
+
+    play.driver._destination.host._connect = counted
+    play.begin()
+    until(lambda: play.driver.switch() == SwitchAccepted())
+    before = len(opened)
+    pair.switch()
+    until(lambda: hosts.there.calls == [("resume",)])
+    assert before and len(opened) == before
+
+
 def test_guest_that_was_paused_since_it_runs_there(pair: Pair, hosts: Hosts) -> None:
     _killed(hosts)
     pair.switch()
