@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from typing import NoReturn
@@ -97,9 +98,18 @@ def _main(words: list[str], signals: Signals) -> int:
         return _report_errors(lambda: _pass(words, commands, line), None)
     ours = _Ours(signals, line.options)
     ours.complain(line.options.complaints)
+    told = _without_complaints(line)
     if len(commands) == 1 and commands[0].error is None:
-        return ours.run(commands[0].words, Connection(line.options, line.given))
-    return _report_errors(lambda: _run_all(commands, line, ours), ours.terminal)
+        return ours.run(commands[0].words, Connection(told.options, told.given))
+    return _report_errors(lambda: _run_all(commands, told, ours), ours.terminal)
+
+
+def _without_complaints(line: CommandLine) -> CommandLine:
+    """Each virsh that we run would complain again of a debug level that it ignores."""
+    if not line.options.complaints:
+        return line
+    given = tuple(word for word in line.given if not word.startswith("--debug="))
+    return replace(line, given=given)
 
 
 def _run_all(commands: Sequence[Command], line: CommandLine, ours: _Ours) -> int:

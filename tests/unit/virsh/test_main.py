@@ -342,6 +342,17 @@ def test_what_is_left_to_virsh_keeps_its_options(
     assert seen == [[*options, *words]]
 
 
+def test_debug_level_that_is_ignored_is_told_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    seen: list[list[str]] = []
+    monkeypatch.setattr(program, "run_virsh", lambda words: seen.append(words) or 0)
+    words = ["migrate", "--offline", "--persistent", "a", "b:///"]
+    assert main(["-qd", "9", *words, "--strict-exit"]) == 0
+    assert seen == [["--quiet", *words]]
+    assert capsys.readouterr().err.count("ignoring debug level 9") == 1
+
+
 TERMINAL, FILE = (SimpleNamespace(isatty=lambda is_it=each: is_it) for each in (True, False))  # fmt: skip
 
 
