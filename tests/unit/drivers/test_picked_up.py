@@ -261,6 +261,12 @@ def test_journal_says_what_is_left(pair: Pair, hosts: Hosts) -> None:
     [entry] = journals.entries()
     assert entry.end is Place.DESTINATION and not entry.is_over
     assert entry.left == "the source's daemon does not answer"
+    # Whoever picks it up does that.
+    until(lambda: not next(journals.entries()).is_held)
+    hosts.dom.errors.clear()
+    postcopy.attach(hosts.dom, connect=hosts.open).wait(PATIENCE_S)
+    assert hosts.dom.calls == [("destroy",)]
+    assert next(journals.entries()).is_over
 
 
 def _left(hosts: Hosts) -> None:
