@@ -475,6 +475,21 @@ def test_source_that_dies_while_the_destination_still_loads(
     assert there.calls == [("resume",)]
 
 
+def test_old_destination_that_has_all_is_known_by_its_run_state(
+    pair: Pair, hosts: Hosts
+) -> None:
+    """Up to QEMU 2.12 it has no word for it."""
+    play = _begun(hosts)
+    there = hosts.there
+    pair.replies["dst", "query-migrate"] = ok({})
+    hosts.source.domains.clear()
+    until(lambda: "query-migrate" in there.commands)
+    assert there.calls == []
+    pair.models["dst"].run_state = "paused"
+    assert play.ended().error is None
+    assert there.calls == [("resume",)]
+
+
 def test_source_that_dies_before_all_has_arrived(
     pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
