@@ -444,10 +444,12 @@ class QemuDriver:
 
     def _undo(self, error: PostcopyError) -> tuple[Half, Half]:
         """Go back if that is possible; give what each host has of the guest then."""
-        if self._course.was_sent and not self._is_source_known():
+        if not self._course.was_sent:
+            return self._aftermath.take_back(error)
+        if not self._is_source_known():
             _add(error, "the source cannot be asked: nothing was undone")
             return Half.UNKNOWN, Half.UNKNOWN
-        if self._course.was_sent and not self._course.was_split:
+        if not self._course.was_split:
             self._call_off()
         if not self._course.was_split:
             return self._undo_precopy(error)
@@ -484,8 +486,6 @@ class QemuDriver:
 
     def _why_not_undo(self) -> str:
         """The guest may have been sent, or be about to be, and the destination does not say that it lacks something."""
-        if not self._course.was_sent:
-            return ""
         if self._is_switch_to_come():
             return "the switch was sent, and is still to come"
         has_sent_all = self._course.has_sent_all or self._source.has_ended()
@@ -502,9 +502,7 @@ class QemuDriver:
         """An event may have been missed, and what is split must not be undone."""
         end_at = time.monotonic() + _ASK_S
         while True:
-            if self._source_status():
-                return True
-            if self._source.has_ended():
+            if self._source_status() or self._source.has_ended():
                 return True
             if time.monotonic() >= end_at or self._course.over.wait(_RETRY_S):
                 return False
