@@ -56,6 +56,7 @@ ALLOWED: dict[tuple[str, str], set[str]] = {
         "self._source.readings.cont",
     },
     ("drivers/passthrough.py", "QemuDriver.abort"): {"self._source.control.cancel"},
+    ("drivers/passthrough.py", "QemuDriver._call_off"): {"self._source.control.cancel"},
     # of these names, and no domain's
     ("drivers/native.py", "NativeDriver._resume"): {"self._journal.resume"},
     ("drivers/assisted.py", "AssistedDriver._go_round"): {"self._journal.resume"},
