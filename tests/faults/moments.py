@@ -106,6 +106,13 @@ class Moments:
         if moment is Moment.FINISHING:
             self._wait_until_little_is_left(timeout, has_ended)
             return
+        self._wait_for(moment, timeout, has_ended)
+        if moment is Moment.SPLIT:
+            self._wait_until_pages_flow(timeout, has_ended)
+
+    def _wait_for(
+        self, moment: Moment, timeout: float, has_ended: Callable[[], bool]
+    ) -> None:
         with self._changed:
             for _ in range(int(timeout / _POLL_S)):
                 if moment in self._reached:
@@ -133,6 +140,18 @@ class Moments:
         with self._changed:
             return tuple(self._recovered_at)
 
+    def _wait_until_pages_flow(
+        self, timeout: float, has_ended: Callable[[], bool]
+    ) -> None:
+        """In the instant of the arrival a vCPU may wait for a page with QEMU's big lock held: no monitor answers then."""
+        domain = self._stage.find("a")
+        pause = threading.Event()
+        for _ in range(int(timeout / _POLL_S)):
+            if _statistic(domain, "memory_postcopy_requests") or has_ended():
+                return
+            pause.wait(_POLL_S)
+        raise TimeoutError("the destination was not seen to ask for pages")
+
     def _wait_until_little_is_left(
         self, timeout: float, has_ended: Callable[[], bool]
     ) -> None:
@@ -141,7 +160,7 @@ class Moments:
         domain = self._stage.find("a")
         pause = threading.Event()
         for _ in range(int(timeout / _POLL_S)):
-            left = _bytes_left(domain)
+            left = _statistic(domain, "memory_remaining")
             if left is not None and left < _LAST_BYTES:
                 return
             if has_ended() or self.has_gone(Moment.FINISHING):
@@ -207,12 +226,12 @@ _BY_STATUS = {
 }
 
 
-def _bytes_left(domain: libvirt.virDomain | None) -> int | None:
-    """What is still to be sent; None where no migration is under way."""
+def _statistic(domain: libvirt.virDomain | None, name: str) -> int | None:
+    """One figure of the migration's; None where none is under way."""
     if domain is None:
         return None
     try:
-        left: int | None = domain.jobStats().get("memory_remaining")
+        found: int | None = domain.jobStats().get(name)
     except libvirt.libvirtError:  # it has ended this moment
         return None
-    return left
+    return found

@@ -31,7 +31,11 @@ class Recorder:
 
 
 def wait_until_pages_flow(job: Any) -> None:
-    """The destination has asked for pages, so both ends of the link are in use."""
+    """The destination has asked for pages, so both ends of the link are in use.
+
+    Where a link broke in the instant in which the guest arrived, libvirt's resume was seen without an answer for minutes
+    (libvirt 9.0, QEMU 7.2): a vCPU that waits for a page with QEMU's big lock held stops the monitor too.
+    """
 
     def requests() -> int:
         stats = job.stats()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from commands import URI, Typed, virsh_postcopy
-from observers import Awaited
+from observers import Awaited, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
 from libvirt_postcopy.actions import Note
@@ -189,9 +189,12 @@ def test_recover_brings_back_what_virsh_left_broken(stage: Stage, moved: Check) 
         _wait_for_precopy(stage)
         assert _recover().returncode == 1  # nothing is broken
         watched = Awaited(Resumed, lambda seen: seen.side is Side.DESTINATION)
-        postcopy.attach(domain, URI, policy="after:0", shadow=True, observer=watched)
+        job = postcopy.attach(
+            domain, URI, policy="after:0", shadow=True, observer=watched
+        )
         domain.migrateStartPostCopy()
         watched.wait()
+        wait_until_pages_flow(job)
         assert stage.lab.break_migrations() > 0
         assert virsh.wait(60) == 1
     rows = migrations("a")

@@ -8,7 +8,7 @@ from typing import Any
 
 import libvirt
 import pytest
-from observers import Awaited
+from observers import Awaited, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
 import libvirt_postcopy.vir.calls as vir
@@ -76,6 +76,7 @@ def test_binding_without_the_pause(
     split = Awaited(Resumed, lambda seen: seen.side is Side.DESTINATION)
     job = postcopy.start(dom, URI, policy="after:0", params=SLOW, observer=split)
     split.wait()
+    wait_until_pages_flow(job)
     monkeypatch.delattr(libvirt.virDomain, "abortJobFlags")
     there = stage.connection("a").lookupByName(stage.name)
     made = counted(monkeypatch, call, "abort_job_flags")

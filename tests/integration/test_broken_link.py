@@ -179,6 +179,7 @@ def test_limit_of_the_rest_is_raised_when_asked_and_kept_otherwise(
         observer=observe,
     )
     split.wait()
+    wait_until_pages_flow(job)
     assert _limit(domain) == 16
     stage.lab.break_migrations()
     again.wait()

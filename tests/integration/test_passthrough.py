@@ -14,7 +14,7 @@ import libvirt
 import libvirt_qemu
 import pytest
 from commands import Typed, migrate, virsh_postcopy
-from observers import Awaited, Recorder
+from observers import Awaited, Recorder, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
 from guest import GuestParams, verify_domain
@@ -568,6 +568,7 @@ def test_guest_is_brought_back_each_time_its_link_breaks(
         dom, B, driver="qemu", policy="after:0", params=SLOW, observer=observe
     )
     there.wait()
+    wait_until_pages_flow(job)
     assert stage.lab.break_migrations() > 0
     again.wait()
     assert job.guest == "split"
@@ -601,6 +602,7 @@ def test_hole_in_a_recovery_is_waited_out(stage: Stage, moved: Check) -> None:
         stage.start(), B, driver="qemu", policy="after:0", params=SLOW, observer=observe
     )
     there.wait()
+    wait_until_pages_flow(job)
     assert stage.lab.break_migrations() > 0
     stage.lab.swallow_migrations()
     again.wait()
@@ -733,6 +735,7 @@ def test_encrypted_and_recovered(stage: Stage, moved: Check) -> None:
         observer=there,
     )
     there.wait()
+    wait_until_pages_flow(job)
     assert stage.lab.break_migrations() > 0
     job.wait(60)
     moved()

@@ -17,7 +17,7 @@ from commands import (
     press_ctrl_c_on_a_terminal,
     virsh_postcopy,
 )
-from observers import Awaited
+from observers import Awaited, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
 from labkit import Lab
@@ -94,6 +94,7 @@ def test_broken_guest_is_told_of_by_whatever_is_typed(stage: Stage) -> None:
         recover="never",
     )
     arrived.wait()
+    wait_until_pages_flow(job)
     assert stage.lab.break_migrations() > 0
     with pytest.raises(postcopy.PostcopyBroken):
         job.wait(60)

@@ -215,9 +215,23 @@ SEEN = {
 }
 
 
+class Asking:
+    """A stage whose migration has had so many page requests, one more at each look."""
+
+    def __init__(self) -> None:
+        self.requests = 0
+
+    def find(self, host: str) -> Asking:
+        return self
+
+    def jobStats(self) -> dict[str, int]:
+        self.requests += 1
+        return {"memory_postcopy_requests": self.requests - 1}
+
+
 @pytest.mark.parametrize("moment", list(SEEN))
 def test_moment_is_over_when_the_next_has_come(moment: Moment) -> None:
-    moments = Moments(cast(Stage, None))
+    moments = Moments(cast(Stage, Asking()))
     order = list(SEEN)
     for each in order[: order.index(moment) + 1]:
         moments.see(*SEEN[each])
@@ -227,6 +241,14 @@ def test_moment_is_over_when_the_next_has_come(moment: Moment) -> None:
         moments.see(*SEEN[each])
     moments.see(Side.SOURCE, StatusSeen(Side.SOURCE, "completed"))
     assert moments.has_gone(moment)
+
+
+def test_split_has_come_when_pages_are_asked_for() -> None:
+    stage = Asking()
+    moments = Moments(cast(Stage, stage))
+    moments.see(*SEEN[Moment.SPLIT])
+    moments.wait(Moment.SPLIT, 5)
+    assert stage.requests == 2
 
 
 def test_moment_that_does_not_come_is_an_error() -> None:
