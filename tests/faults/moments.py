@@ -47,6 +47,7 @@ _NEXT = {
 }
 """What ends a moment, fault or no fault; where nothing is named, the end of the migration does."""
 
+_ANSWERED = 8  #: requests; after more the first are answered
 _LAST_BYTES = 8 << 20
 _POLL_S = 0.05
 
@@ -143,11 +144,14 @@ class Moments:
     def _wait_until_pages_flow(
         self, timeout: float, has_ended: Callable[[], bool]
     ) -> None:
-        """In the instant of the arrival a vCPU may wait for a page with QEMU's big lock held: no monitor answers then."""
+        """The first page that a vCPU waits for is an interrupt's stack, with QEMU's big lock held: until it has come, no
+        monitor answers, and libvirt cannot recover what breaks.  It asks for the next one only then.
+        """
         domain = self._stage.find("a")
         pause = threading.Event()
         for _ in range(int(timeout / _POLL_S)):
-            if _statistic(domain, "memory_postcopy_requests") or has_ended():
+            requests = _statistic(domain, "memory_postcopy_requests") or 0
+            if requests > _ANSWERED or has_ended():
                 return
             pause.wait(_POLL_S)
         raise TimeoutError("the destination was not seen to ask for pages")

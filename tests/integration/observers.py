@@ -13,6 +13,9 @@ __all__ = ["Recorder", "Awaited", "wait_until_pages_flow"]
 
 _LONGEST_S = 30.0
 
+ANSWERED = 8
+"""After more requests than this, the first are answered."""
+
 
 class Recorder:
     """Keeps what it was shown, with the time."""
@@ -31,17 +34,18 @@ class Recorder:
 
 
 def wait_until_pages_flow(job: Any) -> None:
-    """The destination has asked for pages, so both ends of the link are in use.
+    """The destination has got pages that it has asked for: a vCPU asks for the next one only then.
 
-    Where a link broke in the instant in which the guest arrived, libvirt's resume was seen without an answer for minutes
-    (libvirt 9.0, QEMU 7.2): a vCPU that waits for a page with QEMU's big lock held stops the monitor too.
+    The first are an interrupt's stack: TCG pushes its frame with QEMU's big lock held, so a link that breaks before they
+    have come stops the main loop, no monitor command but an out-of-band one is answered, and libvirt sends none (seen
+    with QEMU 7.2 and libvirt 9.0: ``do_interrupt_all`` in ``handle_userfault``).
     """
 
-    def requests() -> int:
+    def is_flowing() -> bool:
         stats = job.stats()
-        return (stats.postcopy_requests or 0) if stats is not None else 0
+        return stats is not None and (stats.postcopy_requests or 0) > ANSWERED
 
-    wait_until(requests, "page requests", _LONGEST_S, pause=0.1)
+    wait_until(is_flowing, "page requests", _LONGEST_S, pause=0.1)
 
 
 class Awaited(Recorder):
