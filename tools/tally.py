@@ -36,6 +36,8 @@ WIDTH = 80
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """pytest's hook at the end of a run."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        return  # what a worker has run is in its controller's figures
     counts = {kind: len(terminalreporter.stats.get(kind, ())) for kind in KINDS}
     with Path(os.environ[ENVIRONMENT]).open("a") as file:
         file.write(json.dumps(counts) + "\n")

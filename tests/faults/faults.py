@@ -123,16 +123,18 @@ def _uncut_when_noticed(scene: Scene) -> None:
 
 
 def _cut_where_tcp_gives_up(scene: Scene) -> None:
-    """The source's kernel drops its end without a word, so the destination never hears of it."""
+    """The source's kernel drops its end without a word, so a destination that has asked for nothing never hears of it."""
     scene.lab.give_up_after(3)
     _cut(scene)
 
 
 def _uncut_and_kill_the_other_end(scene: Scene) -> None:
-    """No call of libvirt's makes the destination notice, so the operator does what we tell him."""
+    """No call of libvirt's makes the destination notice, so the operator does what we tell him.
+
+    Where a page request of its own was on its way, its kernel has given up too, and there is nothing to kill.
+    """
     _uncut_when_noticed(scene)
-    if not scene.lab.break_migrations(["b"]):
-        raise NotInjected("the destination's end was gone already")
+    scene.lab.break_migrations(["b"])
 
 
 def _kill_sockets(scene: Scene) -> None:

@@ -46,9 +46,11 @@ def test_each_run_adds_its_own_figures(tmp_path):
     )
     file = tmp_path / "tally"
     environment = {**os.environ, "PYTHONPATH": str(TOOLS), ENVIRONMENT: str(file)}
-    for _ in range(2):
+    environment.pop("PYTEST_XDIST_WORKER", None)  # this may be one
+    pytest_ = [sys.executable, "-m", "pytest", "-q", "-p", "tally", "-c", "/dev/null"]
+    for workers in ([], ["--numprocesses", "2"]):
         subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-p", "tally", "-c", "/dev/null"],
+            [*pytest_, *workers],
             cwd=tmp_path,
             env=environment,
             capture_output=True,
