@@ -262,7 +262,9 @@ class _Reader:
         at, nodes = self._of(_DT_VERNEED), 0
         for _ in range(_bounded(self._dynamic.get(_DT_VERNEEDNUM, [0])[0])):
             _, count, file, first, following = self._unpack("HHIII", at)
-            nodes = _bounded(nodes + count)  # of all files: each may claim the same ones
+            nodes = _bounded(
+                nodes + count
+            )  # of all files: each may claim the same ones
             found[self._text(strings + file)] = frozenset(
                 self._wanted_nodes(strings, at + first, count)
             )
