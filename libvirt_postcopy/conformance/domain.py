@@ -14,7 +14,7 @@ from typing import Any
 
 from libvirt_postcopy.conformance.checks.reading import POSTCOPY
 from libvirt_postcopy.conformance.evidence import Conversation, Exchange
-from libvirt_postcopy.conformance.introspection import Facts
+from libvirt_postcopy.conformance.introspection import QUESTIONS, Facts
 from libvirt_postcopy.conformance.monitor import Record
 from libvirt_postcopy.conformance.registry import Check
 from libvirt_postcopy.conformance.verdicts import Subject, Verdict, judge_all
@@ -42,16 +42,6 @@ DISRUPTIVE = (
 )
 #: Between two migrations; with any other status, known or not, somebody is at it.
 _IDLE = ("", "none", "completed", "failed", "cancelled")
-_QUESTIONS = (
-    "query-version",
-    "query-commands",
-    "query-qmp-schema",
-    "query-migrate-capabilities",
-    "query-migrate-parameters",
-    "query-machines",
-    "query-migrate",
-    "query-status",
-)
 
 
 @contextmanager
@@ -93,7 +83,7 @@ def examine(
     :raises StateError: If it is being migrated, and more than questions was wanted.
     """
     talk = _Talk(send)
-    for name in _QUESTIONS:
+    for name in QUESTIONS:
         talk.ask(name)
     asked = talk.conversation("introspection")
     facts = Facts.from_conversation(asked)

@@ -8,9 +8,21 @@ from typing import Any
 
 from libvirt_postcopy.conformance.evidence import Conversation
 
-__all__ = ["Facts", "Schema"]
+__all__ = ["Facts", "QUESTIONS", "Schema"]
 
 Entry = Mapping[str, Any]
+
+QUESTIONS = (
+    "query-version",
+    "query-commands",
+    "query-qmp-schema",
+    "query-migrate-capabilities",
+    "query-migrate-parameters",
+    "query-machines",
+    "query-migrate",
+    "query-status",
+)
+"""What a QEMU is asked about itself, in this order."""
 
 
 class Schema:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
+from libvirt_postcopy.conformance.introspection import QUESTIONS
 from libvirt_postcopy.conformance.monitor import Hung
 from libvirt_postcopy.conformance.pair import Pair, Refused, Setup
 from libvirt_postcopy.conformance.scenarios.base import scenario
@@ -35,16 +36,7 @@ PARTNERS = (
 def introspection(pair: Pair) -> None:
     """Ask an idle QEMU all that it tells about itself."""
     src = pair.src
-    for name in (
-        "query-version",
-        "query-commands",
-        "query-qmp-schema",
-        "query-migrate-capabilities",
-        "query-migrate-parameters",
-        "query-machines",
-        "query-migrate",
-        "query-status",
-    ):
+    for name in QUESTIONS:
         src.cmd(name)
     src.cmd("device-list-properties", {"typename": "migration"})
     for number in ("a string", 4711, {"an": ["object", None]}):
