@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from libvirt_postcopy.constants import ErrorNumber
@@ -129,7 +130,7 @@ def _explained(error: Exception, half: Half | None, name: str, uri: str) -> Exce
     return error
 
 
-class _Apart:
+class _Apart(ABC):
     """Something done on a thread of its own: libvirt blocks in C, where no interrupt is seen.
 
     :ivar error: Why it has failed.
@@ -144,8 +145,8 @@ class _Apart:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    def _run(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _run(self) -> None: ...
 
 
 class _Call(_Apart):
