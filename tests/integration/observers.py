@@ -7,9 +7,10 @@ from collections.abc import Callable
 from threading import Event
 from typing import Any
 
+from libvirt_postcopy.events import Side, StatusSeen
 from waiting import wait_until
 
-__all__ = ["Recorder", "Awaited", "wait_until_pages_flow"]
+__all__ = ["Recorder", "Awaited", "Recovered", "wait_until_pages_flow"]
 
 _LONGEST_S = 30.0
 
@@ -66,3 +67,19 @@ class Awaited(Recorder):
 
     def wait(self) -> None:
         assert self._seen.wait(_LONGEST_S), f"no {self._kind.__name__} was seen"
+
+
+class Recovered:
+    """Whether the source's QEMU is in post-copy again after a recovery.
+
+    Not sooner: a destination of QEMU 7.2 dies if the link breaks between the two.
+    """
+
+    def __init__(self) -> None:
+        self._has_begun = False
+
+    def __call__(self, seen: StatusSeen) -> bool:
+        if seen.side is Side.DESTINATION:
+            return False
+        self._has_begun |= seen.status == "postcopy-recover"
+        return self._has_begun and seen.status == "postcopy-active"

@@ -12,7 +12,7 @@ import libvirt
 import libvirt_qemu
 import pytest
 from commands import URI, Typed
-from observers import Awaited, wait_until_pages_flow
+from observers import Awaited, Recovered, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
 from libvirt_postcopy.actions import Resume
@@ -97,7 +97,7 @@ def test_guest_is_brought_back_each_time_its_link_breaks(
 ) -> None:
     domain = stage.start()
     split = Awaited(Resumed, lambda seen: seen.side is Side.DESTINATION)
-    again = Awaited(StatusSeen, _Recovered())
+    again = Awaited(StatusSeen, Recovered())
 
     def observe(what: object) -> None:
         split(what)
@@ -120,22 +120,6 @@ def test_guest_is_brought_back_each_time_its_link_breaks(
     assert result.is_peer2peer is not is_managed
     assert len(again.of(Resume)) == 2
     moved()
-
-
-class _Recovered:
-    """Whether the source's QEMU is in post-copy again after a recovery.
-
-    Not sooner: a destination of QEMU 7.2 dies if the link breaks between the two.
-    """
-
-    def __init__(self) -> None:
-        self._has_begun = False
-
-    def __call__(self, seen: StatusSeen) -> bool:
-        if seen.side is Side.DESTINATION:
-            return False
-        self._has_begun |= seen.status == "postcopy-recover"
-        return self._has_begun and seen.status == "postcopy-active"
 
 
 def test_command_brings_guest_back_and_ends_well(stage: Stage, moved: Check) -> None:
@@ -164,7 +148,7 @@ def test_limit_of_the_rest_is_raised_when_asked_and_kept_otherwise(
 ) -> None:
     domain = stage.start()
     split = Awaited(Resumed, lambda seen: seen.side is Side.DESTINATION)
-    again = Awaited(StatusSeen, _Recovered())
+    again = Awaited(StatusSeen, Recovered())
 
     def observe(what: object) -> None:
         split(what)

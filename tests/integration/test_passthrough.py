@@ -14,7 +14,7 @@ import libvirt
 import libvirt_qemu
 import pytest
 from commands import Typed, migrate, virsh_postcopy
-from observers import Awaited, Recorder, wait_until_pages_flow
+from observers import Awaited, Recorder, Recovered, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
 from guest import GuestParams, verify_domain
@@ -558,7 +558,7 @@ def test_guest_is_brought_back_each_time_its_link_breaks(
 ) -> None:
     dom = stage.start()
     there = Awaited(Resumed, _is_there)
-    again = Awaited(StatusSeen, _Recovered())
+    again = Awaited(StatusSeen, Recovered())
 
     def observe(what: object) -> None:
         there(what)
@@ -576,19 +576,6 @@ def test_guest_is_brought_back_each_time_its_link_breaks(
     job.wait(60)
     assert len(again.of(Resume)) == 2
     moved()
-
-
-class _Recovered:
-    """Whether the source's QEMU is in post-copy again after a recovery."""
-
-    def __init__(self) -> None:
-        self._has_begun = False
-
-    def __call__(self, seen: StatusSeen) -> bool:
-        if seen.side is Side.DESTINATION:
-            return False
-        self._has_begun |= seen.status == "postcopy-recover"
-        return self._has_begun and seen.status == "postcopy-active"
 
 
 def test_hole_in_a_recovery_is_waited_out(stage: Stage, moved: Check) -> None:
