@@ -64,6 +64,17 @@ class Line:
         data = self.msg.get("data") if isinstance(self.msg, Mapping) else None
         return data if isinstance(data, Mapping) else {}
 
+    @property
+    def stamp(self) -> float | None:
+        """When QEMU says that its event happened, in seconds of its host's clock; None where it does not say."""
+        said = self.msg.get("timestamp") if self.event else None
+        if not isinstance(said, Mapping):
+            return None
+        seconds, rest = said.get("seconds"), said.get("microseconds")
+        if not isinstance(seconds, int) or not isinstance(rest, int) or seconds < 0:
+            return None
+        return seconds + rest / 1e6
+
     def to_json(self) -> dict[str, Any]:
         return {"t": self.t, "side": self.side, "dir": self.dir, "msg": self.msg}
 
@@ -228,6 +239,20 @@ class Conversation:
 
     def is_before(self, first: Line, second: Line) -> bool:
         return self.index(first) < self.index(second)
+
+    @cached_property
+    def as_it_happened(self) -> Sequence[Line]:
+        """All lines, the events where QEMU's own clock puts them.
+
+        Two monitors are read by two threads: what one side announced first may be seen last.  Both QEMUs of a pair have
+        the clock of one host.  What has no time stays behind what was seen before it.
+        """
+        latest = 0.0
+        keys = {}
+        for line in self.lines:
+            latest = max(latest, line.stamp or 0.0)
+            keys[id(line)] = latest if line.stamp is None else line.stamp
+        return sorted(self.lines, key=lambda line: keys[id(line)])
 
     @property
     def skip_reason(self) -> str:

@@ -39,13 +39,18 @@ def _places(rows: Rows, side: str, name: str) -> list[int]:
     return found
 
 
+def place(rows: Rows, side: str, name: str) -> int:
+    """Where the first event of a name is, or that announces a status."""
+    return _places(rows, side, name)[0]
+
+
 def drop(side: str, name: str, *more: str) -> Alteration:
     """Take all events of a name, or that announce a status, away."""
 
     def alter(rows: Rows) -> None:
         for each in (name, *more):
-            for place in reversed(_places(rows, side, each)):
-                del rows[place]
+            for at in reversed(_places(rows, side, each)):
+                del rows[at]
 
     return alter
 
@@ -54,7 +59,7 @@ def swap(side: str, one: str, two: str) -> Alteration:
     """Change the messages of the first event of one name and of another."""
 
     def alter(rows: Rows) -> None:
-        a, b = _places(rows, side, one)[0], _places(rows, side, two)[0]
+        a, b = place(rows, side, one), place(rows, side, two)
         rows[a]["msg"], rows[b]["msg"] = rows[b]["msg"], rows[a]["msg"]
 
     return alter
@@ -66,17 +71,15 @@ def add(
     """Put an event behind another."""
 
     def alter(rows: Rows) -> None:
-        place = _places(rows, *after)[0]
-        like = rows[place]
+        at = place(rows, *after)
+        like = rows[at]
         stamp = like["msg"].get("timestamp")
         msg: dict[str, Any] = {"event": "MIGRATION", "data": {"status": name}} if status else {"event": name}  # fmt: skip
         if stamp and like["side"] == side:
             msg["timestamp"] = stamp
         else:
-            msg["timestamp"] = next(r["msg"]["timestamp"] for r in reversed(rows[: place + 1]) if r["dir"] == "event" and r["side"] == side)  # fmt: skip
-        rows.insert(
-            place + 1, {"t": like["t"], "side": side, "dir": "event", "msg": msg}
-        )
+            msg["timestamp"] = next(r["msg"]["timestamp"] for r in reversed(rows[: at + 1]) if r["dir"] == "event" and r["side"] == side)  # fmt: skip
+        rows.insert(at + 1, {"t": like["t"], "side": side, "dir": "event", "msg": msg})
 
     return alter
 

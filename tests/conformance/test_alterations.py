@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conformance.alter import Alteration, altered
+from conformance.alter import Alteration, Rows, altered, place
 from conformance.alterations import ALSO, ALTERATIONS, FAIL_AS_RECORDED, MADE
 from libvirt_postcopy import stats
 from libvirt_postcopy.actions import Action
@@ -69,6 +69,16 @@ def test_check_fails_in_this_way_too(
     changed = replace(altered(seen, alteration), facts=seen.facts)
     (finding,) = judge_all([check], [changed], replace(seen.facts, version=(99, 0)))
     assert finding.verdict is Verdict.FAIL and finding.actual
+
+
+def test_what_is_seen_late_did_not_happen_late() -> None:
+    """Two monitors are read by two threads; QEMU's own clock says which event came first."""
+    seen, check = recorded("10.0", "post-copy-autostart"), CHECKS["guest/one-runs"]
+
+    def late(rows: Rows) -> None:
+        rows.insert(place(rows, "dst", "RESUME"), rows.pop(place(rows, "src", "STOP")))
+
+    assert judge(check, altered(seen, late)).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize("id", FAIL_AS_RECORDED)

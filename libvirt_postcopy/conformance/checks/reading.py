@@ -271,7 +271,7 @@ def running(seen: Conversation) -> Iterator[tuple[Line, frozenset[str]]]:
     sides: set[str] = set()
     if any(line.dir == "greeting" and line.side == "src" for line in seen.lines):
         sides.add("src")
-    for line in seen.lines:
+    for line in seen.as_it_happened:
         if "-" in line.side:  # a second monitor of a side
             continue
         before = set(sides)

@@ -328,17 +328,12 @@ def downtime_is_no_more_than_the_gap(seen: Conversation) -> None:
     found = replies(seen, "src", "completed")
     if not found:
         unseen("nobody asked after completion")
-    gap_ms = (_stamp(resume) - _stamp(stop)) * 1000
+    if resume.stamp is None or stop.stamp is None:
+        unseen("STOP and RESUME have no time")
+    gap_ms = (resume.stamp - stop.stamp) * 1000
     value, asked = found[-1]
     said = value.get("downtime")
     require(isinstance(said, int) and said <= gap_ms + 25, f"at most {gap_ms:.0f} ms and 25 for the clocks", f"{said} ms", asked, stop, resume)  # fmt: skip
-
-
-def _stamp(line: Line) -> float:
-    stamp = line.msg.get("timestamp") or {}
-    return (
-        float(stamp.get("seconds", line.t)) + float(stamp.get("microseconds", 0)) / 1e6
-    )
 
 
 @check(
