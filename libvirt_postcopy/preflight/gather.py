@@ -61,6 +61,7 @@ class Gathering:
     """What is to be asked.
 
     :ivar owns_source: The source's connection is ours, opened with keepalive.
+    :ivar connect: Opens the connection to the destination, instead of ``libvirt.open``.
     :ivar with_probe: A QEMU is to be started on the destination and asked, and a port there be tried.
     """
 
@@ -70,6 +71,7 @@ class Gathering:
     flags: int = 0
     params: Mapping[str, Any] = field(default_factory=dict)
     owns_source: bool = False
+    connect: vir.Open | None = None
     with_probe: bool = False
     by_qemu: bool = False
     has_second_monitor: bool = False
@@ -245,7 +247,7 @@ def _with_destination(facts: Facts, wanted: Gathering, own: list[Connection]) ->
         return _with_answers(facts, wanted, wanted.dest, host)
     uri = wanted.dest
     try:
-        connection = vir.open_connection(uri, "destination")
+        connection = vir.open_connection(uri, "destination", open_=wanted.connect)
     except LibvirtError as error:
         return _unreachable(facts, uri, error.what)
     own.append(connection)

@@ -12,6 +12,7 @@ from libvirt_postcopy.preflight.facts import Facts
 from libvirt_postcopy.preflight.finding import CHECKS, Finding, look
 from libvirt_postcopy.preflight.gather import Gathering, gather
 from libvirt_postcopy.preflight.report import Report
+from libvirt_postcopy.vir.calls import Open
 from libvirt_postcopy.vir.events import ensure_event_loop
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
@@ -35,6 +36,7 @@ def check(
     probe: bool = False,
     driver: str = "native",
     wishes: Wishes | None = None,
+    connect: Open | None = None,
 ) -> Report:
     """Say beforehand whether a guest can move by post-copy, and what would go wrong.
 
@@ -50,6 +52,7 @@ def check(
         ask its QEMU whether it would agree to post-copy.
     :param driver: ``native`` or ``qemu``, which asks less of libvirt.
     :param wishes: As for the migration.
+    :param connect: Opens the connection to the destination, instead of ``libvirt.open``: for who must log in there.
     :raises UsageError: If ``dest`` is neither a URI nor a connection.
     """
     by_qemu = driver == "qemu"
@@ -59,6 +62,7 @@ def check(
         _checked(dest),
         flags,
         params or {},
+        connect=connect,
         with_probe=probe,
         by_qemu=by_qemu,
         has_second_monitor=not by_qemu and (wishes or Wishes()).needs_second_monitor,
@@ -75,14 +79,23 @@ def examine(
     params: Mapping[str, Any] | None = None,
     probe: bool = False,
     owns_source: bool = False,
+    connect: Open | None = None,
 ) -> Report:
     """As :func:`check`, and also of a pair of hosts without a domain, or of one host.
 
     :param owns_source: The connection to the source was opened by :func:`libvirt_postcopy.vir.calls.open_connection`.
     """
-    return _examined(
-        Gathering(source, dom, dest, flags, params or {}, owns_source, with_probe=probe)
+    wanted = Gathering(
+        source,
+        dom,
+        dest,
+        flags,
+        params or {},
+        owns_source,
+        connect,
+        with_probe=probe,
     )
+    return _examined(wanted)
 
 
 def _examined(wanted: Gathering) -> Report:
@@ -121,12 +134,14 @@ def before_migration(
     params: Mapping[str, Any] | None = None,
     driver: str = "native",
     wishes: Wishes | None = None,
+    connect: Open | None = None,
 ) -> None:
     """Look before a migration is started: what ``--postcopy-check`` means.
 
     :param mode: ``off`` looks at nothing; ``warn`` refuses on an error, which is certain, and says the warnings;
         ``strict`` refuses on a warning too.
     :param say: Is given one line for each warning.
+    :param connect: As in :func:`check`.
     :raises UsageError: If there is no such mode.
     :raises NotSupportedError: If it refuses; nothing was started.
     """
@@ -134,7 +149,15 @@ def before_migration(
         raise UsageError(f"unknown check '{mode}'", cure=f"one of {', '.join(MODES)}")
     if mode == "off":
         return
-    report = check(dom, dest, flags=flags, params=params, driver=driver, wishes=wishes)
+    report = check(
+        dom,
+        dest,
+        flags=flags,
+        params=params,
+        driver=driver,
+        wishes=wishes,
+        connect=connect,
+    )
     refuse_errors(report)
     if mode == "strict":
         _refuse(report.warnings, "--postcopy-check strict: ")

@@ -9,7 +9,7 @@ from libvirt_postcopy.preflight import Report, examine, refuse_errors
 from libvirt_postcopy.programs import printable
 from libvirt_postcopy.vir import calls
 from libvirt_postcopy.vir.events import ensure_event_loop
-from libvirt_postcopy.virsh.daemon import connect, find_domain
+from libvirt_postcopy.virsh.daemon import connect, find_domain, login
 from libvirt_postcopy.virsh.grammar import Globals, Value
 from libvirt_postcopy.virsh.interrupts import Signals, easily_interrupted
 from libvirt_postcopy.virsh.options import option_names
@@ -41,6 +41,7 @@ def _examine(given: Mapping[str, Value], options: Globals) -> Report:
         str(given["desturi"]),
         probe="probe" in given,
         owns_source=True,
+        connect=login(options).open,
     )
 
 

@@ -40,7 +40,7 @@ def _check(words: Sequence[str], options: Globals) -> None:
     # Most lines pass through and need none of these.
     from libvirt_postcopy.virsh.split import recover_command
 
-    obstacle = _obstacle(given["desturi"])
+    obstacle = _obstacle(given["desturi"], options)
     if obstacle:
         destination = given["desturi"]
         command = recover_command(options.connect, given["domain"], destination)
@@ -51,16 +51,22 @@ def _check(words: Sequence[str], options: Globals) -> None:
         )
 
 
-def _obstacle(uri: str) -> str:
-    """Why the daemon at a URI must not be told to resume; empty also where that cannot be told."""
+def _obstacle(uri: str, options: Globals) -> str:
+    """Why the daemon at a URI must not be told to resume; empty also where that cannot be told.
+
+    Who has to log in there is asked for it once more by virsh.
+    """
     from libvirt_postcopy.recovery import crash_of
     from libvirt_postcopy.vir import calls
+    from libvirt_postcopy.virsh.daemon import login
 
     calls.silence_libvirt()
     if not calls.listens(uri, _ANSWER_S):
         return ""
     try:
-        connection = calls.open_connection(uri, "destination")
+        # Only looks, and polkit asks nobody for that.
+        opened = login(options).open_readonly
+        connection = calls.open_connection(uri, "destination", open_=opened)
     except LibvirtError:
         return ""
     try:

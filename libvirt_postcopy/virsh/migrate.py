@@ -69,7 +69,7 @@ def run(
         uri = uri_of(dom.connect())
         _check_half(SplitDomain(dom, plan.domain, uri))
         choice = choose(plan.driver, dom, plan.flags, plan.wishes)
-        _look_first(plan, choice.driver, dom, terminal)
+        _look_first(plan, choice.driver, dom, terminal, login(options).open)
     texts = Texts(plan, given, uri)
     is_shown = plan.is_verbose and not options.is_quiet
     progress = Progress(terminal, is_verbose=is_shown)
@@ -187,7 +187,9 @@ def _open(plan: Plan, options: Globals) -> Domain:
     return dom
 
 
-def _look_first(plan: Plan, driver: str, dom: Domain, terminal: Terminal) -> None:
+def _look_first(
+    plan: Plan, driver: str, dom: Domain, terminal: Terminal, connect_: calls.Open
+) -> None:
     """Look whether it can work at all.
 
     :param driver: That will carry it out: they need different things.
@@ -203,6 +205,7 @@ def _look_first(plan: Plan, driver: str, dom: Domain, terminal: Terminal) -> Non
             params=plan.params,
             driver=driver,
             wishes=plan.wishes,
+            connect=connect_,
         )
     except NotSupportedError as error:
         what = f"{error.what}; {guest_on_source(dom)}"

@@ -62,6 +62,14 @@ def unknowns(value: Any) -> Iterator[str]:
 # A good pair
 
 
+def test_destination_is_opened_as_asked(guest: Guest) -> None:
+    there = Daemon("", "cccc")
+    opened: list[str | None] = []
+    facts = facts_of(guest, connect=lambda uri: opened.append(uri) or there)
+    assert opened == [B] and facts.destination is not None
+    assert facts.destination.uuid == "cccc" and there.is_closed
+
+
 def test_good_pair(guest: Guest) -> None:
     facts = facts_of(guest, with_probe=True)
     assert facts.destination is not None and facts.domain is not None

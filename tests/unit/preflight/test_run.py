@@ -71,6 +71,16 @@ def test_check_hands_everything_on(asked: list[Gathering]) -> None:
     assert [each.id for each in report.warnings] == ["versions/resume-crash"]
 
 
+def test_who_must_log_in_opens_the_destination_himself(asked: list[Gathering]) -> None:
+    check(dom(), "qemu+tls://b/system", connect=libvirt.openReadOnly)
+    examine(Daemon(), None, "qemu+tls://b/system", connect=libvirt.openReadOnly)
+    with pytest.raises(NotSupportedError, match="'web1' is paused"):
+        before_migration(
+            "warn", pytest.fail, dom(), "qemu:///system", connect=libvirt.openReadOnly
+        )
+    assert [each.connect for each in asked] == [libvirt.openReadOnly] * 3
+
+
 def test_probe_is_asked_for_by_name(asked: list[Gathering]) -> None:
     check(dom(), Daemon())
     assert asked[0].with_probe is False

@@ -12,6 +12,7 @@ from libvirt_postcopy.errors import NotSupportedError
 from libvirt_postcopy.preflight.finding import Finding, Severity
 from libvirt_postcopy.preflight.report import Report
 from libvirt_postcopy.virsh import check
+from libvirt_postcopy.virsh.daemon import login
 from libvirt_postcopy.virsh.grammar import Globals, Value
 from libvirt_postcopy.virsh.interrupts import Signals
 from libvirt_postcopy.virsh.terminal import Terminal
@@ -77,10 +78,11 @@ def test_domain_and_destination_are_examined(
     scene: SimpleNamespace, probe: bool
 ) -> None:
     text = scene.run(**({"probe": True} if probe else {}))
+    own = login(Globals())
     assert scene.asked == [
         (
             (SOURCE, (SOURCE, "web1"), "qemu+tls://b/system"),
-            {"probe": probe, "owns_source": True},
+            {"probe": probe, "owns_source": True, "connect": own.open},
         )
     ]
     assert text == f"{scene.report}\n"

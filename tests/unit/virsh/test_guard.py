@@ -39,12 +39,13 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def there(monkeypatch: pytest.MonkeyPatch) -> FakeConnection:
     connection = FakeConnection(URI, "bbbb")
 
-    def connect(uri: str) -> FakeConnection:
+    def connect(uri: str, auth: list[object], flags: int) -> FakeConnection:
+        assert flags == libvirt.VIR_CONNECT_RO, "it is only looked at"
         if uri != URI:
             raise refused(38, "no connection driver available", domain=7)
         return connection
 
-    monkeypatch.setattr(libvirt, "open", connect)
+    monkeypatch.setattr(libvirt, "openAuth", connect)
     return connection
 
 
