@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from libvirt_postcopy.drivers.ends import End
 from libvirt_postcopy.errors import PostcopyError
@@ -15,7 +16,7 @@ from libvirt_postcopy.phases import Status
 from libvirt_postcopy.vir import monitor
 from libvirt_postcopy.vir.protocols import Domain
 
-__all__ = ["Course", "SPLIT", "UsersPause", "in_background"]
+__all__ = ["Course", "Ends", "SPLIT", "UsersPause", "in_background"]
 
 LOG = logging.getLogger("libvirt_postcopy.drivers")
 
@@ -127,6 +128,24 @@ class Course:
         """Wait until there are more than ``count``, but not for longer than ``timeout``."""
         with self._news:
             self._news.wait_for(lambda: self._count != count, timeout)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The two ends of one migration, and what they have said of it so far."""
+
+    source: End
+    destination: End
+    course: Course
+
+    def ask_source(self) -> str:
+        """Take the status that the source's QEMU gives; empty where it does not answer."""
+        info = self.source.ask_migration()
+        if info is None:
+            return ""
+        status = str(info.get("status", Status.NONE.value))
+        self.course.note(Side.SOURCE, status)
+        return status
 
 
 class UsersPause:

@@ -14,8 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from libvirt_postcopy.drivers.course import SPLIT, Course, UsersPause, in_background
-from libvirt_postcopy.drivers.ends import End
+from libvirt_postcopy.drivers.course import SPLIT, Ends, UsersPause, in_background
 from libvirt_postcopy.errors import LibvirtError, PostcopyError
 from libvirt_postcopy.events import Half, Side
 from libvirt_postcopy.phases import Status
@@ -62,16 +61,12 @@ class Starter:
     """
 
     def __init__(
-        self,
-        destination: End,
-        course: Course,
-        pause: UsersPause,
-        tell: Callable[[], None] = lambda: None,
+        self, ends: Ends, pause: UsersPause, tell: Callable[[], None] = lambda: None
     ) -> None:
         self.is_settled = threading.Event()
         self.error: PostcopyError | None = None
-        self._destination = destination
-        self._course = course
+        self._destination = ends.destination
+        self._course = ends.course
         self._pause = pause
         self._tell = tell
         self._turn = threading.Lock()
@@ -169,12 +164,11 @@ class Starter:
 class Landing:
     """Stays with a migration until all of the guest is on the destination."""
 
-    def __init__(
-        self, source: End, destination: End, course: Course, starter: Starter
-    ) -> None:
-        self._source = source
-        self._destination = destination
-        self._course = course
+    def __init__(self, ends: Ends, starter: Starter) -> None:
+        self._ends = ends
+        self._source = ends.source
+        self._destination = ends.destination
+        self._course = ends.course
         self._starter = starter
         self._silent_since: float | None = None  # the source's daemon
 
@@ -225,7 +219,7 @@ class Landing:
             was_deaf = self._source.listen_again()
             # Before the switch a question can delay it.
             if was_deaf or self._course.was_split:
-                self._ask_source()
+                self._ends.ask_source()
 
     def _be_patient(self) -> None:
         """The source's daemon does not answer.
@@ -239,12 +233,6 @@ class Landing:
         has_broken = self._course.status(Side.DESTINATION) == Status.POSTCOPY_PAUSED
         if has_broken or now - self._silent_since >= limit:
             raise PostcopyError("it does not answer", side="source")
-
-    def _ask_source(self) -> None:
-        info = self._source.ask_migration()
-        if info is not None:
-            status = str(info.get("status", Status.NONE.value))
-            self._course.note(Side.SOURCE, status)
 
     def _words(self, text: str) -> str:
         """What happened, with QEMU's own words where it has some."""

@@ -8,12 +8,13 @@ both domains for ordinary ones, so their monitors can be reached throughout.  Ca
 both and read back, the destination listens, the source migrates (``setup``).  The destination's vCPUs are started when
 the guest is there (``landing``).
 
-Up to the switch every failure goes back: what still goes on is cancelled, the source's vCPUs are started if QEMU had
-stopped them, the destination's domain, which is ours, is destroyed, and what was set is put back.  Not so where the
-source has sent all or has ended, and the destination may have all: it is the only guest there is.  From the switch on neither half is touched until
-both QEMUs say ``completed``; then the source's shell is destroyed (``aftermath``).  ``migrate_cancel`` is never sent
-after the switch.  One way leads back from there: if the destination has ended before the guest ran, all of its memory
-is on the source.  A migration that breaks gets a new channel (``rejoin``).
+Up to the switch every failure goes back (``undoing``): what still goes on is cancelled, the source's vCPUs are started
+if QEMU had stopped them, the destination's domain, which is ours, is destroyed, and what was set is put back.  Not so
+where the source has sent all or has ended, and the destination may have all: it is the only guest there is.  From the
+switch on (``switching``) neither half is touched until both QEMUs say ``completed``; then the source's shell is
+destroyed (``aftermath``).  ``migrate_cancel`` is never sent after the switch.  One way leads back from there: if the
+destination has ended before the guest ran, all of its memory is on the source.  A migration that breaks gets a new
+channel (``rejoin``).
 
 The client is needed until the end: nobody else starts the destination's vCPUs, or removes the source's shell.  What it
 has left, if it was killed, another one picks up (``picked_up``).
@@ -22,7 +23,6 @@ has left, if it was killed, another one picks up (``picked_up``).
 from __future__ import annotations
 
 import logging
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -32,7 +32,13 @@ from typing import Any
 import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.constants import MigrateFlags
 from libvirt_postcopy.drivers.aftermath import Aftermath
-from libvirt_postcopy.drivers.course import SPLIT, Course, UsersPause, in_background
+from libvirt_postcopy.drivers.course import (
+    SPLIT,
+    Course,
+    Ends,
+    UsersPause,
+    in_background,
+)
 from libvirt_postcopy.drivers.ends import End, half_of_destination, half_of_source
 from libvirt_postcopy.drivers.host import Connect, Pulse
 from libvirt_postcopy.drivers.landing import Landing, Starter
@@ -40,10 +46,11 @@ from libvirt_postcopy.drivers.native import Target
 from libvirt_postcopy.drivers.rejoin import Rejoin
 from libvirt_postcopy.drivers.runner import Sink
 from libvirt_postcopy.drivers.setup import Order, Setup
+from libvirt_postcopy.drivers.switching import Switching
+from libvirt_postcopy.drivers.undoing import Undoing
 from libvirt_postcopy.drivers.wishes import Wishes, check_flags, check_params
 from libvirt_postcopy.errors import LibvirtError, PostcopyError
 from libvirt_postcopy.events import (
-    AbortRefused,
     Ended,
     Event,
     Finished,
@@ -55,20 +62,9 @@ from libvirt_postcopy.events import (
     SplitSeen,
     StatsSeen,
     StatusSeen,
-    SwitchAccepted,
-    SwitchHeld,
-    SwitchNotSeen,
-    SwitchRefused,
-    SwitchUnanswered,
 )
 from libvirt_postcopy.journal import Journal
 from libvirt_postcopy.phases import Status
-from libvirt_postcopy.qmp.commands import (
-    CommandError,
-    ConnectError,
-    MonitorBusy,
-    MonitorError,
-)
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir.events import ensure_event_loop
 from libvirt_postcopy.vir.protocols import Domain
@@ -80,21 +76,7 @@ LOG = logging.getLogger("libvirt_postcopy.drivers")
 _HAND_OVER_S = 4.0
 """How long the end is tried to be tidied up when the guest has arrived."""
 
-_ASK_S = 15.0
-"""How long the source's daemon may be away when something has failed."""
-
-_REJECTED_S = 5.0
-"""How long after a break, of a guest that has not run there, the destination's daemon may take to see its QEMU end."""
-
-_CANCEL_S = 5.0
-"""How long a migration that is undone may take to end."""
-
 _RETRY_S = 0.5
-_CAN_CANCEL = frozenset(
-    (Status.SETUP, Status.WAIT_UNPLUG, Status.ACTIVE, Status.PRE_SWITCHOVER)
-)
-_CAN_SWITCH = _CAN_CANCEL | {Status.DEVICE, Status.POSTCOPY_DEVICE}
-_GOES_ON = _CAN_SWITCH | {Status.CANCELLING, Status.FAILING}
 
 
 class QemuDriver:
@@ -142,23 +124,31 @@ class QemuDriver:
         here = vir.uri_of(source)
         self._source = End(Side.SOURCE, order.uuid, here, connect, source)
         self._destination = End(Side.DESTINATION, order.uuid, there, connect, given)
-        ends = self._source, self._destination
         self._course = Course()
+        self._ends = Ends(self._source, self._destination, self._course)
         self._pause = UsersPause(self._source, self._course)
-        self._setup = Setup(order, *ends)
+        self._setup = Setup(order, self._ends)
         tell = (lambda: None) if journal is None else journal.may_run
-        self._starter = Starter(self._destination, self._course, self._pause, tell)
-        self._landing = Landing(*ends, self._course, self._starter)
+        self._starter = Starter(self._ends, self._pause, tell)
+        self._landing = Landing(self._ends, self._starter)
+        self._pulse = Pulse(self._destination.host)
+        self._switching = Switching(self._ends, self._pulse, journal)
         self._aftermath = Aftermath(
-            order, *ends, self._course, self._setup, self._pause, self._starter, self._landing
-        )  # fmt: skip
+            order, self._ends, self._setup, self._starter, self._landing
+        )
+        self._undoing = Undoing(
+            order,
+            self._ends,
+            self._setup,
+            self._switching,
+            self._pause,
+            self._starter,
+            self._landing,
+            self._aftermath,
+        )
         self._recover_bandwidth = recover_bandwidth
         self._rejoin: Rejoin | None = None
-        self._pulse = Pulse(self._destination.host)
         self._sink: Sink = lambda event: None
-        self._sending = threading.Lock()
-        self._is_abandoned = False  # nothing that goes forward is sent any more
-        self._may_switch = False  # QEMU may have taken the command
         self._has_begun = False  # QEMU's answers are about this migration
         self.domain: Domain | None = None  #: on the destination, once it is there
         self.error: PostcopyError | None = None
@@ -185,39 +175,11 @@ class QemuDriver:
 
     def switch(self) -> Event:
         """Send ``migrate-start-postcopy``, if the destination lives."""
-        silence = self._pulse.silence()
-        if silence:
-            return SwitchHeld(silence)
-        if self._journal is not None:
-            self._journal.arm()
-        with self._sending:
-            if self._is_abandoned:
-                return SwitchRefused("the migration is being undone", is_final=True)
-            return self._send_switch()
-
-    def _send_switch(self) -> Event:
-        could_switch, self._may_switch = self._may_switch, True
-        try:
-            self._source.control.start_postcopy()
-        except CommandError as error:
-            self._may_switch = could_switch
-            return SwitchRefused(error.desc, is_final="capability" in error.desc)
-        except (ConnectError, MonitorBusy) as error:
-            return SwitchRefused(error.what, is_final=False)
-        except MonitorError as error:
-            return SwitchUnanswered(error.what)
-        return SwitchAccepted()
+        return self._switching.switch()
 
     def verify_switch(self) -> Event:
         """Ask the source's QEMU."""
-        try:
-            status = self._source.control.status()
-        except PostcopyError as error:
-            LOG.debug("not verified: %s", error)
-            return SwitchNotSeen()
-        self._course.note(Side.SOURCE, status)
-        is_there = status in SPLIT or status == Status.COMPLETED
-        return SplitSeen(Side.SOURCE) if is_there else SwitchNotSeen()
+        return self._switching.verify()
 
     def read_stats(self) -> list[Event]:
         """Read the source's statistics."""
@@ -231,20 +193,7 @@ class QemuDriver:
 
     def abort(self) -> Event | None:
         """Send ``migrate_cancel``, but never after the switch."""
-        with self._sending:
-            if not self._course.was_sent:
-                self._is_abandoned = True
-                return None
-            if self._course.was_split:
-                return AbortRefused("the guest is split")
-            try:
-                status = self._source.control.status()
-                if status not in _CAN_CANCEL:
-                    return AbortRefused(f"the migration is {status}")
-                self._source.control.cancel()
-            except PostcopyError as error:
-                return AbortRefused(error.what)
-        return None
+        return self._switching.abort()
 
     def look(self, side: Side) -> Looked:
         """Look at one host."""
@@ -370,9 +319,7 @@ class QemuDriver:
         uri = setup.listen()
         setup.set_up_source()
         self._prepare_rejoin()
-        with self._sending:
-            if self._is_abandoned:
-                raise PostcopyError("aborted before anything was started")
+        with self._switching.beginning():
             self._course.forget_source()
             self._course.was_sent = True
         self._pulse.start()
@@ -382,9 +329,7 @@ class QemuDriver:
 
     def _prepare_rejoin(self) -> None:
         self._rejoin = Rejoin(
-            self._source,
-            self._destination,
-            self._course,
+            self._ends,
             self._setup.channel,
             is_frail=self._setup.is_frail,
             bandwidth=self._recover_bandwidth,
@@ -434,88 +379,13 @@ class QemuDriver:
             return
         here = there = Half.UNKNOWN
         try:
-            here, there = self._undo(error)
+            here, there = self._undoing.undo(error)
         except Exception:  # a bug of ours must not leave the caller waiting
             LOG.exception("it was not undone")
         if self._course.was_sent:
             self._sink(Ended(error=str(error), here=here, there=there))
         else:
             self._sink(Ended(error=str(error), was_sent=False))
-
-    def _undo(self, error: PostcopyError) -> tuple[Half, Half]:
-        """Go back if that is possible; give what each host has of the guest then."""
-        if not self._course.was_sent:
-            return self._aftermath.take_back(error)
-        if not self._is_source_known():
-            _add(error, "the source cannot be asked: nothing was undone")
-            return Half.UNKNOWN, Half.UNKNOWN
-        if not self._course.was_split:
-            self._call_off()
-        if not self._course.was_split:
-            return self._undo_precopy(error)
-        if self._is_rejected():
-            return self._aftermath.take_back_rejected(error)
-        return Half.SPLIT_FAILED, Half.UNKNOWN
-
-    def _call_off(self) -> None:
-        """Let nothing switch while it is undone, and wait until nothing goes on; a switch may have been faster."""
-        with self._sending:
-            self._is_abandoned = True
-            if self._source_status() in _CAN_CANCEL and not self._is_switch_to_come():
-                with suppress(PostcopyError):
-                    self._source.control.cancel()
-        end_at = time.monotonic() + _CANCEL_S
-        while self._source_status() in _GOES_ON and time.monotonic() < end_at:
-            self._course.over.wait(_RETRY_S / 10)
-
-    def _source_status(self) -> str:
-        """Empty where its QEMU does not answer."""
-        info = self._source.ask_migration()
-        if info is None:
-            return ""
-        status = str(info.get("status", Status.NONE.value))
-        self._course.note(Side.SOURCE, status)
-        return status
-
-    def _undo_precopy(self, error: PostcopyError) -> tuple[Half, Half]:
-        reason = self._why_not_undo()
-        if reason:
-            _add(error, f"{reason}: nothing was undone")
-            return Half.UNKNOWN, Half.UNKNOWN
-        return self._aftermath.take_back(error)
-
-    def _why_not_undo(self) -> str:
-        """The guest may have been sent, or be about to be, and the destination does not say that it lacks something."""
-        if self._is_switch_to_come():
-            return "the switch was sent, and is still to come"
-        has_sent_all = self._course.has_sent_all or self._source.has_ended()
-        if has_sent_all and self._landing.is_whole_there() is not False:
-            return "the destination may have all of the guest"
-        return ""
-
-    def _is_switch_to_come(self) -> bool:
-        """As far as the source has said; not where nobody is left to take the guest."""
-        is_open = self._course.status(Side.SOURCE) in _CAN_SWITCH
-        return self._may_switch and is_open and not self._destination.has_ended()
-
-    def _is_source_known(self) -> bool:
-        """An event may have been missed, and what is split must not be undone."""
-        end_at = time.monotonic() + _ASK_S
-        while True:
-            if self._source_status() or self._source.has_ended():
-                return True
-            if time.monotonic() >= end_at or self._course.over.wait(_RETRY_S):
-                return False
-
-    def _is_rejected(self) -> bool:
-        """The destination has ended, and the guest never ran there; it will not be started any more."""
-        end_at = time.monotonic() + _REJECTED_S
-        while not self._starter.may_run:
-            if self._destination.has_ended():
-                return self._starter.forbid()
-            if time.monotonic() >= end_at or self._course.over.wait(_RETRY_S / 10):
-                return False
-        return False
 
 
 def _failure(call: Callable[[], None]) -> PostcopyError | None:
@@ -527,7 +397,3 @@ def _failure(call: Callable[[], None]) -> PostcopyError | None:
         LOG.exception("the driver failed unexpectedly")
         return PostcopyError(f"unexpected: {error!r}")
     return None
-
-
-def _add(error: PostcopyError, text: str) -> None:
-    error.what = f"{error.what}; {text}"

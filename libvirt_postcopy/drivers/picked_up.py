@@ -43,7 +43,7 @@ class PickedUpDriver(QemuDriver):
         self._source.host.renew()
         self._setup.pick_up()
         self._course.was_sent = self._has_begun = True
-        self._may_switch = True  # that client may have asked for it
+        self._switching.assume_sent()
         self._source.host.watch(self._hear_source)
         self._destination.host.watch(self._hear_destination)
         status = self._source.control.status()

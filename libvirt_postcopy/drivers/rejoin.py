@@ -12,8 +12,7 @@ import time
 from contextlib import suppress
 
 from libvirt_postcopy.drivers.channel import Channel
-from libvirt_postcopy.drivers.course import Course
-from libvirt_postcopy.drivers.ends import End
+from libvirt_postcopy.drivers.course import Ends
 from libvirt_postcopy.drivers.landing import Landing
 from libvirt_postcopy.errors import PostcopyError
 from libvirt_postcopy.phases import Status
@@ -44,18 +43,11 @@ class Rejoin:
     """
 
     def __init__(
-        self,
-        source: End,
-        destination: End,
-        course: Course,
-        channel: Channel,
-        *,
-        is_frail: bool,
-        bandwidth: int | None,
+        self, ends: Ends, channel: Channel, *, is_frail: bool, bandwidth: int | None
     ) -> None:
-        self._source = source
-        self._destination = destination
-        self._course = course
+        self._source = ends.source
+        self._destination = ends.destination
+        self._course = ends.course
         self._channel = channel
         self._is_frail = is_frail
         self._bandwidth = bandwidth

@@ -17,7 +17,7 @@ from libvirt_postcopy import incoming
 from libvirt_postcopy.constants import MigrateFlags, MigrateParam
 from libvirt_postcopy.domxml import read_guest
 from libvirt_postcopy.drivers.channel import Channel, channel_of, host_of
-from libvirt_postcopy.drivers.course import SPLIT
+from libvirt_postcopy.drivers.course import SPLIT, Ends
 from libvirt_postcopy.drivers.ends import End, within
 from libvirt_postcopy.drivers.tls import Tls
 from libvirt_postcopy.drivers.wishes import Wishes, check_guest, parameters_of
@@ -108,10 +108,10 @@ class Setup:
     :ivar is_frail: One of the QEMUs has one try for each step of a recovery.
     """
 
-    def __init__(self, order: Order, source: End, destination: End) -> None:
+    def __init__(self, order: Order, ends: Ends) -> None:
         self._order = order
-        self._source = source
-        self._destination = destination
+        self._source = ends.source
+        self._destination = ends.destination
         self._xml = ""
         self._tls = Tls(False, "")
         self._wanted_here: dict[str, bool] = {}

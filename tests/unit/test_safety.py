@@ -50,13 +50,15 @@ ALLOWED: dict[tuple[str, str], set[str]] = {
     ("drivers/aftermath.py", "Aftermath._remove_source"): {"monitor.destroy"},
     ("drivers/aftermath.py", "Aftermath._undefine"): {"monitor.undefine"},
     # and the way back before the switch
-    ("drivers/aftermath.py", "Aftermath._destroy_there"): {"monitor.destroy"},
-    ("drivers/aftermath.py", "Aftermath._start_here"): {
+    ("drivers/undoing.py", "Undoing._destroy_there"): {"monitor.destroy"},
+    ("drivers/undoing.py", "Undoing._start_here"): {
         "monitor.resume",
         "self._source.readings.cont",
     },
-    ("drivers/passthrough.py", "QemuDriver.abort"): {"self._source.control.cancel"},
-    ("drivers/passthrough.py", "QemuDriver._call_off"): {"self._source.control.cancel"},
+    ("drivers/switching.py", "Switching.abort"): {"qemu.cancel"},
+    ("drivers/switching.py", "Switching._goes_on_uncancelled"): {
+        "source.control.cancel"
+    },
     # of these names, and no domain's
     ("drivers/native.py", "NativeDriver._resume"): {"self._journal.resume"},
     ("drivers/assisted.py", "AssistedDriver._go_round"): {"self._journal.resume"},

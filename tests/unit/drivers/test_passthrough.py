@@ -11,7 +11,14 @@ from typing import Any
 import pytest
 
 from libvirt_postcopy.constants import ErrorNumber, MigrateFlags
-from libvirt_postcopy.drivers import aftermath, ends, landing, passthrough, rejoin
+from libvirt_postcopy.drivers import (
+    ends,
+    landing,
+    passthrough,
+    rejoin,
+    switching,
+    undoing,
+)
 from libvirt_postcopy.drivers.native import Target
 from libvirt_postcopy.drivers.passthrough import QemuDriver
 from libvirt_postcopy.drivers.runner import Runner
@@ -79,19 +86,19 @@ def closed(monitor: None) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (aftermath, landing, passthrough):
+    for module in (undoing, landing, passthrough):
         monkeypatch.setattr(module, "_RETRY_S", 0.05)
     monkeypatch.setattr(landing, "_POLL_S", 0.05)
     monkeypatch.setattr(landing, "_RESUME_S", 0.2)
     monkeypatch.setattr(landing, "_CONFIRM_S", 0.3)
     monkeypatch.setattr(rejoin, "_PROBE_S", 0.2)
     monkeypatch.setattr(rejoin, "_PROBE_POLL_S", 0.01)
-    monkeypatch.setattr(aftermath, "_GO_ON_S", 0.5)
-    monkeypatch.setattr(aftermath, "_REJECTED_S", 0.2)
+    monkeypatch.setattr(undoing, "_GO_ON_S", 0.5)
+    monkeypatch.setattr(undoing, "_GO_ON_REJECTED_S", 0.2)
     monkeypatch.setattr(passthrough, "_HAND_OVER_S", 0.3)
-    monkeypatch.setattr(passthrough, "_REJECTED_S", 0.3)
-    monkeypatch.setattr(passthrough, "_ASK_S", 0.3)
-    monkeypatch.setattr(passthrough, "_CANCEL_S", 0.3)
+    monkeypatch.setattr(undoing, "_REJECTED_S", 0.3)
+    monkeypatch.setattr(undoing, "_ASK_S", 0.3)
+    monkeypatch.setattr(switching, "_CANCEL_S", 0.3)
     monkeypatch.setattr(ends, "_ANSWER_S", 0.3)
 
 
@@ -997,7 +1004,7 @@ def test_what_another_run_has_created_is_left(pair: Pair, hosts: Hosts) -> None:
 def test_source_goes_on_before_the_destination_answers(
     pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(aftermath, "_REMOVE_S", 0.2)
+    monkeypatch.setattr(undoing, "_REMOVE_S", 0.2)
     play = _begun(hosts)
     answers = threading.Event()
     ran_on: list[bool] = []
@@ -1019,7 +1026,7 @@ def test_destination_is_not_destroyed_too_late(
     pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A later run may have made another one by then."""
-    monkeypatch.setattr(aftermath, "_REMOVE_S", 0.2)
+    monkeypatch.setattr(undoing, "_REMOVE_S", 0.2)
     play = _begun(hosts)
     there, answers = hosts.there, threading.Event()
     there.XMLDesc = lambda flags=0: answers.wait(PATIENCE_S) and there.xml  # type: ignore[method-assign]
@@ -1095,11 +1102,11 @@ def test_switch_that_was_sent_is_not_cancelled(pair: Pair, hosts: Hosts) -> None
 def test_switch_that_comes_while_it_is_undone_is_not_undone(
     pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(passthrough, "_CANCEL_S", PATIENCE_S)
+    monkeypatch.setattr(switching, "_CANCEL_S", PATIENCE_S)
     play = _begun(hosts)
     until(lambda: play.driver.switch() == SwitchAccepted())
     _fails(play)
-    until(lambda: play.driver._is_abandoned)
+    until(lambda: play.driver._switching._is_abandoned)
     pair.say("src", "postcopy-active")
     assert play.ended().here is Half.SPLIT_FAILED
     assert "migrate_cancel" not in hosts.dom.commands and hosts.there.calls == []
