@@ -163,6 +163,16 @@ class Switching:
             return "the switch was sent, and is still to come"
         return ""
 
+    def why_not_over(self) -> str:
+        """Say why the source may switch yet, whoever asks for it; empty where it cannot."""
+        source, destination = self._ends.source, self._ends.destination
+        reason = self.why_it_may_come()
+        if reason or not self._is_open():
+            return reason
+        if source.has_ended() or destination.has_ended():
+            return ""
+        return "it goes on, and could not be cancelled"
+
     def _is_open(self) -> bool:
         """By what the source has said last."""
         return self._ends.course.status(Side.SOURCE) in _CAN_SWITCH

@@ -1,4 +1,18 @@
-"""The way back: what was prepared is removed and put back, and the guest goes on on the source."""
+"""The way back: what was prepared is removed and put back, and the guest goes on on the source.
+
+The destination's domain, which a run of ours has made, is destroyed on this way alone, and only when no part of the
+guest can be in it, nor come into it any more:
+
+- nothing was sent; or the source's QEMU says that its migration is over without a switch, or has ended, or the
+  destination says that it lacks something;
+- nothing of ours sends a switch from then on (``switching``), nor starts its vCPUs (``Starter.forbid``);
+- the domain bears the mark of this run, by an answer of its daemon right before, over the same connection.
+
+A daemon that hangs in that very moment, or a link, may let it be carried out late.  What it finds then is this domain,
+to which nobody migrates any more: its QEMU has had its one incoming migration.  A later run makes none beside it, as
+libvirt knows no two of one UUID; and until somebody has removed it by hand and made another, a daemon that hung has
+taken what it had been sent, and one that was cut off has closed the connection (keepalive, some 30 s).
+"""
 
 from __future__ import annotations
 
@@ -111,7 +125,7 @@ class Undoing:
 
     def _why_not_undo(self) -> str:
         """The guest may have been sent, or be about to be, and the destination does not say that it lacks something."""
-        reason = self._switching.why_it_may_come()
+        reason = self._switching.why_not_over()
         if reason:
             return reason
         has_sent_all = self._course.has_sent_all or self._source.has_ended()

@@ -1037,6 +1037,35 @@ def test_destination_is_not_destroyed_too_late(
     assert there.calls == []
 
 
+def test_destroy_that_is_carried_out_late_finds_nothing_that_can_be_split(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its daemon hangs with the request: the domain stays as it was, until that is taken."""
+    monkeypatch.setattr(undoing, "_REMOVE_S", 0.2)
+    play = _begun(hosts)
+    there, answers = hosts.there, threading.Event()
+    states: list[tuple[str | None, str]] = []
+    destroy = there.destroy
+
+    def late() -> int:
+        assert answers.wait(PATIENCE_S)
+        states.append((pair.models["src"].status, pair.models["dst"].run_state))
+        return destroy()
+
+    there.destroy = late  # type: ignore[method-assign]
+    _fails(play)
+    ended = play.ended()
+    assert (ended.here, ended.there) == (Half.WHOLE, Half.MIGRATING)
+    assert isinstance(play.driver.switch(), SwitchRefused)
+    play.driver._starter.begin()
+    later = Play(hosts).begin()
+    assert "the destination has a domain 'web1' already" in str(later.ended().error)
+    answers.set()
+    _no_thread_is_left("postcopy-within")
+    assert states == [("cancelled", "inmigrate")]
+    assert there.calls == [("destroy",)]
+
+
 def test_what_was_created_since_is_left(pair: Pair, hosts: Hosts) -> None:
     play = _begun(hosts)
     hosts.there.xml = incoming_xml(XML, run="another")
@@ -1087,6 +1116,32 @@ def test_what_still_goes_on_is_cancelled_before_it_is_undone(
     switched = play.driver.switch()
     assert isinstance(switched, SwitchRefused) and switched.is_final
     assert "migrate-start-postcopy" not in hosts.dom.commands
+
+
+def test_what_goes_on_and_cannot_be_cancelled_is_not_undone(
+    pair: Pair, hosts: Hosts
+) -> None:
+    """Another client may let it switch, and the destination would be destroyed with half of the guest."""
+    pair.replies["src", "migrate_cancel"] = refuse("it is busy")
+    play = _begun(hosts)
+    _fails(play)
+    ended = play.ended()
+    assert "it goes on, and could not be cancelled: nothing was undone" in str(
+        ended.error
+    )
+    assert (ended.here, ended.there) == (Half.UNKNOWN, Half.UNKNOWN)
+    assert hosts.there.calls == []
+
+
+def test_cancel_that_is_refused_is_sent_again(pair: Pair, hosts: Hosts) -> None:
+    pair.replies["src", "migrate_cancel"] = refuse("it is busy")
+    play = _begun(hosts)
+    there = hosts.there
+    _fails(play)
+    until(lambda: hosts.dom.commands.count("migrate_cancel") > 1)
+    pair.replies.clear()
+    assert play.ended().here is Half.WHOLE
+    assert there.calls == [("destroy",)]
 
 
 def test_switch_that_was_sent_is_not_cancelled(pair: Pair, hosts: Hosts) -> None:
