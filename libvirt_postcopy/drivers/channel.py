@@ -58,7 +58,7 @@ class Channel:
         return f"unix:{self.path}" if self.path else f"tcp:{self.connect}:{port}"
 
     def listening_address(self) -> Mapping[str, Any]:
-        """The same as a QAPI ``SocketAddress``; only for one port."""
+        """The same as a QAPI ``SocketAddress``; only for one TCP port."""
         return self._address(self.bind)
 
     def connecting_address(self) -> Mapping[str, Any]:
@@ -66,8 +66,6 @@ class Channel:
         return self._address(self.connect)
 
     def _address(self, host: str) -> Mapping[str, Any]:
-        if self.path:
-            return {"type": "unix", "data": {"path": self.path}}
         (port,) = self.ports
         data = {"host": host.strip("[]"), "port": str(port)}
         return {"type": "inet", "data": data}

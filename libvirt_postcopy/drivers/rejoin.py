@@ -81,7 +81,8 @@ class Rejoin:
 
     def _listen(self) -> int:
         """Let the destination wait for the source; give its port."""
-        if self._is_frail and self._port is None:
+        # A try at a path would take it from a QEMU that waits there: it is unlinked first.  No link leads to one either.
+        if self._is_frail and self._port is None and not self._channel.path:
             self._try_way()
         qemu, told = self._destination.control, self._port
         if self._is_frail:
@@ -122,10 +123,9 @@ class Rejoin:
 
         :raises PostcopyError: If it does not; nothing has changed then.
         """
-        ports = self._channel.ports or (0,)
         refusals = []
-        for port in ports:
-            channel = self._channel.at_port(port) if port else self._channel
+        for port in self._channel.ports:
+            channel = self._channel.at_port(port)
             try:
                 self._try_port(channel)
             except CommandError as error:

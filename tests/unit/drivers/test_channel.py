@@ -39,11 +39,6 @@ def test_one_port() -> None:
     assert channel.connecting_address()["data"]["host"] == "2001:db8::1"
 
 
-def test_address_of_a_unix_socket() -> None:
-    address = channel_of("b", migrate_uri="unix:///run/m.sock").listening_address()
-    assert address == {"type": "unix", "data": {"path": "/run/m.sock"}}
-
-
 def test_both_ends_get_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.7", 0))]
     monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: found)

@@ -1328,11 +1328,11 @@ def test_guest_whose_source_comes_back_is_started(
 # A recovery that has one try
 
 
-def _frail(pair: Pair, hosts: Hosts, *missing: str) -> Play:
+def _frail(pair: Pair, hosts: Hosts, *missing: str, **params: Any) -> Play:
     """QEMU before 7.1, broken."""
     del pair.models["src"].capabilities["postcopy-preempt"]
     pair.missing.update(missing)
-    play = _split(pair, hosts)
+    play = _split(pair, hosts, **params)
     pair.say("src", "postcopy-paused")
     play.ended()
     return play
@@ -1422,6 +1422,20 @@ def test_destination_that_another_client_has_told_to_recover(
     play.ended()
     assert [each["uri"] for each in _sent(hosts.dom, "migrate")[1:]] == uris
     assert bool(play.driver.look(SRC).obstacle) is not bool(uris)
+
+
+@pytest.mark.parametrize("reply", [ok(), TRIGGERED])
+def test_path_is_not_taken_from_a_destination_that_waits_there(
+    pair: Pair, hosts: Hosts, reply: dict[str, Any]
+) -> None:
+    """QEMU unlinks a path before it listens there, also for a try."""
+    play = _frail(pair, hosts, migrate_uri="unix:///run/m.sock")
+    pair.replies["dst", "migrate-recover"] = reply
+    play.driver.resume()
+    play.ended()
+    assert "chardev-add" not in hosts.there.commands
+    resume = {"uri": "unix:/run/m.sock", "resume": True}
+    assert _sent(hosts.dom, "migrate")[1:] == [resume]
 
 
 def test_refused_recovery_is_no_recovery(pair: Pair, hosts: Hosts) -> None:
