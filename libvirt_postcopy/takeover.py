@@ -326,7 +326,7 @@ def _target(
     dest: Destination | None, entry: Entry | None, peer2peer: bool | None
 ) -> Target:
     noted = entry.facts.destination if entry is not None else None
-    is_noted = dest is None
+    is_noted = dest in (None, noted)  # our own program names what the journal has
     dest = noted if is_noted else dest
     if dest is None:
         return Target()

@@ -406,6 +406,7 @@ def test_journal_gives_what_was_not_given(held: j.Journal) -> None:
     target = takeover._target(None, entry, None)
     assert (target.uri, target.is_peer2peer) == ("fake:///b", False)
     assert target.was_reached
+    assert takeover._target("fake:///b", entry, None).was_reached, "as the program asks"
     assert entry.facts.params == {"bandwidth": 5}
 
 
