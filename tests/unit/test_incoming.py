@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ FOLDER = Path(__file__).parents[1] / "golden" / "domxml"
 CASES = sorted(path.name[: -len("-in.xml")] for path in FOLDER.glob("*-in.xml"))
 ALL = (*incoming_arguments(), *socket_arguments("/run/web1.qmp"))
 SCHEMA = Path("/usr/share/libvirt/schemas/domain.rng")
+HELPER = Path("/usr/lib/libvirt/virt-aa-helper")
 
 
 def _read(name: str) -> str:
@@ -62,6 +64,23 @@ def test_libvirts_schema_takes_it(case: str) -> None:
     schema = etree.RelaxNG(etree.parse(str(SCHEMA)))
     for made in (_read(f"{case}-out.xml"), clean_xml(_read(f"{case}-out.xml"))):
         assert schema.validate(etree.fromstring(made)), schema.error_log
+
+
+@pytest.mark.skipif(not HELPER.exists(), reason="libvirt is without AppArmor")
+def test_apparmors_profile_takes_it_and_permits_no_path_of_ours() -> None:
+    """As docs/qemu-driver.md says; needs no AppArmor."""
+    made = _read("plain-out.xml")
+    assert "/run/web1.qmp" in made
+    uuid = etree.fromstring(made).findtext("uuid")
+    profile = subprocess.run(
+        [str(HELPER), "--dryrun", "--create", "--uuid", f"libvirt-{uuid}"],
+        input=made,
+        text=True,
+        capture_output=True,
+        timeout=30,
+        check=True,
+    ).stderr
+    assert ".pid" in profile and "/run/web1.qmp" not in profile
 
 
 def test_what_somebody_has_edited_is_left_alone() -> None:
