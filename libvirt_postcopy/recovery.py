@@ -170,6 +170,9 @@ _GIVEN_UP = frozenset((Status.CANCELLED, Status.FAILED, Status.POSTCOPY_PAUSED))
 #: In which QEMU can be told to break the migration.
 _CAN_PAUSE = frozenset((Status.POSTCOPY_ACTIVE, Status.POSTCOPY_RECOVER))
 
+#: Of a destination: it has all pages, or does not run the guest yet and may still get what it needs for that.
+_NOT_TO_BE_BROKEN = frozenset((Half.WHOLE, Half.MIGRATING))
+
 #: While the source's QEMU is paused, by what the destination's daemon says.
 _WHILE_PAUSED = {
     Half.SPLIT_FAILED: Diagnosis.PAUSED,
@@ -569,8 +572,8 @@ class Recovery:
             return []
         if self._silent_side() or self._last(Side.SOURCE).status not in _CAN_PAUSE:
             return []
-        if self._last(Side.DESTINATION).half is Half.WHOLE:
-            return []  # it has all pages; what a resume cannot mend must not be broken
+        if self._last(Side.DESTINATION).half in _NOT_TO_BE_BROKEN:
+            return []  # what a resume cannot mend must not be broken
         if self._diagnose(now) is not Diagnosis.FLOWING:
             return []
         self._paused_at = now

@@ -595,6 +595,7 @@ def test_pages_that_move_are_not_broken() -> None:
         (looked(SRC, Half.UNKNOWN), FLOWING[1]),
         (FLOWING[0], looked(DST, Half.SPLIT_FAILED, None, "too old")),
         (looked(SRC, Half.SPLIT, "completed"), looked(DST, Half.WHOLE)),
+        (FLOWING[0], looked(DST, Half.MIGRATING)),
         (looked(SRC, Half.SPLIT, "postcopy-device"), FLOWING[1]),
         (looked(SRC, Half.WHOLE, "active"), FLOWING[1]),
         (looked(SRC, Half.SPLIT), FLOWING[1]),
