@@ -16,7 +16,7 @@ from libvirt_postcopy.programs import FAILED, printable
 if TYPE_CHECKING:  # only what is needed is imported, when it is
     from libvirt_postcopy.conformance.campaign import Pairing
     from libvirt_postcopy.conformance.report import Baseline
-    from libvirt_postcopy.conformance.verdicts import Subject
+    from libvirt_postcopy.conformance.verdicts import Subject, Verdict
 
 __all__ = ["options", "run"]
 
@@ -250,7 +250,7 @@ def _conclude(
             raise UsageError(f"cannot write {args.output}: {error.strerror}") from error
         out.write(report.render("text", subjects, pairs))
     if baseline is not None:
-        worse = report.regressions(subjects, pairs, baseline)
+        worse = report.regressions(subjects, pairs, baseline, _failing(args))
         # A report that a program reads stays as it is.
         where = out if args.format == "text" or args.output else sys.stderr
         where.writelines(f"worse than before: {printable(line)}\n" for line in worse)
@@ -275,11 +275,16 @@ def _is_bad(
 ) -> bool:
     from libvirt_postcopy.conformance.verdicts import Verdict
 
-    failing = {Verdict.FAIL}
-    failing |= set() if args.known_ok else {Verdict.KNOWN}
-    failing |= {Verdict.WEAK} if args.strict else set()
     found = {each.verdict for subject in subjects for each in subject.findings}
-    return bool(found & failing) or any(p.verdict is Verdict.FAIL for p in pairs)
+    return bool(found & _failing(args)) or any(p.verdict is Verdict.FAIL for p in pairs)
+
+
+def _failing(args: argparse.Namespace) -> set[Verdict]:
+    from libvirt_postcopy.conformance.verdicts import Verdict
+
+    known = set() if args.known_ok else {Verdict.KNOWN}
+    weak = {Verdict.WEAK} if args.strict else set()
+    return {Verdict.FAIL} | known | weak
 
 
 def _progress() -> Callable[[str], None]:

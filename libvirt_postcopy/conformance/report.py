@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -339,9 +339,15 @@ def read_baseline(path: Path) -> Baseline:
 
 
 def regressions(
-    subjects: Sequence[Subject], pairs: Sequence[Pairing], baseline: Baseline
+    subjects: Sequence[Subject],
+    pairs: Sequence[Pairing],
+    baseline: Baseline,
+    failing: Collection[Verdict] = (Verdict.FAIL, Verdict.KNOWN),
 ) -> list[str]:
-    """What is worse than it was for the same QEMU, or for the only one that the baseline has."""
+    """What is worse than it was for the same QEMU, or for the only one that the baseline has.
+
+    :param failing: The verdicts that are worse than a better one.
+    """
     before = {subject["qemu"]: subject for subject in baseline.subjects}
     only = next(iter(before.values())) if len(before) == 1 else {}
     worse = []
@@ -350,19 +356,19 @@ def regressions(
         verdicts = {each["check"]: Verdict(each["verdict"]) for each in was.get("findings", [])}  # fmt: skip
         for finding in subject.findings:
             old = verdicts.get(finding.check.id, Verdict.SKIP)
-            if _is_worse(old, finding.verdict) and not finding.is_of_machine:
+            if _is_worse(old, finding.verdict, failing) and not finding.is_of_machine:
                 reason = f": {finding.reason}" if finding.reason else ""
                 worse.append(f"{subject.label}: {finding.check.id} was {old.value}, is {finding.verdict.value}{reason}")  # fmt: skip
     ways = {(each["source"], each["destination"]): Verdict(each["verdict"]) for each in baseline.pairs}  # fmt: skip
     for pair in pairs:
         old = ways.get((pair.source, pair.destination), Verdict.SKIP)
-        if _is_worse(old, pair.verdict):
+        if _is_worse(old, pair.verdict, failing):
             worse.append(f"{pair.source} to {pair.destination} was {old.value}, is {pair.verdict.value}: {pair.reason}")  # fmt: skip
     return worse
 
 
-def _is_worse(old: Verdict, new: Verdict) -> bool:
+def _is_worse(old: Verdict, new: Verdict, failing: Collection[Verdict]) -> bool:
     """What was kept and is not even checked any more is worse, too."""
     if new is Verdict.SKIP:
         return old in (Verdict.PASS, Verdict.WEAK)
-    return new in (Verdict.FAIL, Verdict.KNOWN) and new.weight > old.weight
+    return new in failing and new.weight > old.weight

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -18,7 +19,14 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from libvirt_postcopy.cli.main import main
-from libvirt_postcopy.conformance import campaign, host, qmpschema, report, transcript
+from libvirt_postcopy.conformance import (
+    campaign,
+    host,
+    program,
+    qmpschema,
+    report,
+    transcript,
+)
 from libvirt_postcopy.conformance.campaign import CROSS, Pairing
 from libvirt_postcopy.conformance.evidence import Conversation
 from libvirt_postcopy.conformance.introspection import Facts
@@ -423,6 +431,28 @@ class Collected:
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
         self.ids = [item.nodeid for item in session.items]
+
+@pytest.mark.parametrize(
+    "old, new, options, is_worse",
+    [
+        (Verdict.PASS, Verdict.WEAK, [], False),
+        (Verdict.PASS, Verdict.WEAK, ["--strict"], True),
+        (Verdict.WEAK, Verdict.WEAK, ["--strict"], False),
+        (Verdict.PASS, Verdict.KNOWN, [], True),
+        (Verdict.PASS, Verdict.KNOWN, ["--known-ok"], False),
+        (Verdict.PASS, Verdict.FAIL, ["--known-ok"], True),
+    ],
+)
+def test_what_fails_without_a_baseline_is_what_is_worse_with_one(
+    tmp_path: Path, old: Verdict, new: Verdict, options: list[str], is_worse: bool
+) -> None:
+    args = argparse.ArgumentParser()
+    program.options(args)
+    words = ["replay", "x", "--baseline", "x", *options]
+    before = _baseline(tmp_path, _subject(old))
+    found = program._conclude(args.parse_args(words), io.StringIO(), [_subject(new)], [], before)  # fmt: skip
+    assert found == int(is_worse)
+
 
 
 def _pytest(*words: str) -> list[str]:
