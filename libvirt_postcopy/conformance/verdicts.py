@@ -62,7 +62,9 @@ class Finding:
     lines: Sequence[Line] = ()
     scenario: str = ""
     deviation: Deviation | None = None
-    is_unseen: bool = False  #: skipped because what the check is about did not come up
+    is_unseen: bool = (
+        False  #: skipped because what it is about did not come up, as it had to
+    )
     is_of_machine: bool = False  #: skipped because this machine has not the means
 
     def to_json(self) -> dict[str, Any]:
@@ -180,7 +182,7 @@ def judge(check: Check, seen: Conversation) -> Finding:
 
 def _unseen(check: Check, seen: Conversation, reason: str) -> Finding:
     why = seen.skip_reason
-    return Finding(check, Verdict.SKIP, why or reason, scenario=seen.scenario, is_unseen=not why, is_of_machine=bool(why), lines=(*seen.of("timeout"), *seen.of("note", ""), *_deaths(seen)))  # fmt: skip
+    return Finding(check, Verdict.SKIP, why or reason, scenario=seen.scenario, is_unseen=not why and is_own(seen), is_of_machine=bool(why), lines=(*seen.of("timeout"), *seen.of("note", ""), *_deaths(seen)))  # fmt: skip
 
 
 def _deaths(seen: Conversation) -> list[Line]:
@@ -216,14 +218,15 @@ def _excused(finding: Finding, version: tuple[int, ...]) -> Finding:
     return replace(finding, verdict=Verdict.KNOWN, deviation=deviation)
 
 
-def is_own(scenario: str) -> bool:
-    """Whether a conversation is one of this suite's, which has to come to what its checks are about."""
-    return scenario in SCENARIOS or scenario == "cross"
+def is_own(seen: Conversation) -> bool:
+    """Whether a conversation is one of this suite's, which has to come to what its checks are about; format 1 is others'."""
+    is_known = seen.scenario in SCENARIOS or seen.scenario == "cross"
+    return is_known and seen.header.get("format") != 1
 
 
 def _is_for(check: Check, seen: Conversation) -> bool:
     """Our own scenarios are for certain checks; anybody else's conversation may show anything."""
-    if is_own(seen.scenario):
+    if is_own(seen):
         return check.is_for(seen.scenario)
     return check.id not in _ONLY_OUR_OWN
 
@@ -242,7 +245,7 @@ def sum_up(
 
 
 def _must_be_seen(finding: Finding) -> Finding:
-    if not finding.is_unseen or not is_own(finding.scenario) or finding.check.scenarios == ANY:  # fmt: skip
+    if not finding.is_unseen or finding.check.scenarios == ANY:
         return finding
     said = "; ".join([finding.reason, *(str(line.msg)[:200] for line in finding.lines)])
     return replace(

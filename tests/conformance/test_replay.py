@@ -20,7 +20,7 @@ from libvirt_postcopy.conformance.verdicts import Subject, Verdict
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "tests" / "transcripts"
-FILES = sorted(FOLDER.rglob("*.ndjson"))
+FILES = sorted([*FOLDER.rglob("*.ndjson"), *FOLDER.rglob("*.jsonl")])
 
 #: What each recorded version is known to do otherwise.
 KNOWN = {
@@ -110,7 +110,8 @@ def test_recording_follows_its_schema_and_is_normalised(path: Path) -> None:
     header, *rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     only = {**schema, "oneOf": [{"$ref": "#/$defs/header"}]}
     Draft202012Validator(only).validate(header)
-    line = Draft202012Validator({**schema, "oneOf": [{"$ref": "#/$defs/line"}]})
+    kind = "line" if header["format"] == 2 else "message"
+    line = Draft202012Validator({**schema, "oneOf": [{"$ref": f"#/$defs/{kind}"}]})
     for row in rows:
         line.validate(row)
     text = path.read_text(encoding="utf-8")
