@@ -72,6 +72,10 @@ class Inapplicable(Exception):
     """There is nothing to check on this version."""
 
 
+class Lacking(Inapplicable):
+    """This installation lacks a package that the check needs."""
+
+
 Judge = Callable[[Conversation], None]
 
 
@@ -161,6 +165,10 @@ def unseen(reason: str) -> NoReturn:
     raise Unseen(reason)
 
 
+def lacking(reason: str) -> NoReturn:
+    raise Lacking(reason)
+
+
 def inapplicable(reason: str) -> NoReturn:
     raise Inapplicable(reason)
 
@@ -178,15 +186,18 @@ def _flat(lines: Sequence[Line | Exchange | None]) -> list[Line]:
 def outcomes(seen: Conversation) -> dict[str, str]:
     """What the checks of a scenario say of its conversation, by id: ``pass``, ``fail`` or ``skip``.
 
-    Without what is known of versions: so it is the same in years to come.
+    Without what is known of versions: so it is the same in years to come.  What lacks a package here says nothing.
     """
     mine = [each for each in CHECKS.values() if seen.scenario in set(each.scenarios) - {*ANY}]  # fmt: skip
-    return {check.id: _outcome(check, seen) for check in mine}
+    said = {check.id: _outcome(check, seen) for check in mine}
+    return {id: outcome for id, outcome in said.items() if outcome}
 
 
 def _outcome(check: Check, seen: Conversation) -> str:
     try:
         check.judge(seen)
+    except Lacking:
+        return ""
     except (Unseen, Inapplicable):
         return "skip"
     except Weak:

@@ -205,6 +205,15 @@ def _extreme(path: Path, name: str, old: str, new: str) -> str:
     place.write_text(text[: found.start(1)] + new + text[found.end(1) :])
     return str(place)
 
+def test_without_libvirt_python_one_check_is_skipped_and_all_else_is_the_same() -> None:
+    script = "import sys; sys.modules['libvirt'] = None; from libvirt_postcopy.cli.main import main; sys.exit(main(sys.argv[1:]))"  # fmt: skip
+    words = ["conformance", "replay", str(FOLDER / "qemu-10.0" / "post-copy.ndjson"), "-v"]  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done
+    assert "skip  client/unknown-status: libvirt-python is not inst" in done.stdout
+    assert "pass  client/same-verdict" in done.stdout
+
+
 
 @pytest.mark.parametrize(
     "old, new, id",
