@@ -16,8 +16,7 @@ from libvirt_postcopy.drivers.native import Target
 from libvirt_postcopy.drivers.picked_up import PickedUpDriver
 from libvirt_postcopy.errors import StateError, UsageError
 from libvirt_postcopy.events import Half, Place, StatusSeen, SwitchAccepted
-from unit.drivers.qemus import PAUSED_BY_USER, Hosts, Machine, Pair
-from unit.drivers.test_passthrough import (
+from unit.drivers.plays import (
     LIVE,
     PATIENCE_S,
     Play,
@@ -27,6 +26,7 @@ from unit.drivers.test_passthrough import (
     pair,
     until,
 )
+from unit.drivers.qemus import PAUSED_BY_USER, Hosts, Machine, Pair
 from unit.fakes import NO_ANSWER, RUNNING, SRC
 
 __all__ = ["closed", "hosts", "impatient", "pair"]  # fixtures
