@@ -49,6 +49,7 @@ def network(lab: Lab) -> Iterator[Lab]:
     """The lab with a slow link, put right afterwards."""
     lab.limit("32MiB")
     yield lab
+    lab.pass_migrations()
     lab.unlimit()
     for host in lab.hosts():
         lab.uncut(host.name)

@@ -84,6 +84,7 @@ def stream(lab: Lab, port: int, seconds: float = 30) -> Iterator[Stream]:
 def as_new(lab: Lab) -> Iterator[None]:
     yield
     lab.unlimit()
+    lab.pass_migrations()
     for host in lab.hosts():
         lab.uncut(host.name)
 
@@ -148,6 +149,17 @@ def test_cut_link_carries_nothing_and_heals(lab: Lab) -> None:
         # Nobody was told, so the connection is there again.
         lab.uncut("b")
         assert "reset" not in flow.end()
+
+
+def test_black_hole_swallows_migrations_only_and_heals(lab: Lab) -> None:
+    with stream(lab, MIGRATION_PORT, 3) as flow, stream(lab, OTHER_PORT, 1) as other:
+        _wait_until_established(lab, MIGRATION_PORT)
+        lab.swallow_migrations()
+        with pytest.raises(subprocess.TimeoutExpired):
+            flow.source.wait(6)
+        assert "reset" not in other.end()
+        lab.pass_migrations()
+        assert "reset" not in flow.end(), "a hole is no end of a connection"
 
 
 def test_cut_host_can_still_be_asked(lab: Lab) -> None:

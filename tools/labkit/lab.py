@@ -236,12 +236,12 @@ class Lab:
     def swallow_migrations(self, names: Sequence[str] = ()) -> None:
         """Make a black hole of the migration ports; libvirt's own connections are not touched."""
         for host in self._some(names):
-            network.swallow(host.holder)
+            network.swallow(self._switch(), host.name)
 
     def pass_migrations(self, names: Sequence[str] = ()) -> None:
         """Take the black hole away."""
         for host in self._some(names):
-            network.unswallow(host.holder)
+            network.unswallow(self._switch(), host.name)
 
     def give_up_after(self, retries: int) -> None:
         """Let the hosts' TCP notice a dead link sooner; the setting is each host's own and goes with it."""

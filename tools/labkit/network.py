@@ -153,22 +153,26 @@ def limit(holder: Process, rate: int) -> None:
     # 50 ms, so that page requests see the latency of a link and not of a buffer.
     burst = max(128 * 1024, rate // 100)
     queue = max(256 * 1024, rate // 20)
+    unlimit(holder)
+    _tc(holder, _shape("eth0", rate, burst, queue))
+
+
+def _shape(device: str, rate: int, burst: int, queue: int) -> list[str]:
+    """Shape what goes out of a device to or from the migration ports; all in bytes."""
     match = "u32 match ip protocol 6 0xff match ip"
-    lines = [
-        "qdisc replace dev eth0 root handle 1: htb default 0",
+    return [
+        f"qdisc replace dev {device} root handle 1: htb default 0",
         (
-            f"class replace dev eth0 parent 1: classid 1:1 htb rate {rate}bps"
+            f"class replace dev {device} parent 1: classid 1:1 htb rate {rate}bps"
             f" burst {burst} cburst {burst} quantum 65536"
         ),
-        f"qdisc replace dev eth0 parent 1:1 handle 10: bfifo limit {queue}",
+        f"qdisc replace dev {device} parent 1:1 handle 10: bfifo limit {queue}",
+        *(
+            f"filter add dev {device} parent 1: protocol ip prio 1 {match} {end}"
+            f" {PORT_MASK} flowid 1:1"
+            for end in _ENDS
+        ),
     ]
-    lines += [
-        f"filter add dev eth0 parent 1: protocol ip prio 1 {match} {end} {PORT_MASK}"
-        " flowid 1:1"
-        for end in _ENDS
-    ]
-    unlimit(holder)
-    _tc(holder, lines)
 
 
 def unlimit(holder: Process) -> None:
@@ -177,21 +181,23 @@ def unlimit(holder: Process) -> None:
         _tc(holder, ["qdisc del dev eth0 root"])
 
 
-def swallow(holder: Process) -> None:
-    """Drop what a host sends of migrations, and let everything else through; nobody is told.
+def swallow(switch: Process, name: str) -> None:
+    """Drop what comes to a member of migrations, and let everything else through; nobody is told.
 
-    :raises LabError: If the host has no limit, whose queue is what gets smaller than a packet.
+    On its way, by the switch: of what a sender's own queue drops its kernel knows, and Linux 6.18 gives such a
+    connection up after a second instead of a quarter of an hour, once it has been up for as long.
     """
-    if rate_of(holder) is None:
-        raise LabError("a black hole needs a limit first: lab limit RATE")
-    _tc(holder, ["qdisc change dev eth0 parent 1:1 handle 10: bfifo limit 1"])
+    unswallow(switch, name)
+    _tc(switch, _shape(name, 1 << 30, 128 * 1024, _SMALLER_THAN_A_PACKET))
 
 
-def unswallow(holder: Process) -> None:
-    """Let a host's migrations through again, at the speed they had."""
-    rate = rate_of(holder)
-    if rate is not None:
-        limit(holder, rate)
+_SMALLER_THAN_A_PACKET = 1
+
+
+def unswallow(switch: Process, name: str) -> None:
+    """Let a member's migrations through again."""
+    if call(_inside(switch, "tc", "class", "show", "dev", name)):
+        _tc(switch, [f"qdisc del dev {name} root"])
 
 
 KERNELS_OWN = 15
