@@ -58,6 +58,8 @@ def look(
     return Found(guest, memory_ok, back_s, left, _ends(stage))
 
 
+_GAVE_ALL = "migrated"  # libvirt's word
+
 _HOSTS = {"source": "a", "destination": "b"}
 
 
@@ -93,6 +95,7 @@ def _guest(stage: Stage) -> str:
         {host: _status(stage, host) for host in _alive(stage)},
         is_heard=lambda: _is_heard(stage),
         has_moved=lambda: _has_moved(stage),
+        has_all=_ends(stage).get("a") == _GAVE_ALL,
     )
 
 
@@ -101,18 +104,22 @@ def place_of(
     *,
     is_heard: Callable[[], bool],
     has_moved: Callable[[], bool],
+    has_all: bool = False,
 ) -> str:
     """Say where a guest is, as `Outcome.guest` has it.
 
     :param statuses: What its QEMUs say of their migration, by host; None where they cannot be asked.
     :param is_heard: Whether its heart beats, which takes a while to tell.
     :param has_moved: Whether the beats come from a later QEMU than the first.
+    :param has_all: Whether the source's QEMU ended as it does when all of its memory has arrived.  A guest whose last
+        pages are missing may go on for a while, as long as it does not need them.
     """
     if not statuses:
         return "lost"
     if len(statuses) > 1 and _is_half(statuses.get("a")):
         return "split"
-    if is_heard():
+    is_whole = has_all or "a" in statuses or not all(map(_is_half, statuses.values()))
+    if is_whole and is_heard():
         # Of two, one is left behind: the destination's if the source is whole.
         return "source" if "a" in statuses and not has_moved() else "destination"
     # A cancelled post-copy never ends in QEMU 7.2, and its source never goes on.

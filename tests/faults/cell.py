@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import libvirt
+
 from faults.aftermath import look
 from faults.faults import FAULTS, NotInjected, Scene, Setting
 from faults.inventory import take_inventory
@@ -49,6 +51,12 @@ class Tool:
     later: Sequence[str]
     attach: Sequence[str] = ()
 
+    def comes_to(self, cell: Cell) -> bool:
+        """Whether there is such a moment: who never resumes what is broken never sees it recover."""
+        return bool(self.attach) or cell.moment not in _OF_A_RECOVERY
+
+
+_OF_A_RECOVERY = (Moment.RECOVERING, Moment.RECOVERED)
 
 _SOURCE = ("-c", "qemu+tcp://a/system")
 _LIVE = ("migrate", "--live", "--postcopy", "--postcopy-bandwidth", "16")
@@ -151,13 +159,34 @@ def _run(
     stage: Stage, tool: Tool, cell: Cell, setting: Setting, state: Path
 ) -> Outcome:
     domain = stage.start()
+    try:
+        return _migrate(stage, domain, tool, cell, setting, state)
+    finally:
+        _kill(stage)
+
+
+def _kill(stage: Stage) -> None:
+    """End what is left of the guest by the kernel's hand: libvirt keeps from a job that never ends."""
+    for host in stage.lab.hosts():
+        if numbers := stage.qemus(host.name):
+            host.run(["kill", "-KILL", *map(str, numbers)], check=False)
+
+
+def _migrate(
+    stage: Stage,
+    domain: libvirt.virDomain,
+    tool: Tool,
+    cell: Cell,
+    setting: Setting,
+    state: Path,
+) -> Outcome:
     before = take_inventory(stage, "a")
     moments = Moments(stage)
     to = (stage.name, f"qemu+tcp://{setting.destination}/system")
     with moments.listening(domain.UUIDString()):
         argv = [*tool.migrate, *_options(tool, cell), *setting.options, *to]
         client = _Client(stage.lab, argv, state)
-        missed = _inject(Scene(stage, client, moments), cell, client)
+        missed, is_noticed = _inject(Scene(stage, client, moments), cell, client)
         healed = stage.now()
         status, text = client.end()
         if client.was_killed and tool.attach:
@@ -168,6 +197,7 @@ def _run(
         text=text,
         is_killed=client.was_killed and not tool.attach,
         not_injected=missed,
+        is_unnoticed=not is_noticed,
         **{each.name: getattr(found, each.name) for each in fields(found)},
     )
 
@@ -178,8 +208,11 @@ def _options(tool: Tool, cell: Cell) -> Sequence[str]:
     return (*when, "--p2p") if cell.is_p2p else when
 
 
-def _inject(scene: Scene, cell: Cell, client: _Client) -> str:
-    """Wait for the moment and break something; the text says why that did not happen."""
+def _inject(scene: Scene, cell: Cell, client: _Client) -> tuple[str, bool]:
+    """Wait for the moment and break something.
+
+    :returns: Why that did not happen, empty if it did; and whether it was noticed, where that is its end.
+    """
     moments, fault = scene.moments, cell.fault
     try:
         with _held(scene, cell, client):
@@ -190,10 +223,10 @@ def _inject(scene: Scene, cell: Cell, client: _Client) -> str:
             scene = replace(scene, troubles=moments.troubles)
             fault.strike(scene)
             is_late = moments.has_gone(cell.moment)
-        fault.mend(scene)
+        is_noticed = fault.mend(scene)
     except (NotInjected, TimeoutError) as error:
-        return str(error)
-    return _late(cell) if is_late else ""
+        return str(error), True
+    return _late(cell) if is_late else "", is_noticed
 
 
 @contextmanager

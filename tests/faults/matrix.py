@@ -124,12 +124,12 @@ DEFECTS = (
     ),
     Defect(
         "QEMU before 10.2 cannot go back to the source once that has switched, and a destination that has not got all"
-        " of the devices' state by then cannot be resumed: it ends, or waits for ever",
+        " of the devices' state by then cannot be resumed: it ends",
         "QEMU",
         (2, 5),
         (10, 2),
         (Moment.SWITCH,),
-        (_SOCKETS, _BLACK_HOLE),
+        (_SOCKETS, _PAUSE),
     ),
     Defect(
         "QEMU before 10.2 cannot go back to the source once that has switched, and libvirt destroys the destination's"
@@ -251,6 +251,7 @@ NO_CELL = {
 }
 
 
-def cells(text: str = "") -> Iterator[Cell]:
-    """Those whose name contains a text."""
-    return (cell for cell in CELLS if text in str(cell))
+def cells(text: str = "") -> list[Cell]:
+    """The one of this name, or those whose name contains it."""
+    is_it = [cell for cell in CELLS if text == str(cell)]
+    return is_it or [cell for cell in CELLS if text in str(cell)]

@@ -78,7 +78,7 @@ class Moments:
         # One connection takes a callback for all domains only once, and the watch has taken it.
         connection = libvirt.open(self._stage.lab.host("b").uri)
         connection.domainEventRegisterAny(
-            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._on_lifecycle, uuid
+            None, libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE, self._see_there, uuid
         )
         try:
             yield self
@@ -131,7 +131,7 @@ class Moments:
 
     @property
     def troubles(self) -> int:
-        """How often the source's QEMU or libvirt has said that the channel is broken."""
+        """How often the source's QEMU or libvirt has said that the channel is broken, or the destination's half has ended."""
         with self._changed:
             return self._troubles
 
@@ -172,15 +172,15 @@ class Moments:
             pause.wait(_POLL_S)
         raise TimeoutError("the migration was not seen near its end")
 
-    def _on_lifecycle(
+    def _see_there(
         self, connection: Any, domain: Any, event: int, detail: int, uuid: str
     ) -> None:
-        if (
-            event == libvirt.VIR_DOMAIN_EVENT_STARTED
-            and detail == libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED
-            and domain.UUIDString() == uuid
-        ):
-            with self._changed:
+        if domain.UUIDString() != uuid:
+            return
+        with self._changed:
+            if event == libvirt.VIR_DOMAIN_EVENT_STOPPED:
+                self._troubles += 1
+            elif (event, detail) == _INCOMING:
                 self._reach(Moment.PREPARE)
 
     def see(self, side: Side, event: Event) -> None:
@@ -221,6 +221,11 @@ class Moments:
             self._hold()
         self._changed.notify_all()
 
+
+_INCOMING = (
+    libvirt.VIR_DOMAIN_EVENT_STARTED,
+    libvirt.VIR_DOMAIN_EVENT_STARTED_MIGRATED,
+)
 
 _BY_STATUS = {
     "active": Moment.FIRST_PASS,

@@ -24,6 +24,7 @@ class Outcome:
     :ivar text: What the client said last.
     :ivar is_killed: The client was killed by the cell's own fault, and nothing took its place.
     :ivar not_injected: Why the fault did not take place; empty if it did.
+    :ivar is_unnoticed: The fault was to last until somebody noticed, and nobody did.
     :ivar left_behind: What the migration has left on the hosts, in words; looked for where the guest runs.
     :ivar ends: How libvirt says that the guest's QEMU ended, by host, where it did.
     """
@@ -35,6 +36,7 @@ class Outcome:
     text: str = ""
     is_killed: bool = False
     not_injected: str = ""
+    is_unnoticed: bool = False
     left_behind: Sequence[str] = ()
     ends: Mapping[str, str] | None = None
 

@@ -17,6 +17,8 @@ __all__ = ["main"]
 
 FOLDER = Path("/run/libvirt-postcopy-bench")
 
+FIGURES = "<!-- What follows is written by tools/bench. -->"
+
 BENCHES = {"faults": bench_faults, "shim": bench_shim, "switch": bench_switch}
 
 
@@ -29,7 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         verb.add_argument("--runs", type=int, default=5, help="of each; default 5")
         verb.add_argument("--json", action="store_true", help="print all figures")
         module.add_arguments(verb)
-        verb.add_argument("--write", type=Path, help="also write the table there")
+        verb.add_argument(
+            "--write",
+            type=Path,
+            help=f"also write the table there, below {FIGURES!r} if that is in it",
+        )
         verb.add_argument(
             "--release",
             action="append",
@@ -54,10 +60,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         text += f"\n\n{bench_faults.no_cells()}"
     print(json.dumps(several[0], indent=2) if args.json else text)
     if args.write:
-        parts = [f"# {bench.TITLE}", text, getattr(bench, "EXPLANATION", "")]
+        parts = [
+            _beginning(args.write, bench.TITLE),
+            text,
+            getattr(bench, "EXPLANATION", ""),
+        ]
         page = "\n\n".join(filter(None, parts))
         args.write.write_text(f"{page}\n", encoding="utf-8")
     return 0 if all(bench.is_good(figures) for figures in several) else 1
+
+
+def _beginning(page: Path, title: str) -> str:
+    """What somebody has written above the figures stays; the title alone where nobody has."""
+    written = page.read_text(encoding="utf-8") if page.exists() else ""
+    above, mark, _ = written.partition(FIGURES)
+    return f"{above}{mark}" if mark else f"# {title}"
 
 
 def _figures(file: Path) -> Any:

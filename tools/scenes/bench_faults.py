@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from faults import CELLS, NO_CELL, TOOLS, Cell, Outcome, cells, complaints, run_cell
+from faults.faults import NOTICE_S
 from labkit import Lab
 from libvirt_postcopy.vir.events import ensure_event_loop
 from scenes.bench_switch import versions
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--only",
         action="append",
         metavar="TEXT",
-        help="cells with this in their name; may be repeated",
+        help="the cell of this name, or those with this in theirs; may be repeated",
     )
     parser.add_argument(
         "--tool", choices=sorted(TOOLS), action="append", help="default: both"
@@ -91,7 +92,7 @@ def measure(lab: Lab, args: argparse.Namespace) -> dict[str, Any]:
     for cell in _chosen(args.only or [""]):
         outcomes: dict[str, list[Outcome]] = {tool.name: [] for tool in tools}
         for _ in range(args.runs):
-            for tool in tools:
+            for tool in (each for each in tools if each.comes_to(cell)):
                 outcome = run_cell(lab, tool, cell)
                 outcomes[tool.name].append(outcome)
                 words = [_verdict(outcome), *complaints(cell, outcome, found)]
@@ -165,19 +166,22 @@ def table(figures: Figures) -> str:
         lines.append(
             f"| {row['moment']} | {row['fault']}{way} | " + " | ".join(found) + " |"
         )
-    return "\n".join([*lines, *_footnotes(figures)])
+    return "\n".join([*lines, *_footnotes(figures), *_not_run(figures, tools)])
 
 
 _LEGEND = (
     "What is said is how often, where the guest was afterwards and the exit status; *runs again* is from the end of"
     " the fault to the guest's next sign of life, where it was silent for more than 0.1 s: median, worst, and of how"
-    " many runs. **Bold**: a guest that could have survived did not, the exit status is wrong, something was left"
+    " many runs. *Unnoticed*: a fault that lasts until it is noticed was not, and ended after"
+    f" {NOTICE_S:g} s. **Bold**: a guest that could have survived did not, the exit status is wrong, something was left"
     f" behind, or the median is not below {LONGEST_BACK_S:g} s where both QEMUs were paused."
 )
 
 
 def _columns(row: Row, tool: str, versions: Mapping[str, str]) -> tuple[str, str]:
     cell, some = _cell(row), _outcomes(row, tool)
+    if not some and not TOOLS[tool].comes_to(cell):
+        return "never comes so far", "—"
     back = _back(some)
     if tool == OURS and not _is_prompt(row, versions):
         back = f"**{back}**"
@@ -200,8 +204,9 @@ def _verdict(outcome: Outcome) -> str:
     status = statuses.get(outcome.status, f"exit {outcome.status}")
     memory = ", memory wrong" if outcome.memory_ok is False else ""
     missed = ", fault not injected" if outcome.not_injected else ""
+    unnoticed = ", unnoticed" if outcome.is_unnoticed else ""
     left = ", something left behind" if outcome.left_behind else ""
-    return f"{outcome.guest}{memory}, {status}{missed}{left}"
+    return f"{outcome.guest}{memory}, {status}{missed}{unnoticed}{left}"
 
 
 def _back(some: Sequence[Outcome]) -> str:
@@ -222,6 +227,18 @@ def _footnotes(figures: Figures) -> list[str]:
             cells_with.setdefault(defect, []).append(str(_cell(row)))
     notes = [f"- {'; '.join(cells)}: {text}." for text, cells in cells_with.items()]
     return ["", *notes] if notes else []
+
+
+def _not_run(figures: Figures, tools: Sequence[str]) -> list[str]:
+    """Which cells are missing, tool by tool."""
+    lines = []
+    for tool in tools:
+        ran = {_cell(row) for row in figures["cells"] if _outcomes(row, tool)}
+        possible = filter(TOOLS[tool].comes_to, CELLS)
+        missing = [str(cell) for cell in possible if cell not in ran]
+        if missing:
+            lines += ["", f"Not run with {tool}: {'; '.join(missing)}."]
+    return lines
 
 
 def no_cells() -> str:

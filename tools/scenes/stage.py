@@ -196,8 +196,11 @@ def _remove(domain: libvirt.virDomain) -> None:
         if is_active:
             domain.destroy()
     except libvirt.libvirtError as error:  # it may have ended by itself this moment
-        if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
+        if error.get_error_code() not in _HAS_ENDED:
             raise
+
+
+_HAS_ENDED = (libvirt.VIR_ERR_NO_DOMAIN, libvirt.VIR_ERR_OPERATION_INVALID)
 
 
 def _names(connection: libvirt.virConnect) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import libvirt
 import pytest
 
 from faults import (
@@ -17,6 +20,7 @@ from faults import (
     Moment,
     Moments,
     Outcome,
+    cells,
     complaints,
 )
 from faults.aftermath import place_of
@@ -25,7 +29,8 @@ from faults.inventory import Inventory, left_behind
 from faults.matrix import P2P
 from faults.test_faults import EVERY_TIME
 from libvirt_postcopy.events import PassSeen, Resumed, Side, SplitFailed, StatusSeen
-from scenes.bench_faults import is_good, merge, no_cells, table
+from scenes.bench import FIGURES, main
+from scenes.bench_faults import TITLE, is_good, merge, no_cells, table
 from scenes.stage import Stage
 
 DEFAULT = {"libvirt": "9.0.0", "QEMU": "7.2.22"}
@@ -132,6 +137,11 @@ def test_defect_excuses_only_the_versions_that_have_it(
     assert bool(found) is not is_excused
 
 
+def test_hole_in_the_switch_that_passes_excuses_no_loss() -> None:
+    assert complaints(cell("switch", "black hole until noticed"), LOST, DEFAULT)
+    assert not complaints(cell("switch", SOCKETS), LOST, DEFAULT)
+
+
 def test_daemon_that_cannot_resume_is_excused_for_what_needs_a_resume() -> None:
     old = {"libvirt": "11.3.0", "QEMU": "10.0.13"}
     assert not complaints(cell("split", SOCKETS), SPLIT, old)
@@ -164,7 +174,17 @@ def test_heartbeat_and_qemus_tell_where_the_guest_is(
     statuses: Mapping[str, str | None], is_heard: bool, has_moved: bool, place: str
 ) -> None:
     assert place == place_of(
-        statuses, is_heard=lambda: is_heard, has_moved=lambda: has_moved
+        statuses, is_heard=lambda: is_heard, has_moved=lambda: has_moved, has_all=True
+    )
+
+
+@pytest.mark.parametrize("status, place", [(None, "lost"), ("postcopy-paused", "lost"), ("completed", "destination")])  # fmt: skip
+def test_guest_that_goes_on_without_its_last_pages_is_lost(
+    status: str | None, place: str
+) -> None:
+    statuses = {"b": status}
+    assert place == place_of(
+        statuses, is_heard=lambda: True, has_moved=lambda: True, has_all=False
     )
 
 
@@ -308,7 +328,7 @@ class FakeClient:
 @pytest.fixture
 def idle(monkeypatch: pytest.MonkeyPatch) -> Scene:
     monkeypatch.setattr("faults.faults._SOCKETS_S", 0.0)
-    monkeypatch.setattr("faults.faults._NOTICE_S", 0.0)
+    monkeypatch.setattr("faults.faults.NOTICE_S", 0.0)
     stage = cast(Stage, SimpleNamespace(lab=FakeLab(), find=lambda host: None, qemus=lambda host: []))  # fmt: skip
     return Scene(stage, FakeClient(has_ended=True), Moments(stage))
 
@@ -328,10 +348,26 @@ def test_fault_that_breaks_nothing_says_so(idle: Scene, fault: str) -> None:
         FAULTS[fault].strike(idle)
 
 
-def test_fault_that_nobody_notices_says_so(idle: Scene) -> None:
+def test_fault_that_nobody_notices_ends(idle: Scene) -> None:
     unaware = replace(idle, client=FakeClient(has_ended=False))
-    with pytest.raises(NotInjected, match="nobody noticed"):
-        FAULTS["link cut until noticed"].mend(unaware)
+    assert not FAULTS["link cut until noticed"].mend(unaware)
+    assert FAULTS["link cut until noticed"].mend(idle)
+
+
+def test_half_that_ends_on_the_destination_is_a_notice(idle: Scene) -> None:
+    moments = idle.moments
+    domain = SimpleNamespace(UUIDString=lambda: "it")
+    stopped = libvirt.VIR_DOMAIN_EVENT_STOPPED
+    moments._see_there(None, domain, stopped, 0, "another")
+    assert moments.troubles == 0
+    moments._see_there(None, domain, stopped, 0, "it")
+    assert moments.troubles == 1
+
+
+def test_fault_that_nobody_noticed_is_told() -> None:
+    (figures,) = merge([run(replace(ARRIVED, is_unnoticed=True))])
+    assert "1 × destination, exit 0, unnoticed" in table(figures)
+    assert is_good(figures), "who is not disturbed need not notice"
 
 
 # The table
@@ -407,3 +443,40 @@ def test_defect_is_a_footnote() -> None:
 def test_cells_come_in_the_order_of_a_migration() -> None:
     (figures,) = merge([run(ARRIVED), run(STAYED, moment="first pass")])
     assert [row["moment"] for row in figures["cells"]] == ["first pass", "split"]
+
+
+def test_cells_that_were_not_run_are_named() -> None:
+    (figures,) = merge([run(ARRIVED), run(STAYED, moment="first pass", tool="virsh")])
+    ours, theirs = table(figures).split("Not run with ")[1:]
+    assert ours.startswith("virsh-postcopy: ") and "first pass, sockets" in ours
+    assert "split, sockets killed;" not in ours
+    assert theirs.startswith("virsh: ") and "split, sockets killed;" in theirs
+
+
+def test_virsh_comes_to_no_recovery() -> None:
+    (figures,) = merge([run(ARRIVED, moment="recovering"), run(SPLIT, tool="virsh")])
+    row = "| recovering | sockets killed | 1 × destination, exit 0 | 0.30 (0.30), n=1 | never comes so far | — |"
+    assert row in table(figures)
+    assert "recovering" not in table(figures).split("Not run with virsh: ")[1]
+
+
+def test_name_of_a_cell_means_that_one_alone() -> None:
+    assert [str(each) for each in cells("split, sockets killed")] == [
+        "split, sockets killed"
+    ]
+    assert len(cells("sockets killed")) > 2
+
+
+def test_page_keeps_what_was_written_above_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept, page = tmp_path / "kept.json", tmp_path / "page.md"
+    kept.write_text(json.dumps(run(ARRIVED)))
+    command = ["faults", "--read", str(kept), "--write", str(page)]
+    page.write_text("# By hand\n\nOld figures.\n")
+    assert main(command) == 0
+    assert page.read_text().startswith(f"# {TITLE}\n\nlibvirt 9.0.0")
+    page.write_text(f"# By hand\n\n{FIGURES}\n\nOld figures.\n")
+    assert main(command) == 0
+    assert page.read_text().startswith(f"# By hand\n\n{FIGURES}\n\nlibvirt 9.0.0")
+    assert "Old figures" not in page.read_text()
