@@ -528,6 +528,7 @@ def test_hole_in_the_switch_holds_the_guest_up(stage: Stage, moved: Check) -> No
     assert _ask(stage, "b", "query-status")["status"] == "inmigrate"
     assert not [it for it in seen.of(Resumed) if _is_there(it)]
     stage.lab.limit("64MiB")
+    stage.lab.pass_migrations()
     job.wait(60)
     moved()
 
