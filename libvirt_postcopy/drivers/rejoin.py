@@ -11,7 +11,7 @@ import logging
 import time
 from contextlib import suppress
 
-from libvirt_postcopy.drivers.channel import Channel
+from libvirt_postcopy.drivers.channel import PORTS, Channel
 from libvirt_postcopy.drivers.course import Ends
 from libvirt_postcopy.drivers.landing import Landing
 from libvirt_postcopy.errors import PostcopyError
@@ -81,14 +81,12 @@ class Rejoin:
 
     def _listen(self) -> int:
         """Let the destination wait for the source; give its port."""
-        # A try at a path would take it from a QEMU that waits there: it is unlinked first.  No link leads to one either.
-        if self._is_frail and self._port is None and not self._channel.path:
-            self._try_way()
         qemu, told = self._destination.control, self._port
+        channel = self._place()
         if self._is_frail:
-            self._port = self._pinned_port()  # it counts, even if its answer is lost
+            self._port = _pinned_port(channel)  # it counts, even if its answer is lost
         try:
-            qemu.recover(self._channel.listening_uri())
+            qemu.recover(channel.listening_uri())
         except CommandError as error:
             if "triggered already" not in error.desc:
                 self._port = told
@@ -99,15 +97,9 @@ class Rejoin:
                 raise
             return self._port  # it still waits there
         # Up to QEMU 7.2 the ports of before are told too, after the new one.
-        ports = qemu.listening_ports() or tuple(self._channel.ports)
-        self._port = 0 if self._channel.path else ports[0]
+        ports = qemu.listening_ports() or tuple(channel.ports)
+        self._port = 0 if channel.path else ports[0]
         return self._port
-
-    def _pinned_port(self) -> int | None:
-        """The only one at which it can listen; None where it has a choice."""
-        if self._channel.path:
-            return 0
-        return self._channel.ports[0] if len(self._channel.ports) == 1 else None
 
     def _waiting_port(self) -> int | None:
         """At which a destination waits that another client has told to; None if that is not known."""
@@ -118,21 +110,34 @@ class Rejoin:
 
     # The way
 
-    def _try_way(self) -> None:
-        """See whether the destination can listen at a port, and the source gets there; then use that port.
+    def _place(self) -> Channel:
+        """Where the destination is to listen.
 
-        :raises PostcopyError: If it does not; nothing has changed then.
+        :raises PostcopyError: If it cannot, or the source does not get there; nothing has changed then.
         """
+        channel = self._channel
+        # A try at a path would take it from a QEMU that waits there: it is unlinked first.  No link leads to one either.
+        if channel.path or not self._is_frail:
+            return channel
+        return self._tried() if self._port is None else channel.at_port(self._port)
+
+    def _tried(self) -> Channel:
+        """See whether the destination can listen at a port, and the source gets there.
+
+        A destination of 7.1 or later can be told again and again, and keeps its port until then: so another one will
+        do for the try.
+        """
+        can_repeat = "postcopy-preempt" in self._destination.control.capabilities()
+        ports = dict.fromkeys([*self._channel.ports, *(PORTS if can_repeat else ())])
         refusals = []
-        for port in self._channel.ports:
+        for port in ports:
             channel = self._channel.at_port(port)
             try:
                 self._try_port(channel)
             except CommandError as error:
                 refusals.append(error.desc)
                 continue
-            self._channel = channel
-            return
+            return self._channel if can_repeat else channel
         raise PostcopyError(
             f"the destination cannot listen for a recovery: {refusals[-1]}",
             side="destination",
@@ -183,3 +188,10 @@ class Rejoin:
         with suppress(MonitorError):
             self._destination.readings.pause()
         self._source.control.pause()
+
+
+def _pinned_port(channel: Channel) -> int | None:
+    """The only one at which it can listen; None where it has a choice."""
+    if channel.path:
+        return 0
+    return channel.ports[0] if len(channel.ports) == 1 else None

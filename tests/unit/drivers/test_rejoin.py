@@ -108,6 +108,31 @@ def test_way_is_tried_again_for_the_next_break(pair: Pair, hosts: Hosts) -> None
     assert play.driver.look(SRC).obstacle == ""
 
 
+@pytest.mark.parametrize(
+    ("given", "uri"),
+    [
+        ("tcp://192.0.2.2", "tcp:192.0.2.2:49184,to=49215"),
+        ("tcp://192.0.2.2:5000", "tcp:192.0.2.2:5000"),
+    ],
+)
+def test_destination_that_keeps_its_port_is_told_again(
+    pair: Pair, hosts: Hosts, given: str, uri: str
+) -> None:
+    """From QEMU 7.1 on it listens until the next migrate-recover, and at that port no way can be tried."""
+    play = _frail_source(pair, hosts, "yank", migrate_uri=given)
+    pair.taken |= {"49184", "5000"}
+    for number in (1, 2):
+        pair.on["src", "migrate"] = lambda: pair.say("src", "postcopy-recover")
+        play.driver.resume()
+        play.until_status("postcopy-recover")
+        pair.say("src", "postcopy-active")
+        pair.say("src", "postcopy-paused")
+        play.ended()
+        assert sent(hosts.there, "migrate-recover") == [{"uri": uri}] * number
+        assert "query-chardev" in hosts.dom.commands
+    assert play.driver.look(SRC).obstacle == ""
+
+
 def test_way_that_leads_nowhere_is_not_used(pair: Pair, hosts: Hosts) -> None:
     """The first migrate-recover would count, and the resume be the guest's end."""
     play = _frail(pair, hosts)
