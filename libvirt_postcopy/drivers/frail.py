@@ -3,7 +3,9 @@
 Up to QEMU 5.2 the source dies of the resume after one that reached nobody, and the destination can be told only once
 to wait.  So the way is seen first.  As long as nobody has told the destination to wait nothing listens there: a
 connection that is refused has got there, one that is not answered has not.  Where another client may have told it
-already the way is not tried: the connection itself would end a QEMU that waits.
+already the way is not tried: the connection itself would end a QEMU that waits.  Nor where the destination's is newer:
+from 7.1 on it goes on listening where the migration came in, and a stranger's connection ends its half of the guest
+(seen with 7.2 and 11.1).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from libvirt_postcopy.drivers.host import Host
 from libvirt_postcopy.errors import LibvirtError, PostcopyError
 from libvirt_postcopy.events import Event, Side, StatusSeen
 from libvirt_postcopy.phases import Status
-from libvirt_postcopy.recovery import frail
+from libvirt_postcopy.recovery import RESUME_FRAIL, frail
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
 __all__ = ["FrailWay"]
@@ -48,6 +50,7 @@ class FrailWay:
         self._migrate_uri = migrate_uri
         self._is_ours = is_ours
         self._frail = ""
+        self._listens_on = False  # the destination's QEMU, at the port of before
         self._is_tried = False
         self.obstacle = ""
 
@@ -57,7 +60,9 @@ class FrailWay:
         :param dom: The source's half.
         :raises PostcopyError: If it would not, or nobody can tell; nothing was sent.
         """
-        self._frail = frail(self._versions(dom))
+        versions = self._versions(dom)
+        self._frail = frail(versions)
+        self._listens_on = versions.get(Side.DESTINATION) not in RESUME_FRAIL
         if self._frail and not self._migrate_uri.startswith("unix:"):
             self._require_way()
         self._is_tried = bool(self._frail)
@@ -107,6 +112,8 @@ class FrailWay:
         )
         if not self._is_ours:
             return f"{frail}, and another client may have told the destination to wait, which a try would end: {once}"
+        if self._listens_on:
+            return f"{frail}, and the destination's may listen on, which a try would end: {once}"
         if not self._is_here():
             return f"{frail}, and only a client on the source can tell whether one would: {once}"
         return ""

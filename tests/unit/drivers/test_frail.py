@@ -43,6 +43,7 @@ class Scene:
         self.dom = FakeDomain(self.source, UUID, SPLIT_HERE)
         self.dom.qemu_version = (5, 2, 0)
         self.destination = Daemon()
+        self.destination.version = 5_002_000
         FakeDomain(self.destination, UUID, SPLIT_THERE)
         self.tried: list[tuple[str, int]] = []
         self.refusal = ""
@@ -125,6 +126,7 @@ def test_destination_that_may_wait_already_is_not_touched(scene: Scene) -> None:
         way.prove(scene.dom)
     assert scene.tried == [] and "QEMU 5.2.0 on the source" in way.obstacle
     scene.dom.qemu_version = (7, 2, 22)
+    scene.destination.version = 7_002_000
     scene.way(is_ours=False).prove(scene.dom)
 
 
@@ -135,6 +137,28 @@ def test_way_is_not_tried_beside_another_guest_that_is_taken_in(scene: Scene) ->
     with pytest.raises(PostcopyError, match="being taken in there"):
         way.prove(scene.dom)
     assert scene.tried == [] and way.obstacle == ""
+
+
+@pytest.mark.parametrize("version", [6_000_000, 7_002_000, 11_001_000])
+def test_port_that_a_later_destination_keeps_is_not_tried(
+    scene: Scene, version: int
+) -> None:
+    """A connection that is closed again ends its half of the guest."""
+    scene.destination.version = version
+    way = scene.way()
+    with pytest.raises(PostcopyError, match="may listen on, which a try would end"):
+        way.prove(scene.dom)
+    assert scene.tried == [] and "QEMU 5.2.0 on the source" in way.obstacle
+
+
+def test_port_of_a_destination_that_does_not_say_what_it_is_is_not_tried(
+    scene: Scene,
+) -> None:
+    scene.destination.is_dead = True
+    way = scene.way()
+    with pytest.raises(PostcopyError, match="may listen on"):
+        way.prove(scene.dom)
+    assert scene.tried == []
 
 
 def test_attempt_that_failed_was_the_last(scene: Scene) -> None:
@@ -154,6 +178,7 @@ def test_attempt_that_got_there_was_not_the_last(scene: Scene) -> None:
 
 def test_later_qemus_are_left_to_libvirt(scene: Scene) -> None:
     scene.dom.qemu_version = (7, 2, 22)
+    scene.destination.version = 10_001_000
     scene.is_on_source = False
     way = scene.way()
     way.prove(scene.dom)
@@ -174,10 +199,12 @@ def test_destination_that_only_the_source_can_reach_may_be_resumed(
 
 def test_who_may_not_ask_qemu_may_resume_it_by_the_version_installed(scene: Scene) -> None:  # fmt: skip
     scene.dom.errors["monitor"] = NO_ANSWER
+    scene.destination.version = 10_001_000
     way = scene.way()
     way.prove(scene.dom)
     assert scene.tried == [], "10.1 is installed"
     scene.source.version = 4_002_000
+    scene.destination.version = 5_002_000
     way.prove(scene.dom)
     assert scene.tried
 
