@@ -2,7 +2,8 @@
 
 Everything that happens, whichever thread sees it, becomes a value on one queue together with the time at
 which it was seen.  Readings of statistics may block on a busy daemon, so they are taken on a thread of
-their own and come back through the queue too; the loop itself is never late for a switch because of them.
+their own and come back through the queue too; the loop itself is never late for a switch because of them.  So is the
+look whether a switch has come.  What a daemon never answers is given up after a while, and said.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from libvirt_postcopy.actions import (
     Abort,
@@ -26,6 +27,7 @@ from libvirt_postcopy.actions import (
     Switch,
     VerifySwitch,
 )
+from libvirt_postcopy.drivers.workers import NEVER, Question, Worker
 from libvirt_postcopy.errors import PostcopyError, StateError
 from libvirt_postcopy.events import (
     AbortRefused,
@@ -35,8 +37,10 @@ from libvirt_postcopy.events import (
     Looked,
     PauseRefused,
     Place,
+    Remarked,
     Side,
     StatsSeen,
+    SwitchHeld,
     SwitchNotSeen,
     SwitchUnanswered,
 )
@@ -46,7 +50,7 @@ from libvirt_postcopy.policy import Policy
 from libvirt_postcopy.recovery import Recovery
 from libvirt_postcopy.shadow import Shadow
 
-__all__ = ["Driver", "Observer", "Runner", "Worker"]
+__all__ = ["Driver", "Observer", "Runner"]
 
 LOG = logging.getLogger("libvirt_postcopy.drivers")
 
@@ -57,6 +61,12 @@ Sink = Callable[[Event], None]
 
 _STUMBLE_S = 1.0
 """After an unexpected error in the loop, until what is due is tried again."""
+
+READ_S = 30.0
+"""How long a reading may take: a QEMU whose link is full may answer at the end of a pass only."""
+
+VERIFY_S = 5.0
+"""How long the look may take whether a switch has come."""
 
 HAND_OVER_S = 5.0
 """How long the end waits until nothing of ours uses the guest's connection: a daemon may hang just then."""
@@ -78,7 +88,7 @@ class Driver(Protocol):
         """Ask for the switch; say what came of it."""
 
     def verify_switch(self) -> Event:
-        """Look whether the switch took effect."""
+        """Look whether the switch took effect.  Called on a thread of its own; may block."""
 
     def read_stats(self) -> list[Event]:
         """Read statistics and state.  Called on a thread of its own; may block."""
@@ -103,30 +113,6 @@ class Driver(Protocol):
 
     def close(self) -> None:
         """Listen no more.  Called once, after ``Ended`` and the end of :meth:`hand_over`."""
-
-
-class Worker:
-    """Runs jobs one after the other on a daemon thread.
-
-    A daemon thread, unlike those of ``concurrent.futures``, does not keep a program from exiting while a
-    call to a dead daemon hangs.
-    """
-
-    def __init__(self, name: str) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
-        threading.Thread(target=self._run, name=name, daemon=True).start()
-
-    def submit(self, job: Callable[[], Any]) -> None:
-        """Run ``job`` when those before it are done."""
-        self._jobs.put(job)
-
-    def close(self) -> None:
-        """End the thread after the jobs that were submitted."""
-        self._jobs.put(None)
-
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
 
 
 class Runner:
@@ -157,7 +143,11 @@ class Runner:
         self._migration = kind(policy, time.monotonic(), recovery)
         self._over = threading.Event()
         self._when_over: Callable[[], None] = lambda: None
-        self._reader = Worker("postcopy-reader")
+        self._questions: dict[type[Action], Question] = {
+            ReadStats: Question("postcopy-reader", READ_S, self.put),
+            VerifySwitch: Question("postcopy-verifier", VERIFY_S, self.put),
+        }
+        self._has_told_silence = False
         self._lookouts: dict[Side, Worker] = {}
 
     @property
@@ -175,7 +165,7 @@ class Runner:
         try:
             self._driver.begin(self.put)
         except BaseException:
-            self._reader.close()
+            self._close_questions()
             self._driver.close()
             if self._journal is not None:
                 self._journal.close()
@@ -211,7 +201,8 @@ class Runner:
         self._close_journal()
         self._over.set()
         self._when_over()
-        for worker in (self._reader, *self._lookouts.values()):
+        self._close_questions()
+        for worker in self._lookouts.values():
             worker.close()
         # Either may hang on a dead host, when nobody waits any more.
         handing_over.join()
@@ -219,8 +210,11 @@ class Runner:
 
     def _step(self, pause: float) -> None:
         """Take one event, or what has become due; act first and let others watch afterwards."""
+        self._give_up_late_ones()
         deadline = self._migration.deadline()
-        wait = None if deadline is None else max(deadline - time.monotonic(), pause)
+        dues = [question.due for question in self._questions.values()]
+        due = min(NEVER if deadline is None else deadline, *dues)
+        wait = None if due == NEVER else max(due - time.monotonic(), pause)
         try:
             seen_at, event = self._queue.get(timeout=wait)
         except queue.Empty:
@@ -235,6 +229,21 @@ class Runner:
         for what in (*seen, *actions):
             self._show(what)
         self._note(actions)
+
+    def _give_up_late_ones(self) -> None:
+        """Let the core go on without an answer that may never come."""
+        for kind, question in self._questions.items():
+            if time.monotonic() < question.due:
+                continue
+            question.give_up()
+            if not self._has_told_silence:
+                self._has_told_silence = True
+                self.put(Remarked(_SILENCE.format(seconds=question.limit_s)))
+            self.put(_FAILED[kind](_NO_ANSWER))
+
+    def _close_questions(self) -> None:
+        for question in self._questions.values():
+            question.close()
 
     def _note(self, things: Iterable[object]) -> None:
         """Hand them to the journal, which does not wait for its disk."""
@@ -283,18 +292,17 @@ class Runner:
 
     def _carry_out(self, action: Action) -> None:
         """Carry it out, or say that it has failed: the core must not wait for an answer in vain."""
-        answer = self._answer(action, lambda: self._perform(action))
-        if answer is not None:
+        for answer in _answers(action, lambda: _some(self._perform(action))):
             self.put(answer)
 
     def _perform(self, action: Action) -> Event | None:
         """Do it, or let it be done on a thread that may wait; say what came of it, if that is known by now."""
         if isinstance(action, ReadStats):
-            self._reader.submit(lambda: self._read_stats(action))
+            self._ask(action, self._driver.read_stats)
         elif isinstance(action, Switch):
-            return self._driver.switch()
+            return self._switch()
         elif isinstance(action, VerifySwitch):
-            return self._driver.verify_switch()
+            self._ask(action, lambda: [self._driver.verify_switch()])
         elif isinstance(action, Abort):
             return self._driver.abort()
         elif isinstance(action, Look):
@@ -308,25 +316,15 @@ class Runner:
             LOG.warning("%s", action.text)
         return None
 
-    @staticmethod
-    def _answer(action: Action, ask: Callable[[], Event | None]) -> Event | None:
-        try:
-            return ask()
-        except PostcopyError as error:
-            LOG.debug("%s failed: %s", action, error)
-            return _failed(action, str(error))
-        except Exception as error:  # a bug of ours must not leave the guest to itself
-            LOG.exception("%s failed unexpectedly", action)
-            return _failed(action, f"unexpected: {error!r}")
+    def _switch(self) -> Event:
+        """Not behind a question to the source that is not answered: this loop would wait with it."""
+        if self._questions[VerifySwitch].is_open:
+            return SwitchHeld(_NO_ANSWER)
+        return self._driver.switch()
 
-    def _read_stats(self, action: Action) -> None:
-        def read() -> None:
-            for event in self._driver.read_stats():
-                self.put(event)
-
-        failure = self._answer(action, read)
-        if failure is not None:
-            self.put(failure)
+    def _ask(self, action: Action, ask: Callable[[], list[Event]]) -> None:
+        """Ask what may never be answered."""
+        self._questions[type(action)].ask(lambda: _answers(action, ask))
 
     def _on_lookout(
         self, side: Side, action: Action, ask: Callable[[], Event | None]
@@ -334,8 +332,7 @@ class Runner:
         """Ask something of a host that may be dead, on that host's own thread."""
 
         def run() -> None:
-            seen = self._answer(action, ask)
-            if seen is not None:
+            for seen in _answers(action, lambda: _some(ask())):
                 self.put(seen)
 
         if side not in self._lookouts:
@@ -351,12 +348,31 @@ class Runner:
             LOG.exception("an observer failed on %s", what)
 
 
+def _some(event: Event | None) -> list[Event]:
+    return [] if event is None else [event]
+
+
+def _answers(action: Action, ask: Callable[[], list[Event]]) -> list[Event]:
+    """What comes of an action; never raises."""
+    try:
+        return ask()
+    except PostcopyError as error:
+        LOG.debug("%s failed: %s", action, error)
+        return _some(_failed(action, str(error)))
+    except Exception as error:  # a bug of ours must not leave the guest to itself
+        LOG.exception("%s failed unexpectedly", action)
+        return _some(_failed(action, f"unexpected: {error!r}"))
+
+
 def _failed(action: Action, why: str) -> Event | None:
     """What the core is told of an action that has failed."""
     if isinstance(action, Look):
         return Looked(action.side, Half.UNKNOWN)
     return _FAILED[type(action)](why) if type(action) in _FAILED else None
 
+
+_NO_ANSWER = "the source's daemon does not answer"
+_SILENCE = "the source has not answered for {seconds:g} s: its daemon hangs, or its QEMU answers between two passes only"
 
 _FAILED: Mapping[type[Action], Callable[[str], Event]] = {
     ReadStats: lambda why: StatsSeen(None),

@@ -21,7 +21,8 @@ from libvirt_postcopy.actions import (
     VerifySwitch,
 )
 from libvirt_postcopy.drivers import runner as runner_module
-from libvirt_postcopy.drivers.runner import Runner, Worker
+from libvirt_postcopy.drivers.runner import Runner
+from libvirt_postcopy.drivers.workers import Worker
 from libvirt_postcopy.errors import LibvirtError, UsageError
 from libvirt_postcopy.events import Ended, Event, Place, StatsSeen
 from libvirt_postcopy.phases import Phase
@@ -145,7 +146,7 @@ def test_start_that_fails_starts_nothing() -> None:
     assert driver.names == ["begin", "close"]
     assert runner.wait(0) is False
     for thread in threading.enumerate():
-        if thread.name == "postcopy-reader":
+        if thread.name in ("postcopy-reader", "postcopy-verifier"):
             thread.join(PATIENCE_S)
     assert threading.active_count() <= before
 
@@ -201,6 +202,73 @@ def test_readings_are_taken_on_a_thread_of_their_own() -> None:
     driver.wait_for("read_stats")
     finish(driver, runner)
     assert driver.threads("read_stats") == {"postcopy-reader"}
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "READ_S", 0.05)
+    monkeypatch.setattr(runner_module, "VERIFY_S", 0.05)
+    monkeypatch.setattr(migration, "VERIFY_S", 0.05)
+    monkeypatch.setattr(migration, "POLL_S", 0.05)
+
+
+class Hanging:
+    """Does not come back before it is let."""
+
+    def __init__(self, *answers: Event) -> None:
+        self.answers = answers
+        self.released = threading.Event()
+        self.calls = 0
+
+    def __call__(self) -> list[Event]:
+        self.calls += 1
+        assert self.released.wait(PATIENCE_S)
+        return list(self.answers)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_reading_that_is_never_answered_is_told_once_and_not_asked_again() -> None:
+    driver = FakeDriver(*walk("setup", "active", "postcopy-active"))
+    driver.on_read = hanging = Hanging(reading(1))
+    shown: queue.SimpleQueue[object] = queue.SimpleQueue()
+    runner = started(driver, "manual", shown.put)
+    silent, told = 0, []
+    while silent < 3:  # the core goes on, and asks again each time
+        what = shown.get(timeout=PATIENCE_S)
+        silent += what == StatsSeen(None)
+        told += [what.text] if isinstance(what, Note) else []
+    assert hanging.calls == 1
+    (text,) = told
+    assert text.startswith("the source has not answered for 0.05 s: its daemon hangs")
+    hanging.released.set()
+    while what != reading(1):  # it was late, and is taken all the same
+        what = shown.get(timeout=PATIENCE_S)
+    finish(driver, runner)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_switch_does_not_wait_behind_a_look_that_is_never_answered() -> None:
+    driver = FakeDriver(*walk("setup", "active"))
+    hanging = Hanging()
+
+    def verify() -> Event:
+        hanging()
+        return ev.SplitSeen(SRC)
+
+    driver.on_verify = verify
+    shown: queue.SimpleQueue[object] = queue.SimpleQueue()
+    runner = started(driver, "after:0", shown.put)
+    what: object = None
+    while not isinstance(what, ev.SwitchHeld):
+        what = shown.get(timeout=PATIENCE_S)
+    assert what.reason == "the source's daemon does not answer"
+    assert driver.names.count("switch") == 1, "the loop would hang with it"
+    assert hanging.calls == 1
+    hanging.released.set()
+    while what != ev.SplitSeen(SRC):
+        what = shown.get(timeout=PATIENCE_S)
+    assert runner.migration.phase is Phase.POSTCOPY
+    finish(driver, runner)
 
 
 def test_loop_does_not_keep_a_program_from_ending() -> None:
