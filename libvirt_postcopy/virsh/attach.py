@@ -139,13 +139,13 @@ def _call(given: Mapping[str, Value], dom: Domain) -> dict[str, Any]:
 
 
 def _last_seen(name: str, uri: str) -> Facts | None:
-    """The last migration of a domain away from a host, by the journals."""
+    """The last migration of a domain away from a host, by the journals; None where it came back from that."""
     here = safe_uri(uri)
     for entry in entries():
         facts = entry.facts
         is_it = name in (facts.name, facts.uuid) and facts.source == here
         if is_it and facts.destination:
-            return facts
+            return None if entry.end is Place.SOURCE else facts
     return None
 
 

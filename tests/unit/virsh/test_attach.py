@@ -15,6 +15,7 @@ from libvirt_postcopy import takeover
 from libvirt_postcopy.constants import ErrorNumber
 from libvirt_postcopy.constants import MigrateFlags as F
 from libvirt_postcopy.errors import LibvirtError, StateError, UsageError
+from libvirt_postcopy.events import Place
 from libvirt_postcopy.takeover import Left
 from libvirt_postcopy.virsh import attach
 from libvirt_postcopy.virsh.grammar import Globals, convert
@@ -138,7 +139,9 @@ def there(
 
     facts = j.Facts("web1", UUID, "fake:///a", destination="fake:///b", driver=driver)
     monkeypatch.setattr(attach, "find_domain", no_domain)
-    monkeypatch.setattr(attach, "entries", lambda: [SimpleNamespace(facts=facts)])
+    older = j.Facts("web1", UUID, "fake:///a", destination="fake:///c")
+    left = [SimpleNamespace(facts=each, end=None) for each in (facts, older)]
+    monkeypatch.setattr(attach, "entries", lambda: left)
     monkeypatch.setattr(
         attach.calls, "open_connection", lambda uri, side, open_: destination
     )
@@ -151,6 +154,17 @@ def test_guest_that_has_arrived_meanwhile_is_all_that_was_wanted(
     there.domains.append(FakeDomain(there, state=MIGRATED))
     assert typed("web1") == "'web1' has arrived on fake:///b\n"
     assert there.is_closed
+
+
+def test_guest_that_came_back_is_not_looked_for_elsewhere(
+    there: FakeConnection,
+) -> None:
+    """The migration was undone, and the domain has gone from here since."""
+    there.domains.append(FakeDomain(there, state=MIGRATED))
+    attach.entries()[0].end = Place.SOURCE
+    with pytest.raises(LibvirtError) as caught:
+        typed("web1")
+    assert caught.value.cure.startswith("attach on the source; if it was migrating")
 
 
 @pytest.mark.parametrize(
