@@ -72,6 +72,10 @@ _CONNECT_FIRST_S = 1.0
 LAST_LOOK_S = 5.0
 """How long both hosts may take to say where the guest is when the call has returned."""
 
+_GO_ROUND = (
+    "upgrade libvirt there, or give its QEMU a second monitor (--postcopy-monitor-dir)"
+)
+
 _POSTCOPY_PARALLEL = (
     MigrateFlags.VIR_MIGRATE_POSTCOPY | MigrateFlags.VIR_MIGRATE_PARALLEL
 )
@@ -349,7 +353,7 @@ class NativeDriver:
                 crash = crash_of(connection.getLibVersion())
             if crash:
                 text = f"if the link breaks after the switch: {crash}"
-                self._sink(Remarked(text))
+                self._sink(Remarked(f"{text}; {_GO_ROUND}"))
 
     # The call
 

@@ -166,8 +166,8 @@ def before_migration(
             say(_line(each))
 
 
-_TOLD_BY_MIGRATION = frozenset(("destination/connection",))
-"""What fails at once, with the same words, if it matters to the migration."""
+_TOLD_BY_MIGRATION = frozenset(("destination/connection", "versions/resume-crash"))
+"""What fails at once, with the same words, if it matters to the migration, or is said at its beginning in any case."""
 
 
 def refuse_errors(report: Report) -> None:

@@ -128,11 +128,18 @@ def test_error_is_certain_and_refused(asked: list[Gathering], mode: str) -> None
 
 
 def test_warn_says_warnings_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "gather", lambda wanted: WARNED)
+    monkeypatch.setattr(run, "gather", lambda wanted: destination(qemu=2_012_000))
     said: list[str] = []
     before_migration("warn", said.append, dom(), "qemu:///system")
     (warning,) = said
-    assert warning.startswith("warning: versions/resume-crash (destination): ")
+    assert warning.startswith("warning: versions/recovery (destination): ")
+
+
+def test_what_the_migration_says_itself_is_not_said_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "gather", lambda wanted: WARNED)
+    before_migration("warn", pytest.fail, dom(), "qemu:///system")
 
 
 def test_strict_refuses_on_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
