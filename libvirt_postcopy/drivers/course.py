@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.drivers.ends import End
 from libvirt_postcopy.errors import PostcopyError
 from libvirt_postcopy.events import Event, Resumed, Side, Stopped
@@ -168,7 +169,7 @@ class UsersPause:
         :raises PostcopyError: If the source's daemon does not say.
         """
         with self._source.pause_seat.domain() as dom:
-            self._is_on = monitor.is_paused(dom)
+            self._is_on = vir.is_paused(dom)
 
     def read_on_the_way(self) -> None:
         """See how it is during the migration.

@@ -21,6 +21,7 @@ import threading
 import time
 from contextlib import suppress
 
+import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.drivers.aftermath import Aftermath
 from libvirt_postcopy.drivers.course import Ends, UsersPause
 from libvirt_postcopy.drivers.ends import half_of_destination, within
@@ -261,7 +262,7 @@ class Undoing:
     def _start_here(self, dom: Domain) -> None:
         if self._pause.is_on() or monitor.is_paused_by_others(dom):
             return
-        if monitor.is_paused(dom):
+        if vir.is_paused(dom):
             monitor.resume(dom, "source")
             return
         # Where libvirt has not seen the stop; not over the seat that is taken.

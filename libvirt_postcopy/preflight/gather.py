@@ -197,7 +197,7 @@ def _domain(dom: Domain) -> Source:
         name=dom.name(),
         guest=_IN_MIGRATION,
         is_running=True,
-        is_paused=attempt(lambda: ask.is_paused(dom)),
+        is_paused=attempt(lambda: vir.is_paused(dom)),
         half=vir.half(dom),
         has_job=attempt(lambda: ask.has_job(dom)),
         capabilities=_IN_MIGRATION,

@@ -55,6 +55,7 @@ __all__ = [
     "pause_postcopy",
     "query_migration",
     "run_state",
+    "is_paused",
     "is_running",
     "host_uuid",
     "silence_libvirt",
@@ -201,6 +202,15 @@ def is_running(dom: Domain) -> bool:
     """
     with refusals("source"):
         return bool(dom.isActive())
+
+
+def is_paused(dom: Domain) -> bool:
+    """Whether the vCPUs of a source's domain stand still, for whatever reason, as libvirt has it.
+
+    :raises LibvirtError: If the daemon cannot say.
+    """
+    with refusals("source"):
+        return dom.state()[0] == DomainState.VIR_DOMAIN_PAUSED
 
 
 _HALVES: Mapping[tuple[int, int], Half] = {

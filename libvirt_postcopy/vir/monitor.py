@@ -30,7 +30,6 @@ __all__ = [
     "destroy",
     "hostname",
     "is_lock_timeout",
-    "is_paused",
     "is_paused_by_others",
     "is_persistent",
     "is_running",
@@ -159,15 +158,6 @@ def is_persistent(dom: Domain) -> bool:
     """Whether the domain is defined, not only running."""
     with refusals("source"):
         return bool(cast(_Domain, dom).isPersistent())
-
-
-def is_paused(dom: Domain) -> bool:
-    """Whether libvirt holds the vCPUs for stopped.
-
-    :raises LibvirtError: If the daemon cannot say.
-    """
-    with refusals():
-        return dom.state()[0] == DomainState.VIR_DOMAIN_PAUSED
 
 
 def is_running(dom: Domain) -> bool:

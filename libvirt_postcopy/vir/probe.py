@@ -18,7 +18,6 @@ import libvirt_qemu
 from libvirt_postcopy.constants import (
     CompareCPUFlags,
     CreateFlags,
-    DomainState,
     ErrorNumber,
     JobType,
     MemoryStatsCells,
@@ -40,7 +39,6 @@ __all__ = [
     "has_job",
     "hostname",
     "installed_qemu_version",
-    "is_paused",
     "may_wait_for_a_guest",
     "memory",
     "migration_blockers",
@@ -250,12 +248,6 @@ def xml_of(dom: Domain) -> str:
     """The domain's XML, of the running one if it runs."""
     with refusals("source"):
         return cast(_Described, dom).XMLDesc()
-
-
-def is_paused(dom: Domain) -> bool:
-    """Whether the guest's vCPUs are stopped."""
-    with refusals("source"):
-        return dom.state()[0] == DomainState.VIR_DOMAIN_PAUSED
 
 
 def may_wait_for_a_guest(dom: Domain) -> bool:

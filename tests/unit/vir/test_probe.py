@@ -9,7 +9,7 @@ import pytest
 from libvirt_postcopy.constants import DomainState, ErrorNumber
 from libvirt_postcopy.domxml import CPU, Guest, read_guest
 from libvirt_postcopy.errors import LibvirtError
-from libvirt_postcopy.vir import probe
+from libvirt_postcopy.vir import calls, probe
 from unit.fakes import NO_ANSWER, NO_DOMAIN, OTHER_UUID, UUID, refused
 from unit.preflight.daemon import DENIED, GUEST_XML, Daemon
 from unit.preflight.daemon import Guest as Running
@@ -150,7 +150,7 @@ def test_domain_that_is_not_there() -> None:
 
 @pytest.mark.parametrize("state, paused", [(DomainState.VIR_DOMAIN_PAUSED, True), (DomainState.VIR_DOMAIN_RUNNING, False)])  # fmt: skip
 def test_pause(state: int, paused: bool) -> None:
-    assert probe.is_paused(Running(Daemon(), state=(state, 1))) is paused
+    assert calls.is_paused(Running(Daemon(), state=(state, 1))) is paused
 
 
 def test_job_that_cannot_be_asked_for_is_not_none() -> None:
