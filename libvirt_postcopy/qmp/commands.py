@@ -15,6 +15,7 @@ Errors, by what the caller can do::
     ├── ConnectError      QEMU was not asked, its monitor cannot be reached
     ├── MonitorBusy       QEMU was not asked, somebody else has the domain: later
     ├── MonitorLost       it is not known whether QEMU was asked
+    ├── MonitorStuck      QEMU is there, and takes no command: its main loop stands still
     └── ProtocolError     what answers is no monitor
 """
 
@@ -32,6 +33,7 @@ __all__ = [
     "MonitorBusy",
     "MonitorError",
     "MonitorLost",
+    "MonitorStuck",
     "POSTCOPY_NAMES",
     "ProtocolError",
     "Qemu",
@@ -82,6 +84,10 @@ class MonitorBusy(MonitorError):
 
 class MonitorLost(MonitorError):
     """The way to the monitor is gone; the command may have been carried out."""
+
+
+class MonitorStuck(MonitorError):
+    """QEMU's main loop stands still, as when it waits for a page of a broken post-copy; nothing was sent."""
 
 
 class ProtocolError(MonitorError):

@@ -2,6 +2,10 @@
 
 That library is asynchronous.  Its loop has a thread of its own here, and a call waits for it, but never longer than
 it says.
+
+QEMU's main loop may stand still for a page of a broken post-copy: a vCPU or a device waits for it with QEMU's big lock
+held.  Only what is sent out of band is answered then, and only over a connection that was made before, since
+``qmp_capabilities`` is answered by the main loop.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import suppress
 from typing import Any
@@ -29,6 +34,7 @@ from libvirt_postcopy.qmp.commands import (
     CommandError,
     ConnectError,
     MonitorLost,
+    MonitorStuck,
     ProtocolError,
 )
 
@@ -43,6 +49,9 @@ ANSWER_S = 10.0
 """How long a reply may take.  QEMU 7.2 answers only between two passes while the link is full."""
 
 _CLOSE_S = 1.0
+
+_OUT_OF_BAND = frozenset(("migrate-pause", "migrate-recover"))
+"""What brings a broken migration back, and QEMU takes while its main loop stands still (``allow-oob`` since 3.0)."""
 
 Hear = Callable[[str, Mapping[str, Any]], None]
 """Is told an event's name and data, on the loop's thread; must not block."""
@@ -68,6 +77,7 @@ class SocketMonitor:
         self._hear = hear
         self._answer_s = answer_s
         self._client: QMPClient | None = None
+        self._question: Future[Any] | None = None  # the open one of takes_commands()
         self._listener: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_note)  # asyncio's own prints them
@@ -82,10 +92,18 @@ class SocketMonitor:
         client = self._client
         return client is not None and client.runstate is Runstate.RUNNING
 
+    @property
+    def has_out_of_band(self) -> bool:
+        """Whether QEMU takes some commands while its main loop stands still; agreed on where it offers that."""
+        client = self._client
+        greeting = None if client is None else client.greeting
+        return greeting is not None and "oob" in greeting.QMP.capabilities
+
     def connect(self, timeout_s: float = CONNECT_S) -> None:
         """Connect, or connect anew.
 
         :raises ConnectError: If nobody listens there, or nobody greets in time.
+        :raises MonitorStuck: If QEMU greets, and then answers nothing.
         :raises ProtocolError: If it is no monitor.
         """
         self._disconnect()
@@ -108,8 +126,10 @@ class SocketMonitor:
                 f"QEMU was not asked {command}: there is no connection", side=self.side
             )
         sent = dict(arguments) if arguments else None
+        is_oob = command in _OUT_OF_BAND and self.has_out_of_band
         try:
-            return self._wait(client.execute(command, sent), self._answer_s)
+            asked = client.execute(command, sent, oob=is_oob)
+            return self._wait(asked, self._answer_s)
         except ExecuteError as error:
             raise CommandError(
                 command, error.error_class, str(error), side=self.side
@@ -123,6 +143,28 @@ class SocketMonitor:
             raise MonitorLost(
                 f"QEMU was not reached with {command}: {error}", side=self.side
             ) from error
+
+    def takes_commands(self, timeout_s: float) -> bool:
+        """Whether QEMU's main loop answers; false if it has not within the time.
+
+        One question at a time is open: behind eight that are not answered QEMU reads nothing, out of band or not.
+
+        :raises MonitorLost: If the connection is gone.
+        """
+        client = self._client
+        if client is None:
+            raise MonitorLost("there is no connection", side=self.side)
+        if self._question is None or self._question.done():
+            self._question = asyncio.run_coroutine_threadsafe(
+                client.execute("query-status"), self._loop
+            )
+        try:
+            self._question.result(timeout_s)
+        except NotYet:
+            return False
+        except (QMPError, OSError, EOFError) as error:
+            raise MonitorLost(f"QEMU was not reached: {error}", side=self.side) from error  # fmt: skip
+        return True
 
     def close(self) -> None:
         """Disconnect; the monitor cannot be used any more."""
@@ -139,7 +181,16 @@ class SocketMonitor:
     async def _connect(self, timeout_s: float) -> QMPClient:
         client = QMPClient(self.side)  # here, as before Python 3.10 it takes its loop
         client.logger.addFilter(_is_no_error)
-        await asyncio.wait_for(client.connect(self._path), timeout_s)
+        try:
+            await asyncio.wait_for(client.connect(self._path), timeout_s)
+        except asyncio.TimeoutError as error:
+            if client.greeting is None:
+                raise
+            raise MonitorStuck(
+                f"QEMU greets at {self._path} and takes no command: its main loop stands still",
+                side=self.side,
+                cure="only a monitor that was open before that can tell it to recover",
+            ) from error
         self._listener = self._loop.create_task(self._listen(client))
         return client
 
@@ -153,6 +204,7 @@ class SocketMonitor:
 
     def _disconnect(self) -> None:
         client, self._client = self._client, None
+        self._question = None
         if client is not None:
             # What had broken the connection is told once more here.
             with suppress(QMPError, StateError, OSError, EOFError, NotYet):

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Union
 
-__all__ = ["GREETING", "MonitorServer", "refuse"]
+__all__ = ["DEAF", "GREETING", "MonitorServer", "refuse", "stand_still"]
 
 GREETING = (
     b'{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7},'
@@ -19,6 +19,14 @@ GREETING = (
 )
 
 Answer = Union[Any, Callable[["MonitorServer"], None]]
+
+
+DEAF = b'{"QMP": {"version": {}, "capabilities": []}}\r\n'
+"""Of a QEMU before 3.0, or of a socket that has no thread of its own: nothing is taken out of band."""
+
+
+def stand_still(server: MonitorServer) -> None:
+    """Answer nothing, as a main loop that waits for a page."""
 
 
 def refuse(desc: str, kind: str = "GenericError") -> dict[str, Any]:
@@ -76,7 +84,12 @@ class MonitorServer:
         self._client.sendall(json.dumps(message).encode() + b"\r\n")
 
     def commands(self) -> list[str]:
-        return [each["execute"] for each in self.asked]
+        """Those that were asked so far, in band or out of it."""
+        return [_name_of(each) for each in self.asked]
+
+    def sent(self, command: str) -> list[dict[str, Any]]:
+        """How a command was asked, each time."""
+        return [each for each in self.asked if _name_of(each) == command]
 
     def _run(self) -> None:
         with suppress(OSError):
@@ -89,11 +102,16 @@ class MonitorServer:
         client.sendall(self._greeting)
         for message in _messages(client):
             self.asked.append(message)
-            answer = self._answers.get(message["execute"], {"return": {}})
+            answer = self._answers.get(_name_of(message), {"return": {}})
             if callable(answer):
                 answer(self)
             else:
                 self.say({**answer, **_id_of(message)})
+
+
+def _name_of(message: Mapping[str, Any]) -> str:
+    """Of a command, in band or out of it."""
+    return str(message.get("execute") or message["exec-oob"])
 
 
 def _messages(client: socket.socket) -> Iterator[dict[str, Any]]:

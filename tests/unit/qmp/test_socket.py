@@ -12,11 +12,12 @@ from libvirt_postcopy.qmp.commands import (
     CommandError,
     ConnectError,
     MonitorLost,
+    MonitorStuck,
     ProtocolError,
     Qemu,
 )
 from libvirt_postcopy.qmp.socket import SocketMonitor
-from unit.qmp.monitors import MonitorServer, refuse
+from unit.qmp.monitors import DEAF, GREETING, MonitorServer, refuse, stand_still
 from waiting import wait_until
 
 Make = Callable[..., SocketMonitor]
@@ -108,6 +109,70 @@ def test_late_reply_is_not_taken_for_the_next(tmp_path: Path, make: Make) -> Non
             monitor.execute("query-migrate")
         server.say({"return": {"status": "completed"}, "id": waiting[0]})
         assert monitor.execute("query-status") == {}
+
+
+RECOVERS = ("migrate-pause", "migrate-recover")
+
+
+@pytest.mark.parametrize(
+    ("greeting", "how"), [(GREETING, "exec-oob"), (DEAF, "execute")]
+)
+def test_what_recovers_goes_out_of_band_where_that_is_offered(
+    tmp_path: Path, make: Make, greeting: bytes, how: str
+) -> None:
+    with MonitorServer(tmp_path / "qmp", greeting=greeting) as server:
+        monitor = make(server.path)
+        monitor.connect()
+        for command in (*RECOVERS, "query-migrate"):
+            monitor.execute(command)
+    (agreed,) = server.sent("qmp_capabilities")
+    assert agreed["arguments"] == ({"enable": ["oob"]} if how == "exec-oob" else {})
+    for command in RECOVERS:
+        (sent,) = server.sent(command)
+        assert sent[how] == command
+    assert server.sent("query-migrate")[0]["execute"]
+
+
+def test_main_loop_that_stands_still_is_asked_once_and_recovers(
+    tmp_path: Path, make: Make
+) -> None:
+    is_free = threading.Event()
+
+    def answer(server: MonitorServer) -> None:
+        if is_free.is_set():
+            server.say({"return": {}, "id": server.asked[-1]["id"]})
+
+    with MonitorServer(tmp_path / "qmp", {"query-status": answer}) as server:
+        monitor = make(server.path)
+        monitor.connect()
+        assert not monitor.takes_commands(0.05)
+        assert not monitor.takes_commands(0.05)
+        (question,) = server.sent("query-status")
+        assert monitor.execute("migrate-recover") == {}
+        is_free.set()
+        server.say({"return": {}, "id": question["id"]})
+        assert monitor.takes_commands(5)
+
+
+def test_it_is_asked_anew_whether_it_stands_still(tmp_path: Path, make: Make) -> None:
+    """An answer from before says nothing of now."""
+    with MonitorServer(tmp_path / "qmp") as server:
+        monitor = make(server.path)
+        monitor.connect()
+        assert monitor.takes_commands(5) and monitor.takes_commands(5)
+        assert len(server.sent("query-status")) == 2
+        server.hang_up()
+        wait_until(lambda: not monitor.is_connected, "end of the connection", 5)
+        with pytest.raises(MonitorLost):
+            monitor.takes_commands(5)
+
+
+def test_main_loop_that_stands_still_agrees_on_nothing(
+    tmp_path: Path, make: Make
+) -> None:
+    server = MonitorServer(tmp_path / "qmp", {"qmp_capabilities": stand_still})
+    with server, pytest.raises(MonitorStuck, match="greets at .* takes no command"):
+        make(server.path).connect(0.1)
 
 
 def test_qemu_that_dies(tmp_path: Path, make: Make) -> None:
