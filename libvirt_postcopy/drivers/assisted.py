@@ -1,9 +1,9 @@
 """libvirt's own migration, with a second monitor at the destination's QEMU for what libvirt does not know.
 
-That is ``postcopy-blocktime``, and the way round libvirt 11.2 and 11.3: their daemon crashes when it is the destination
-of a resume.  There the destination's QEMU is told to wait by the second monitor, and the source's to go on through
-libvirt's passthrough.  libvirt hears from both what they do, and completes the migration, which nobody's call waits
-for any more.
+That is ``postcopy-blocktime``, and the way round a daemon that cannot resume: that of libvirt 11.2 and 11.3 crashes
+when it is the destination, and none is answered by a QEMU whose main loop waits for a page.  There the destination's
+QEMU is told to wait by the second monitor, and the source's to go on through libvirt's passthrough.  libvirt hears from
+both what they do, and completes the migration, which nobody's call waits for any more.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class AssistedDriver(NativeDriver):
     # The way round
 
     def _resume(self, lent: list[tuple[Host, Connection]]) -> None:
-        if not self._must_go_round:
+        if not (self._must_go_round or self._second.is_needed()):
             super()._resume(lent)
             return
         try:

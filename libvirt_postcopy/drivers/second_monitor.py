@@ -4,6 +4,10 @@ While a migration comes in, libvirt's job keeps everybody else from the destinat
 neither ``postcopy-blocktime`` nor, in 11.2 and 11.3, how to recover.  So QEMU is given a second monitor on a unix
 socket (``<qemu:commandline>`` in the XML that the destination starts the guest with).  It is there until that QEMU ends.
 
+It is connected to from the beginning.  The destination's main loop may wait for a page of a migration that is broken,
+and answers nobody then, libvirt as little as a new client.  Only over a connection that was made before does QEMU
+still take what brings the migration back (``migrate-recover``, out of band).
+
 It is never needed for the guest to move: what cannot be had is a note.
 """
 
@@ -16,7 +20,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -28,12 +31,15 @@ from libvirt_postcopy.drivers.channel import Channel
 from libvirt_postcopy.errors import PostcopyError
 from libvirt_postcopy.phases import Status
 from libvirt_postcopy.qmp.commands import (
+    CommandError,
     ConnectError,
     MonitorError,
     MonitorLost,
+    MonitorStuck,
     Qemu,
 )
 from libvirt_postcopy.qmp.ssh import SshForward
+from libvirt_postcopy.vir.here import is_this_machine
 from libvirt_postcopy.vir.protocols import Domain
 
 if TYPE_CHECKING:
@@ -54,6 +60,11 @@ _AGAIN_S = 0.05
 _LONGEST_AGAIN_S = 1.0
 _LAST_S = 2.0
 """How long the figures may take at the end, and a QEMU to be reached anew when it is needed."""
+
+_TAKES_S = 3.0
+"""A main loop that has not answered by then stands still."""
+
+_PORT_TAKEN = "in use"  # of EADDRINUSE, as QEMU ends its refusal
 
 
 @dataclass(frozen=True)
@@ -83,7 +94,7 @@ def way_to(uri: str | None, folder: str | None = None) -> Way:
     except ValueError:
         return Way(folder or FOLDER)
     is_ssh = parts.scheme.partition("+")[2] in ("ssh", "libssh", "libssh2")
-    if _is_here(host) or (folder and not is_ssh):
+    if is_this_machine(host) or (folder and not is_ssh):
         return Way(folder or FOLDER)
     if not is_ssh:
         return Way(folder or FOLDER, host)
@@ -103,12 +114,25 @@ def _completed(qemu: Qemu) -> Mapping[str, Any]:
         time.sleep(_AGAIN_S)
 
 
-def _is_here(host: str) -> bool:
-    if host in ("", "localhost"):
-        return True
-    with suppress(ValueError):
-        return ip_address(host).is_loopback
-    return False
+def _count_blocktime(qemu: Qemu) -> None:
+    if "postcopy-blocktime" in qemu.capabilities():
+        qemu.set_capabilities({"postcopy-blocktime": True})
+
+
+def _recover_untold(qemu: Qemu, channel: Channel) -> int:
+    """Let it listen at one port after the other: nobody can ask it which of them it has taken.
+
+    :raises MonitorError: If it does not.
+    """
+    for port in channel.ports[:-1]:
+        try:
+            qemu.recover(channel.listening_uri(port))
+            return port
+        except CommandError as error:
+            if _PORT_TAKEN not in error.desc:
+                raise
+    qemu.recover(channel.listening_uri(channel.ports[-1]))
+    return channel.ports[-1]
 
 
 def _pause_after(waited_s: float) -> float:
@@ -177,33 +201,54 @@ class SecondMonitor:
     # While it goes on
 
     def begin(self) -> None:
-        """Switch on what was asked for as soon as QEMU is there."""
-        if self._is_offered and self._counts_blocktime:
+        """Connect as soon as QEMU is there, and switch on what was asked for."""
+        if self._is_offered:
             threading.Thread(
-                target=self._switch_on, name="postcopy-second-monitor", daemon=True
+                target=self._take_up, name="postcopy-second-monitor", daemon=True
             ).start()
 
-    def _switch_on(self) -> None:
+    def _take_up(self) -> None:
         try:
-            with self._asked(float("inf")) as qemu:
-                if "postcopy-blocktime" in qemu.capabilities():
-                    qemu.set_capabilities({"postcopy-blocktime": True})
+            with self._asked(float("inf")) as monitor:
+                if self._counts_blocktime:
+                    _count_blocktime(Qemu(monitor))
         except PostcopyError as error:
             if not self._is_over.is_set():
-                LOG.warning("postcopy-blocktime is not switched on: %s", error)
+                LOG.warning("the second monitor is not used: %s", error)
         except Exception:  # a bug of ours must not be seen by the guest
             LOG.exception("the second monitor failed unexpectedly")
+
+    def is_needed(self) -> bool:
+        """Whether QEMU's main loop stands still, so that only this monitor can recover it.
+
+        :raises MonitorStuck: If it does, and this one was not connected to in time either.
+        """
+        if not self._is_offered:
+            return False
+        try:
+            with self._asked(0.0) as monitor:
+                return monitor.has_out_of_band and not monitor.takes_commands(_TAKES_S)
+        except MonitorStuck:
+            raise
+        except MonitorError as error:
+            LOG.info("the second monitor cannot be asked: %s", error)
+            return False
 
     def recover(self, channel: Channel) -> int:
         """Let the destination wait for the source's new channel; give its port, 0 for a unix socket.
 
         :raises MonitorError: If it does not.
         """
-        with self._asked(_LAST_S) as qemu:
+        with self._asked(_LAST_S) as monitor:
+            qemu = Qemu(monitor)
+            if channel.path:
+                qemu.recover(channel.listening_uri())
+                return 0
+            if monitor.has_out_of_band and not monitor.takes_commands(_TAKES_S):
+                return _recover_untold(qemu, channel)
             qemu.recover(channel.listening_uri())
             # Up to QEMU 7.2 the ports of before are told too, after the new one.
-            ports = qemu.listening_ports()
-        return 0 if channel.path else (ports or tuple(channel.ports))[0]
+            return (qemu.listening_ports() or tuple(channel.ports))[0]
 
     # At the end
 
@@ -212,8 +257,8 @@ class SecondMonitor:
         if not (self._is_offered and self._counts_blocktime):
             return
         try:
-            with self._asked(_LAST_S) as qemu:
-                info = _completed(qemu)
+            with self._asked(_LAST_S) as monitor:
+                info = _completed(Qemu(monitor))
         except PostcopyError as error:
             self.forgo(error.what)
             return
@@ -252,14 +297,14 @@ class SecondMonitor:
         raise ConnectError(f"this client cannot see the folder {self._way.folder}")
 
     @contextmanager
-    def _asked(self, patience_s: float) -> Iterator[Qemu]:
-        """QEMU, to be asked; a connection that gives no answer is not used again: it may lead through a dead link.
+    def _asked(self, patience_s: float) -> Iterator[SocketMonitor]:
+        """Its monitor; a connection that gives no answer is not used again: it may lead through a dead link.
 
         :raises MonitorError: If it cannot be reached.
         """
-        qemu = self._reached(patience_s)
+        monitor = self._reached(patience_s)
         try:
-            yield qemu
+            yield monitor
         except MonitorLost:
             self._leave()
             raise
@@ -273,8 +318,8 @@ class SecondMonitor:
         if forward is not None:
             forward.close()
 
-    def _reached(self, patience_s: float) -> Qemu:
-        """QEMU; connected to, if need be again and again while its socket is not there.
+    def _reached(self, patience_s: float) -> SocketMonitor:
+        """Its monitor; connected to, if need be again and again while its socket is not there.
 
         :raises MonitorError: If it cannot be reached.
         """
@@ -282,7 +327,7 @@ class SecondMonitor:
         while True:
             try:
                 with self._changing:
-                    return Qemu(self._connected())
+                    return self._connected()
             except MonitorError:
                 waited = time.monotonic() - began
                 if waited >= patience_s or self._is_over.is_set():

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
+from ipaddress import ip_address
 from urllib.parse import parse_qs, urlsplit
 
-__all__ = ["address_of", "connection_refusal", "is_here", "is_local", "is_resolved"]
+__all__ = [
+    "address_of",
+    "connection_refusal",
+    "is_here",
+    "is_local",
+    "is_resolved",
+    "is_this_machine",
+]
 
 FIRST_PORT = 49152
 """The first that libvirt hands out for migrations, unless its qemu.conf says otherwise."""
@@ -27,6 +36,15 @@ def is_here(uri: str, hostname: str) -> bool:
     """Whether a daemon is that of the machine this program runs on."""
     ours = socket.gethostname().partition(".")[0]
     return is_local(uri) and hostname.partition(".")[0] == ours
+
+
+def is_this_machine(host: str) -> bool:
+    """Whether the host that a URI names, or does not name, can only be this one."""
+    if host in ("", "localhost"):
+        return True
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return False
 
 
 def is_resolved(name: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from libvirt_postcopy.drivers import assisted
+from libvirt_postcopy.drivers import assisted, second_monitor
 from libvirt_postcopy.drivers.assisted import AssistedDriver
 from libvirt_postcopy.drivers.native import Target
 from libvirt_postcopy.drivers.wishes import Wishes
@@ -15,8 +15,9 @@ from libvirt_postcopy.events import Ended, Event, Half, Place, Remarked, Side
 from libvirt_postcopy.phases import conclude
 from unit.drivers.test_native import LIVE, PATIENCE_S, URI, Hosts, hosts
 from unit.fakes import MIGRATED, SPLIT_HERE, SPLIT_THERE, FakeDomain, refused
-from unit.qmp.monitors import MonitorServer
+from unit.qmp.monitors import DEAF, MonitorServer, stand_still
 from unit.qmp.monitors import refuse as refusal
+from waiting import wait_until
 
 __all__ = ["hosts"]
 
@@ -182,10 +183,59 @@ def test_crashing_daemon_is_gone_round(hosts: Hosts, make: Callable[..., Scene])
     assert "goes on with it" in str(ended.error)
     assert conclude(Place.SPLIT, ended) is Place.SPLIT, "it has not arrived yet"
     assert len(hosts.migrate_calls) == 1  # libvirt was not asked to resume
-    recover = next(each for each in qemu.asked if each["execute"] == "migrate-recover")
+    (recover,) = qemu.sent("migrate-recover")
     assert recover["arguments"] == {"uri": "tcp:127.0.0.1:49184,to=49215"}
     assert source.arguments("migrate") == {"uri": "tcp:127.0.0.1:49185", "resume": True}
     assert source.arguments("migrate-set-parameters") == {"max-postcopy-bandwidth": 3 << 20}  # fmt: skip
+
+
+STANDS_STILL = {"query-status": stand_still, "query-migrate": stand_still}
+
+
+def test_destination_that_takes_no_command_is_recovered_out_of_band(
+    hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that can resume would wait for its QEMU's answer for ever."""
+    monkeypatch.setattr(second_monitor, "_TAKES_S", 0.1)
+    scene = make()
+    with MonitorServer(scene.path, STANDS_STILL) as qemu:
+        _break(scene, SURVIVES)
+        wait_until(lambda: "query-migrate-capabilities" in qemu.commands(), "it", 5)
+        source = Source(hosts.for_call.domains[0])
+        hosts.fresh.domains.append(hosts.for_call.domains[0])
+        scene.driver.resume()
+        assert "goes on with it" in str(scene.ended().error)
+    (recover,) = qemu.sent("migrate-recover")
+    assert recover["exec-oob"] and recover["arguments"] == {
+        "uri": "tcp:127.0.0.1:49184"
+    }
+    assert source.arguments("migrate") == {"uri": "tcp:127.0.0.1:49184", "resume": True}
+    assert len(hosts.migrate_calls) == 1  # libvirt was not asked to resume
+
+
+def test_nothing_is_sent_to_a_main_loop_that_nobody_can_reach(
+    hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_monitor, "_GREET_S", 0.1)
+    scene = make()
+    _break(scene, SURVIVES)
+    hosts.fresh.domains.append(hosts.dom)
+    with MonitorServer(scene.path, {"qmp_capabilities": stand_still}):
+        scene.driver.resume()
+        assert "its main loop stands still" in str(scene.ended().error)
+    assert len(hosts.migrate_calls) == 1
+
+
+def test_qemu_without_anything_out_of_band_is_resumed_by_libvirt(
+    hosts: Hosts, make: Callable[..., Scene]
+) -> None:
+    scene = make()
+    _break(scene, SURVIVES)
+    hosts.fresh.domains.append(hosts.dom)
+    with MonitorServer(scene.path, STANDS_STILL, greeting=DEAF):
+        scene.driver.resume()
+        scene.ended()
+    assert len(hosts.migrate_calls) == 2
 
 
 def test_source_is_left_alone_where_the_destination_refuses(

@@ -12,10 +12,15 @@ from libvirt_postcopy.drivers import second_monitor
 from libvirt_postcopy.drivers.channel import Channel
 from libvirt_postcopy.drivers.second_monitor import FOLDER, SecondMonitor, Way, way_to
 from libvirt_postcopy.errors import LibvirtError
-from libvirt_postcopy.qmp.commands import CommandError, ConnectError, MonitorLost
+from libvirt_postcopy.qmp.commands import (
+    CommandError,
+    ConnectError,
+    MonitorLost,
+    MonitorStuck,
+)
 from unit.drivers.qemus import Machine
 from unit.fakes import RUNNING, FakeConnection
-from unit.qmp.monitors import MonitorServer, refuse
+from unit.qmp.monitors import DEAF, MonitorServer, refuse, stand_still
 from waiting import wait_until
 
 LIVE = MigrateFlags.VIR_MIGRATE_LIVE
@@ -203,8 +208,86 @@ def test_destination_waits_for_the_new_channel(make: Make, dom: Machine) -> None
     listening = {"socket-address": [{"type": "inet", "port": "49185"}]}
     with _served(monitor, query_migrate={"return": listening}) as qemu:
         assert monitor.recover(CHANNEL) == 49185
-    assert qemu.asked[1]["execute"] == "migrate-recover"
-    assert qemu.asked[1]["arguments"] == {"uri": "tcp:192.0.2.2:49184,to=49185"}
+    (recover,) = qemu.sent("migrate-recover")
+    assert recover["arguments"] == {"uri": "tcp:192.0.2.2:49184,to=49185"}
+
+
+STANDS_STILL = {"query_status": stand_still, "query_migrate": stand_still}
+TAKEN = "Failed to find an available port: Address already in use"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_monitor, "_TAKES_S", 0.1)
+    monkeypatch.setattr(second_monitor, "_GREET_S", 0.2)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_main_loop_that_stands_still_is_told_one_port_after_the_other(
+    make: Make, dom: Machine
+) -> None:
+    """It cannot be asked which of several it has taken."""
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+
+    def listen(server: MonitorServer) -> None:
+        answer = server.asked[-1]
+        is_free = answer["arguments"]["uri"].endswith(":49185")
+        server.say({**({"return": {}} if is_free else refuse(TAKEN)), "id": answer["id"]})  # fmt: skip
+
+    with _served(monitor, **STANDS_STILL, migrate_recover=listen) as qemu:
+        assert monitor.is_needed()
+        assert monitor.recover(CHANNEL) == 49185
+    told = qemu.sent("migrate-recover")
+    assert [each["exec-oob"] for each in told] == ["migrate-recover"] * 2
+    assert [each["arguments"]["uri"] for each in told] == ["tcp:192.0.2.2:49184", "tcp:192.0.2.2:49185"]  # fmt: skip
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("desc", [TAKEN, "Migrate recovery is triggered already"])
+def test_main_loop_that_stands_still_and_cannot_listen(
+    make: Make, dom: Machine, desc: str
+) -> None:
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    served = _served(monitor, **STANDS_STILL, migrate_recover=refuse(desc))
+    with served as qemu, pytest.raises(CommandError, match=desc):
+        monitor.recover(CHANNEL)
+    tries = len(CHANNEL.ports) if desc is TAKEN else 1
+    assert len(qemu.sent("migrate-recover")) == tries
+
+
+@pytest.mark.usefixtures("impatient")
+def test_monitor_that_was_not_connected_to_in_time(make: Make, dom: Machine) -> None:
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    server = MonitorServer(Path(monitor.path), {"qmp_capabilities": stand_still})
+    with server, pytest.raises(MonitorStuck, match="its main loop stands still"):
+        monitor.is_needed()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_monitor_is_not_needed_where_it_is_of_no_use(make: Make, dom: Machine) -> None:
+    monitor = make(counts=False)
+    assert not monitor.is_needed()  # it was not offered
+    monitor.offer(dom, {}, LIVE)
+    assert not monitor.is_needed()  # nobody listens
+    with _served(monitor):
+        assert not monitor.is_needed()  # QEMU answers all
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    deaf = {name.replace("_", "-"): it for name, it in STANDS_STILL.items()}
+    with MonitorServer(Path(monitor.path), deaf, greeting=DEAF):
+        assert not monitor.is_needed()
+
+
+def test_it_is_connected_to_from_the_beginning(make: Make, dom: Machine) -> None:
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    monitor.begin()
+    with _served(monitor) as qemu:
+        wait_until(lambda: "qmp_capabilities" in qemu.commands(), "the connection", 5)
+    assert qemu.commands() == ["qmp_capabilities"]
 
 
 def test_destination_that_refuses(make: Make, dom: Machine) -> None:
