@@ -27,6 +27,10 @@ half; another can be told to; the others never will (:func:`libvirt_postcopy.fea
 Where nothing notices (a link that swallows packets), no byte and no page request for :data:`STALL_S` is a break
 too: QEMU is told to pause, if the destination's daemon answers, so that the link is there again, and if nothing
 speaks against resuming.
+
+A call may never come back: the destination's QEMU answers nothing where its main loop waits for a page that only a
+recovery can bring, and libvirt waits for the answer without end.  So the hosts are looked at where a call that resumes
+takes long, and patience counts for it as for all else.
 """
 
 from __future__ import annotations
@@ -53,6 +57,7 @@ __all__ = [
     "frail",
     "resume_obstacle",
     "CALM_LOOK_S",
+    "HANG_S",
     "LOOK_S",
     "SETTLE_S",
     "STALL_S",
@@ -74,6 +79,9 @@ SETTLE_S = 5.0
 
 TELL_S = 2.0
 """How long we wait for something until the operator is told: many a wait is over at once."""
+
+HANG_S = 5.0
+"""How long a call that resumes may take until the hosts are looked at meanwhile: most are through by then."""
 
 UNCLEAR_S = 60.0
 """How long hosts are looked at that answer nothing by which the guest could be found."""
@@ -139,7 +147,18 @@ _STILL_SENT = frozenset((Status.POSTCOPY_ACTIVE,))
 #: A source that says so sends no pages, and waits for the destination; a call waits for it, but not for one that is paused.
 _WAITS = frozenset((Status.POSTCOPY_RECOVER_SETUP, Status.POSTCOPY_RECOVER))
 
+_HANGS = (
+    "the call that resumes it does not come back, and both QEMUs still wait: the destination's takes no command,"
+    " as where its main loop waits for a page itself"
+)
+
 _WAITS_IN_VAIN = "the destination's QEMU has ended, and the source's waits for it"
+
+#: Of a source of which a resume has made nothing yet.
+_NOT_RESUMED = frozenset((None, Status.POSTCOPY_PAUSED))
+
+#: What both say where a call is waited for in vain; elsewhere it comes back by itself, or may be needed by the guest.
+_IN_VAIN = frozenset((Diagnosis.PAUSED, Diagnosis.HALF_PAUSED))
 
 #: Before the switch, where somebody else's migration is watched.
 _ON_THE_WAY = frozenset(
@@ -266,6 +285,7 @@ class Recovery:
         self._is_on = False  # no call of ours is under way, and it is not over
         self._is_attached = False  # somebody else has started it
         self._resume_at = 0.0
+        self._resumed_at: float | None = None  # by a call of which nothing has come yet
         self._moved: tuple[int, int] | None = None
         self._moved_at: float | None = None  # None: not split yet
         self._paused_at = float("-inf")
@@ -295,6 +315,7 @@ class Recovery:
     def begin(self, now: float) -> None:
         """No call is under way (any more), and the guest is not wholly on one host as far as is known."""
         self._is_on = True
+        self._resumed_at = None
         self._forget(now)
         if self._moved_at is None:
             self._moved_at = now
@@ -309,6 +330,8 @@ class Recovery:
         """Take what was found on one host."""
         self._looking.discard(event.side)
         self._seen[event.side] = (now, as_qemu_says(event))
+        if event.side is Side.SOURCE and event.status not in _NOT_RESUMED:
+            self._resumed_at = None
         found = self._diagnose(now)
         self._look_at[event.side] = now + (CALM_LOOK_S if self._is_calm else LOOK_S)
         if found is not self._diagnosis:
@@ -368,8 +391,8 @@ class Recovery:
             return None
         looks = [at for side, at in self._look_at.items() if side not in self._looking]
         if not self._is_on:
-            looks_from = float("-inf") if self._has_died_there else self._stalls_at
-            return max(looks_from, min(looks)) if looks else None
+            times = [*looks, *self._hang_times]
+            return max(self._doubtful_at, min(times)) if times else None
         times = [*looks, self._gives_up_at]
         if self._waiting:
             times.append(self._diagnosed_at + TELL_S)
@@ -383,16 +406,53 @@ class Recovery:
         if self.found is not None:
             return []
         is_split = self._moved_at is not None
-        is_stalled = is_split and now >= self._stalls_at
-        is_suspect = is_stalled or (is_split and self._has_died_there)
-        actions = self._break(now) if is_stalled else []
+        is_suspect = is_split and now >= self._doubtful_at
+        actions = self._break(now) if is_split and now >= self._stalls_at else []
         if self._is_on:
             actions += self._decide(now)
-        elif is_suspect and self._is_gone_for_good(now):
-            return self._end(_WAITS_IN_VAIN)
-        if self._is_on or is_suspect:
+        elif is_suspect:
+            actions += self._doubt(now)
+        if self._is_on or (is_suspect and self.found is None):
             actions += self._look(now)
         return actions
+
+    # A call that is under way
+
+    @property
+    def _doubtful_at(self) -> float:
+        """From when on a call that is under way may be in vain."""
+        if self._has_died_there:
+            return float("-inf")
+        if self._resumed_at is None:
+            return self._stalls_at
+        return min(self._stalls_at, self._resumed_at + HANG_S)
+
+    def _doubt(self, now: float) -> list[Action]:
+        """See whether the call that is under way can come to anything."""
+        if self._is_gone_for_good(now):
+            return self._end(_WAITS_IN_VAIN)
+        if self._is_hanging and now >= self._hang_ends_at:
+            why = self._impatience()
+            return self._end(f"{why}; {_HANGS}" if why else _HANGS)
+        return self._tell(now) if self._is_hanging else []
+
+    @property
+    def _is_hanging(self) -> bool:
+        """A call is under way, and both QEMUs wait."""
+        is_paused = self._last(Side.SOURCE).status == Status.POSTCOPY_PAUSED
+        return not self._is_on and is_paused and self._diagnosis in _IN_VAIN
+
+    @property
+    def _hang_ends_at(self) -> float:
+        return max(self._patience_ends_at, self._diagnosed_at + SETTLE_S)
+
+    @property
+    def _hang_times(self) -> list[float]:
+        """When something is due though no look is."""
+        if not self._is_hanging:
+            return []
+        times = [self._hang_ends_at]
+        return [*times, self._diagnosed_at + TELL_S] if self._waiting else times
 
     def _is_gone_for_good(self, now: float) -> bool:
         """No call that is under way can bring the guest back together."""
@@ -421,10 +481,14 @@ class Recovery:
             return self._resume(now)
         if diagnosis is Diagnosis.UNREACHABLE and self._is_paused_for_good:
             return self._end(self._obstacle())
+        return self._tell(now)
+
+    def _tell(self, now: float) -> list[Action]:
+        """Say what is waited for."""
         text = self._waiting
-        if not text or now < since + TELL_S:
+        if not text or now < self._diagnosed_at + TELL_S:
             return []
-        self._told.add(diagnosis)
+        self._told.add(self._diagnosis)
         return [Note(text.format(side=self._silent_side()))]
 
     @property
@@ -435,6 +499,8 @@ class Recovery:
         is_watched = self._diagnosis is Diagnosis.FLOWING and self._is_attached
         if is_watched and self._last(Side.SOURCE).half is not Half.SPLIT_FAILED:
             return ""  # nothing was lost
+        if self._diagnosis is Diagnosis.PAUSED:
+            return f"{_HANGS}: waiting for it" if self._is_hanging else ""
         return _WAITING.get(self._diagnosis, "")
 
     def _resume(self, now: float) -> list[Action]:
@@ -445,6 +511,7 @@ class Recovery:
             return []
         self.attempts += 1
         self._is_on = False
+        self._resumed_at = now
         self._paused_at = now  # the outage does not count against what comes now
         self._forget(now)
         self._told.clear()

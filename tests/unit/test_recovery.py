@@ -15,6 +15,7 @@ from libvirt_postcopy.actions import Action, Look, Note, Pause, Resume
 from libvirt_postcopy.events import Half, Place, Side
 from libvirt_postcopy.phases import Phase, Status, whereabouts
 from libvirt_postcopy.recovery import (
+    HANG_S,
     LOOK_S,
     SETTLE_S,
     STALL_S,
@@ -237,8 +238,89 @@ def test_nothing_is_done_while_a_resumed_call_is_under_way() -> None:
     scene.ending = None
     scene.fails(*PAUSED)
     looks = len(scene.times(Look))
-    scene.until(10.0 + STALL_S - 1)
-    assert scene.resumes == [10.0] and len(scene.times(Look)) == looks
+    scene.find(*FLOWING).until(10.0 + STALL_S - 1)
+    assert scene.resumes == [10.0] and scene.notes == []
+    assert scene.times(Look)[looks:] == [10.0 + HANG_S] * len(Side)
+
+
+# A call that does not come back
+
+
+def hanging(patience_s: float = MINUTE, *found: ev.Looked) -> Split:
+    """The call that resumes it does not come back."""
+    scene = Split(patience_s=patience_s)
+    scene.ending = None
+    return scene.fails(*PAUSED).find(*(found or PAUSED))  # type: ignore[return-value]
+
+
+def test_resume_that_does_not_come_back_is_told_within_seconds() -> None:
+    scene = hanging()
+    scene.until(10.0 + HANG_S + TELL_S)
+    (note,) = scene.notes
+    assert "the destination's takes no command" in note and note.endswith(
+        "waiting for it"
+    )
+    scene.until(30.0)
+    assert scene.notes == [note] and scene.resumes == [10.0]
+
+
+def test_patience_ends_for_a_resume_that_does_not_come_back() -> None:
+    scene = hanging()
+    scene.until(10.0 + MINUTE - 0.1)
+    assert not scene.migration.is_over
+    scene.until(10.0 + MINUTE)
+    assert scene.migration.place is Place.SPLIT and scene.resumes == [10.0]
+    assert scene.migration.halves == (Half.SPLIT_FAILED, Half.SPLIT_FAILED)
+    reason = scene.migration.given_up
+    assert reason.startswith("given up after 60 s in which no page has moved; the call")
+
+
+def test_resume_that_does_not_come_back_has_its_time_in_any_case() -> None:
+    scene = hanging(patience_s=6.0)
+    scene.until(10.0 + HANG_S + SETTLE_S - 0.1)
+    assert not scene.migration.is_over
+    scene.until(10.0 + HANG_S + SETTLE_S)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+
+
+def test_resume_that_comes_back_late_is_followed_by_another() -> None:
+    scene = hanging()
+    scene.until(40.0)
+    scene.at(40.0, REFUSED)
+    scene.until(41.0)
+    assert len(scene.resumes) == 2
+
+
+def test_resume_that_comes_to_something_late_is_left_alone() -> None:
+    scene = hanging()
+    scene.until(30.0)
+    for tick in range(1, 12):
+        scene.find(*flowing(tick)).until(30.0 + tick * 10)
+    assert not scene.migration.is_over and scene.resumes == [10.0]
+    scene.ending = None
+    scene.at(scene.now, ended(Place.DESTINATION, None))
+    assert scene.migration.place is Place.DESTINATION
+
+
+@pytest.mark.parametrize("found", [SILENT_THERE, SILENT_HERE, SILENT, UNCLEAR, (PAUSED[0], looked(DST, Half.MIGRATING))])  # fmt: skip
+def test_call_is_not_given_up_where_it_is_not_known_to_be_in_vain(
+    found: tuple[ev.Looked, ev.Looked],
+) -> None:
+    """libvirt ends it where a daemon is away, and a destination that does not run the guest yet may need it."""
+    scene = hanging(MINUTE, *found)
+    scene.until(10 * MINUTE)
+    assert not scene.migration.is_over
+
+
+def test_first_call_may_hang_too() -> None:
+    """Where the daemon that would end it waits for the destination's QEMU."""
+    scene = Split(patience_s=MINUTE)
+    scene.moves(100)
+    scene.at(1.0, *walk("postcopy-paused"))
+    scene.find(*PAUSED).until(STALL_S + TELL_S)
+    assert len(scene.notes) == 1 and "does not come back" in scene.notes[0]
+    scene.until(2 * MINUTE)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
 
 
 # Patience
