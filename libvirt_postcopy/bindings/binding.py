@@ -20,9 +20,15 @@ from libvirt_postcopy.bindings.symbols import (
     newest_release,
 )
 
-__all__ = ["Binding"]
+__all__ = ["REBUILD", "Binding"]
 
 LOG = logging.getLogger("libvirt_postcopy.bindings")
+
+REBUILD = "pip install --force-reinstall --no-cache-dir --no-binary libvirt-python libvirt-python"  # fmt: skip
+"""Builds libvirt-python against the libvirt that is here.
+
+Since pip 23.1 ``--no-binary`` takes what pip itself has built earlier, against an older libvirt, from its cache.
+"""
 
 MEMORY = "/proc/self/mem"
 
@@ -34,6 +40,9 @@ _FIRST_KEY = "migrate_uri"
 
 _LONGEST = 200
 """Entries; no table of hints is longer."""
+
+_KEY_LENGTH = max(map(len, PARAMETERS)) + 40
+"""Bytes; no name of a parameter is longer."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +218,3 @@ class _Memory:
                 text = block[address - first :].split(b"\0", 1)[0][:_KEY_LENGTH]
                 return text.decode("ascii", "replace") if text.isascii() else ""
         return ""
-
-
-_KEY_LENGTH = max(map(len, PARAMETERS)) + 40

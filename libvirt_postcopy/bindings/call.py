@@ -4,24 +4,29 @@ For functions that the library has and the binding has not, and for typed parame
 get wrong.  cffi lets go of the GIL during a call.  libvirt keeps an error for the thread that made the call, so
 the exception is made at once and on that thread, as libvirt-python itself does.
 
-While a call runs, its arguments hold the Python objects, and these hold libvirt's: whoever closes a connection or
-drops a domain in another thread takes only their own reference away.
+While a call runs, its arguments hold the Python objects, and a domain holds its connection: whoever closes that or drops
+the domain in another thread takes only their own reference away.  A destination's connection, which ``close()`` would take
+from under the call, is held too.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, Protocol
 
+from libvirt_postcopy.bindings.ffi import NoCffi, new_ffi
+from libvirt_postcopy.bindings.functions import HOLD, SYMBOLS
 from libvirt_postcopy.bindings.parameters import ParameterType, typed
-from libvirt_postcopy.bindings.symbols import LIBVIRT, SYMBOLS, TYPES
+from libvirt_postcopy.bindings.symbols import LIBVIRT, TYPES
 from libvirt_postcopy.constants import Length
 
 __all__ = [
     "CALLABLE",
+    "DECLARED",
     "Failed",
     "NoSuchCall",
     "NoSuchFunction",
@@ -66,8 +71,8 @@ def can_call(name: str) -> bool:
 @lru_cache(maxsize=1)
 def _has_cffi() -> bool:
     try:
-        import cffi  # noqa: F401  # there, but built for another Python, is not there
-    except ImportError as error:
+        new_ffi()
+    except NoCffi as error:
         LOG.debug("no calls past libvirt-python: %s", error)
         return False
     return True
@@ -92,6 +97,7 @@ def start_postcopy(dom: Pointed, flags: int, failed: Failed) -> None:
     """Call ``virDomainMigrateStartPostCopy``.
 
     :raises NoSuchFunction: If the library has none.
+    :raises ValueError: If flags do not fit, or the domain is none; nothing was sent.
     """
     _simple("virDomainMigrateStartPostCopy", dom, flags, failed)
 
@@ -100,6 +106,7 @@ def abort_job_flags(dom: Pointed, flags: int, failed: Failed) -> None:
     """Call ``virDomainAbortJobFlags``.
 
     :raises NoSuchFunction: If the library has none.
+    :raises ValueError: If flags do not fit, or the domain is none; nothing was sent.
     """
     _simple("virDomainAbortJobFlags", dom, flags, failed)
 
@@ -110,7 +117,7 @@ def migrate_to_uri3(
     """Call ``virDomainMigrateToURI3`` with each parameter in the type that libvirt expects.
 
     :raises NoSuchFunction: If the library has none.
-    :raises ValueError: If a parameter cannot be written; nothing was sent.
+    :raises ValueError: If an argument cannot be written, or has been closed; nothing was sent.
     """
     call, ffi = _function("virDomainMigrateToURI3"), _ffi()
     array, count, _texts = _array(params)
@@ -126,19 +133,16 @@ def migrate3(
 
     :return: The UUID of the domain on the destination.
     :raises NoSuchFunction: If the library has none.
-    :raises ValueError: If a parameter cannot be written; nothing was sent.
+    :raises ValueError: If an argument cannot be written, or has been closed; nothing was sent.
     """
     call, ffi = _function("virDomainMigrate3"), _ffi()
     array, count, _texts = _array(params)
-    there = call(
-        _pointer("virDomainPtr", dom),
-        _pointer("virConnectPtr", dconn),
-        array,
-        count,
-        _unsigned(flags),
-    )
-    if there == ffi.NULL:
-        raise failed("virDomainMigrate3() failed")
+    with _held(dconn) as target:
+        there = call(
+            _pointer("virDomainPtr", dom), target, array, count, _unsigned(flags)
+        )
+        if there == ffi.NULL:
+            raise failed("virDomainMigrate3() failed")
     uuid = ffi.new("char[]", int(Length.VIR_UUID_STRING_BUFLEN))
     try:
         if _function("virDomainGetUUIDString")(there, uuid) < 0:
@@ -165,10 +169,28 @@ def _unsigned(flags: int) -> int:
 
 
 def _pointer(kind: str, thing: Pointed) -> Any:
+    """An object as C takes it.
+
+    :raises ValueError: If it has been closed: libvirt does not look, and would end the process.
+    """
     address = thing.c_pointer()
     if not address:
-        raise NoSuchCall(f"it holds no object of libvirt's: {thing!r:.60}")
+        raise ValueError(f"it has been closed: {thing!r:.60}")
     return _ffi().cast(kind, address)
+
+
+@contextmanager
+def _held(connection: Pointed) -> Iterator[Any]:
+    """A connection as C takes it, which stays one, whoever closes it meanwhile.
+
+    What is raised within is made before the connection is let go: that would reset libvirt's error.
+    """
+    pointer = _pointer("virConnectPtr", connection)
+    _function("virConnectRef")(pointer)
+    try:
+        yield pointer
+    finally:
+        _function("virConnectClose")(pointer)
 
 
 def _text(ffi: Any, what: str, text: str) -> Any:
@@ -209,7 +231,12 @@ def _array(params: Mapping[str, Any]) -> tuple[Any, int, list[Any]]:
 _lock = threading.Lock()
 _opened: list[tuple[Any, Any]] = []
 
-_DECLARED = (*sorted(CALLABLE), "virDomainGetUUIDString", "virDomainFree")
+_CALLED = (*sorted(CALLABLE), "virDomainGetUUIDString", "virDomainFree", "virConnectClose")  # fmt: skip
+
+DECLARED = TYPES + "".join(
+    f"{each.prototype};\n" for each in (*(SYMBOLS[name] for name in _CALLED), HOLD)
+)
+"""All that is called here, in C."""
 
 
 def _open() -> tuple[Any, Any]:
@@ -220,15 +247,10 @@ def _open() -> tuple[Any, Any]:
     with _lock:
         if not _opened:
             try:
-                from cffi import FFI  # only who calls past the binding needs it
-
-                ffi = FFI()
-                ffi.cdef(TYPES)
-                ffi.cdef("".join(f"{SYMBOLS[n].prototype};\n" for n in _DECLARED))
+                ffi = new_ffi()
+                ffi.cdef(DECLARED)
                 _opened.append((ffi, ffi.dlopen(LIBVIRT)))
-            except ImportError as error:
-                raise NoSuchCall(f"{error} (pip install cffi)") from error
-            except OSError as error:
+            except (NoCffi, OSError) as error:
                 raise NoSuchCall(str(error)) from error
         return _opened[0]
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from libvirt_postcopy.bindings import judge
 from libvirt_postcopy.bindings.binding import Binding
 from libvirt_postcopy.bindings.description import beside, read_description
+from libvirt_postcopy.bindings.ffi import NoCffi, new_ffi
 from libvirt_postcopy.bindings.library import Library, loaded, read
 from libvirt_postcopy.bindings.report import Finding, Report, Severity
 from libvirt_postcopy.bindings.symbols import LIBVIRT, QEMU, version_number
@@ -60,6 +61,7 @@ def examine(
         parameters=tuple(parameters),
         findings=(
             *judge.libraries(found.values()),
+            *(() if is_quick else _without_cffi()),
             *findings,
             *judge.unknown_functions(found.values(), version),
             *more,
@@ -82,6 +84,14 @@ def _release(library: Library) -> int:
 def _files(found: dict[str, Library], binding: Binding) -> list[tuple[str, str]]:
     files = [(soname, ", ".join(each.files)) for soname, each in found.items()]
     return [*files, ("libvirtmod", binding.file)]
+
+
+def _without_cffi() -> Iterator[Finding]:
+    try:
+        new_ffi()
+    except NoCffi as error:
+        text = f"nothing can be called past libvirt-python: {error}"
+        yield Finding(Severity.WARNING, "cffi", text)
 
 
 def _described(path: Path | None, version: int) -> list[Finding]:

@@ -13,14 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from libvirt_postcopy.bindings.binding import Binding
+from libvirt_postcopy.bindings.functions import HOLD, SYMBOLS
 from libvirt_postcopy.bindings.names import is_about_postcopy, ours
 from libvirt_postcopy.bindings.report import Finding, Severity, unknown
-from libvirt_postcopy.bindings.symbols import (
-    SYMBOLS,
-    TYPES,
-    Symbol,
-    version_number,
-)
+from libvirt_postcopy.bindings.symbols import TYPES, Symbol, version_number
 from libvirt_postcopy.bindings.toolchain import (
     CannotCompile,
     Headers,
@@ -29,7 +25,9 @@ from libvirt_postcopy.bindings.toolchain import (
     build,
     make,
     read_headers,
+    working_ffi,
 )
+from libvirt_postcopy.constants import CLIENT_SIDE_FLAGS
 from libvirt_postcopy.features import version_text
 
 __all__ = ["calls", "check_compiled", "questions"]
@@ -147,7 +145,11 @@ def calls(headers: Headers) -> Source:
 
 
 def _functions(headers: Headers) -> list[Symbol]:
-    return [each for each in SYMBOLS.values() if each.name in headers.words]
+    return [each for each in _relied_on() if each.name in headers.words]
+
+
+def _relied_on() -> list[Symbol]:
+    return [*SYMBOLS.values(), HOLD]
 
 
 def _relevant(headers: Headers) -> frozenset[str]:
@@ -176,9 +178,7 @@ def _named(structure: str, field: str) -> str:
 
 
 def _declared() -> Any:
-    from cffi import FFI
-
-    declared = FFI()
+    declared = working_ffi()
     try:
         declared.cdef(TYPES)
     except Exception as error:  # whatever cffi dislikes in it
@@ -232,8 +232,6 @@ def _values(
 
 
 def _taken(lib: Any, headers: Headers) -> Iterator[Finding]:
-    from libvirt_postcopy.constants import CLIENT_SIDE_FLAGS
-
     for name in dir(lib):
         is_flag = name.startswith("VIR_MIGRATE_") and name not in headers.strings
         if is_flag and getattr(lib, name) & int(CLIENT_SIDE_FLAGS):
@@ -248,7 +246,7 @@ def _value(lib: Any, ffi: Any, name: str) -> int | str:
 
 
 def _functions_differ(lib: Any, headers: Headers) -> Iterator[Finding]:
-    for symbol in SYMBOLS.values():
+    for symbol in _relied_on():
         same = getattr(lib, _same(symbol.name), None)
         if same is None:
             if version_number(symbol.since) <= headers.version:

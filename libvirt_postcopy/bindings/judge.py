@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from libvirt_postcopy.bindings.binding import Binding
+from libvirt_postcopy.bindings.binding import REBUILD, Binding
 from libvirt_postcopy.bindings.call import can_call
 from libvirt_postcopy.bindings.description import Description
+from libvirt_postcopy.bindings.functions import SYMBOLS
 from libvirt_postcopy.bindings.library import Library
 from libvirt_postcopy.bindings.names import is_about_postcopy, ours
 from libvirt_postcopy.bindings.parameters import (
@@ -24,12 +25,7 @@ from libvirt_postcopy.bindings.report import (
     Severity,
     unknown,
 )
-from libvirt_postcopy.bindings.symbols import (
-    SYMBOLS,
-    Symbol,
-    release_of,
-    version_number,
-)
+from libvirt_postcopy.bindings.symbols import Symbol, release_of, version_number
 from libvirt_postcopy.constants import CLIENT_SIDE_FLAGS
 from libvirt_postcopy.features import Path, call_path
 
@@ -45,10 +41,7 @@ __all__ = [
 
 ERROR, WARNING, NOTE = Severity.ERROR, Severity.WARNING, Severity.NOTE
 
-_REINSTALL = (
-    "build libvirt-python against this libvirt: pip install --force-reinstall"
-    " --no-binary :all: libvirt-python"
-)
+_REBUILD = f"build libvirt-python against this libvirt: {REBUILD}"
 _PACKAGE = "reinstall libvirt's client library (libvirt0, libvirt-libs)"
 
 
@@ -59,15 +52,15 @@ def libraries(found: Collection[Library]) -> Iterator[Finding]:
     """What is wrong with the libraries themselves."""
     for library in found:
         file = f"{library.files[0]}: " if library.files else ""
-        if library.error:
-            yield Finding(ERROR, library.soname, f"{file}{library.error}", _PACKAGE)
-        elif len(library.files) > 1:
+        if len(library.files) > 1:
             yield Finding(
                 ERROR,
                 library.soname,
                 f"it is loaded twice: {', '.join(library.files)}",
                 "install one libvirt, and libvirt-python built against it",
             )
+        elif library.error:
+            yield Finding(ERROR, library.soname, f"{file}{library.error}", _PACKAGE)
 
 
 def symbols(
@@ -129,7 +122,7 @@ def _about(
         yield Finding(severity, symbol.name, evidence, cure)
     elif not is_wrapped:
         evidence = f"libvirt-python lacks {symbol.binding}; {_instead(path) or lost}"
-        yield Finding(severity, symbol.name, evidence, _REINSTALL)
+        yield Finding(severity, symbol.name, evidence, _REBUILD)
     elif node and node != symbol.node:
         yield Finding(
             WARNING, symbol.name, f"its version is {node}, {symbol.node} was expected"
@@ -202,7 +195,7 @@ def _about_type(
             else "without cffi this package cannot pass it either (pip install cffi)"
         )
         if is_due:
-            yield Finding(ERROR, each.key, evidence, _REINSTALL)
+            yield Finding(ERROR, each.key, evidence, _REBUILD)
         else:
             evidence += f"; only daemons of libvirt >= {each.since} know it"
             yield Finding(NOTE, each.key, evidence)
@@ -241,9 +234,10 @@ def against_binding(binding: Binding) -> Iterator[Finding]:
 
 
 def age(binding: Binding, library: Library) -> Iterator[Finding]:
-    """Whether the binding was built against an older libvirt than the one that is loaded.
+    """Whether the binding was built against an older libvirt than the library's, or a newer one.
 
-    Not every release brings functions, so the newest that the library has is what counts.
+    Not every release brings functions, so the newest that the library has is what counts.  A newer one's binding cannot be
+    loaded with the library, which is seen where that is a file that is read only.
     """
     if library.error:
         return
@@ -262,7 +256,15 @@ def age(binding: Binding, library: Library) -> Iterator[Finding]:
             what,
             f"it was built against an older {library.soname}: it calls no function newer than {uses},"
             f" the library has some of {has}",
-            _REINSTALL,
+            _REBUILD,
+        )
+    elif version_number(uses) > version_number(has):
+        yield Finding(
+            ERROR,
+            what,
+            f"it cannot be loaded with this {library.soname}: it calls functions of {uses},"
+            f" the library has none newer than {has}",
+            _REBUILD,
         )
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
 
 from libvirt_postcopy.bindings.elf import ElfError, Shared, read_shared
-from libvirt_postcopy.bindings.symbols import SYMBOLS, newest_release, own_release
+from libvirt_postcopy.bindings.ffi import NoCffi, new_ffi
+from libvirt_postcopy.bindings.functions import SYMBOLS
+from libvirt_postcopy.bindings.symbols import newest_release, own_release
 
 __all__ = ["Library", "loaded", "loaded_files", "read"]
 
@@ -73,22 +75,32 @@ def read(soname: str, path: str) -> Library:
 def loaded(soname: str, *, is_looked_up: bool = True) -> Library:
     """The library that libvirt-python has loaded, or would: the loader has one of a name.
 
-    :param is_looked_up: Ask the loader for each symbol too, not only the file; that takes cffi.
+    :param is_looked_up: Ask the loader for each symbol too, not only the file; without cffi it cannot be asked.
     """
     try:
         has = _lookup(soname) if is_looked_up else None
-    except (ImportError, OSError) as error:
+        files = loaded_files(soname)
+        shared = _content(files)
+        if shared is None and has is None:
+            has = _lookup(soname)
+    except OSError as error:
         return Library(soname, error=str(error))
-    files = loaded_files(soname)
-    shared = None
-    if len(files) == 1:
-        try:
-            shared = read_shared(files[0])
-        except ElfError as error:  # replaced by an upgrade while it is in use
-            LOG.debug("%s: %s", files[0], error)
     if shared is None and has is None:
-        has = _lookup(soname)
+        return Library(soname, files, error=_UNKNOWN)
     return Library(soname, files, shared, has=has)
+
+
+_UNKNOWN = "its file cannot be read, and the loader cannot be asked without cffi (pip install cffi)"
+
+
+def _content(files: Sequence[str]) -> Shared | None:
+    if len(files) != 1:
+        return None
+    try:
+        return read_shared(files[0])
+    except ElfError as error:  # replaced by an upgrade while it is in use
+        LOG.debug("%s: %s", files[0], error)
+        return None
 
 
 def loaded_files(soname: str) -> tuple[str, ...]:
@@ -112,14 +124,16 @@ def _files(soname: str, maps: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _lookup(soname: str) -> Callable[[str], bool]:
-    """Open a library; one of this name that is loaded already is the one that is found.
+def _lookup(soname: str) -> Callable[[str], bool] | None:
+    """Open a library; one of this name that is loaded already is the one that is found.  None without cffi.
 
     :raises OSError: If there is none.
     """
-    from cffi import FFI  # whatever needs no call past the binding does without it
-
-    ffi = FFI()
+    try:
+        ffi = new_ffi()
+    except NoCffi as error:
+        LOG.debug("%s: the loader is not asked: %s", soname, error)
+        return None
     # Looked up only, never called: the prototypes are the compiler's to judge.
     ffi.cdef("".join(f"void {name}(void);" for name in SYMBOLS))
     library: Any = ffi.dlopen(soname)

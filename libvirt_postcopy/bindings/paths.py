@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from libvirt_postcopy.bindings.binding import Binding
 from libvirt_postcopy.bindings.call import can_call
-from libvirt_postcopy.bindings.symbols import SYMBOLS
+from libvirt_postcopy.bindings.functions import SYMBOLS
 from libvirt_postcopy.features import Path, call_path
 
 __all__ = ["path_of"]

@@ -20,6 +20,9 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, ModuleType
+from typing import Any
+
+from libvirt_postcopy.bindings.ffi import NoCffi, new_ffi
 
 __all__ = [
     "INCLUDES",
@@ -31,6 +34,7 @@ __all__ = [
     "build",
     "make",
     "read_headers",
+    "working_ffi",
 ]
 
 LOG = logging.getLogger("libvirt_postcopy.bindings")
@@ -144,8 +148,12 @@ def make(source: Source) -> None:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="libvirt-postcopy-") as folder:
-        yield Path(folder)
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="libvirt-postcopy-")
+    except OSError as error:
+        raise CannotCompile(f"{error.strerror} (set TMPDIR)") from error
+    with folder:
+        yield Path(folder.name)
 
 
 def _make(source: Source, folder: Path, flags: Sequence[str] = ()) -> Path:
@@ -171,7 +179,7 @@ def _compile(source: Source, folder: Path, flags: Sequence[str]) -> Path:
     _run(
         [
             *_compiler(),
-            *shlex.split(os.environ.get("CFLAGS", "")),
+            *_words_of("CFLAGS"),
             *flags,
             "-shared",
             "-fPIC",
@@ -191,11 +199,7 @@ def _compile(source: Source, folder: Path, flags: Sequence[str]) -> Path:
 
 
 def _write(source: Source, path: Path) -> None:
-    try:
-        from cffi import FFI
-    except ImportError as error:
-        raise CannotCompile(f"{error} (pip install cffi)") from error
-    ffi = FFI()
+    ffi = working_ffi()
     try:
         ffi.cdef(source.declared)
         ffi.set_source(source.name, INCLUDES + source.text)
@@ -205,6 +209,17 @@ def _write(source: Source, path: Path) -> None:
         raise WrongSource(f"cffi: {' '.join(str(error).split())}") from error
 
 
+def working_ffi() -> Any:
+    """cffi's ``FFI``.
+
+    :raises CannotCompile: If there is none.
+    """
+    try:
+        return new_ffi()
+    except NoCffi as error:
+        raise CannotCompile(str(error)) from error
+
+
 def _load(name: str, path: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
@@ -212,8 +227,10 @@ def _load(name: str, path: Path) -> ModuleType:
     try:
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-    except ImportError as error:  # headers of one libvirt, library of another
-        raise CannotCompile(str(error)) from error
+    except ImportError as error:
+        # Headers of one libvirt, library of another; or nothing may be run from there.
+        cure = " (set TMPDIR to a folder that is not mounted noexec)" if "failed to map segment" in str(error) else ""  # fmt: skip
+        raise CannotCompile(f"{error}{cure}") from error
     return module
 
 
@@ -225,11 +242,17 @@ def _compiler() -> list[str]:
 
     :raises CannotCompile: If there is none.
     """
-    for words in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
-        command = shlex.split(words)
+    for command in (_words_of("CC"), ["cc"], ["gcc"], ["clang"]):
         if command and shutil.which(command[0]):
             return command
     raise CannotCompile("there is no C compiler (install gcc)")
+
+
+def _words_of(variable: str) -> list[str]:
+    try:
+        return shlex.split(os.environ.get(variable, ""))
+    except ValueError as error:
+        raise CannotCompile(f"{variable}: {error}") from error
 
 
 def _python_headers() -> list[str]:

@@ -17,9 +17,10 @@ import libvirt
 import libvirt_qemu
 
 from libvirt_postcopy.bindings import call
+from libvirt_postcopy.bindings.binding import REBUILD
+from libvirt_postcopy.bindings.functions import SYMBOLS
 from libvirt_postcopy.bindings.parameters import misread, typed
 from libvirt_postcopy.bindings.paths import path_of
-from libvirt_postcopy.bindings.symbols import SYMBOLS
 from libvirt_postcopy.constants import ErrorNumber
 from libvirt_postcopy.errors import LibvirtError, NotSupportedError, UsageError
 from libvirt_postcopy.features import Path
@@ -109,6 +110,7 @@ def abort_job_flags(dom: Domain, flags: int) -> None:
     There is no other way: a libvirt without it cannot resume what has been paused.
 
     :raises LibvirtError: If the library has no such function, as from a driver that has none.
+    :raises UsageError: If flags do not fit, or the domain is none; nothing was sent.
     """
     try:
         call.abort_job_flags(_pointed(dom), flags, libvirt.libvirtError)
@@ -117,6 +119,8 @@ def abort_job_flags(dom: Domain, flags: int) -> None:
         ours = LibvirtError(lacking.what, side=lacking.side, cure=lacking.cure)
         ours.code = ErrorNumber.VIR_ERR_NO_SUPPORT
         raise ours from error
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def migrate3(
@@ -164,7 +168,7 @@ def _lacking(
     if LOADED.has(symbol):
         wrong = ", ".join(misread(params, _hints()))
         what = f"libvirt-python passes {wrong} in a type that the daemon refuses"
-        cure = "build libvirt-python against this libvirt: pip install --force-reinstall --no-binary :all: libvirt-python"
+        cure = f"build libvirt-python against this libvirt: {REBUILD}"
     else:
         what = f"this libvirt-python has no {symbol.binding.rpartition('.')[2]}"
         cure = f"install libvirt-python >= {symbol.since}, built against libvirt >= {symbol.since}"

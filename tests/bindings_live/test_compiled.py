@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +17,10 @@ import pytest
 from libvirt_postcopy.bindings import compiled, toolchain
 from libvirt_postcopy.bindings.binding import Binding
 from libvirt_postcopy.bindings.compiled import calls, check_compiled, questions
+from libvirt_postcopy.bindings.functions import SYMBOLS
 from libvirt_postcopy.bindings.names import ours
 from libvirt_postcopy.bindings.report import Finding, Severity
-from libvirt_postcopy.bindings.symbols import SYMBOLS, TYPES, version_number
+from libvirt_postcopy.bindings.symbols import TYPES, version_number
 from libvirt_postcopy.bindings.toolchain import (
     CannotCompile,
     Headers,
@@ -146,7 +150,7 @@ def test_function_for_postcopy_that_we_lack(
 def test_bit_of_ours_in_the_headers(
     binding: Binding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("libvirt_postcopy.constants.CLIENT_SIDE_FLAGS", 1 << 16)
+    monkeypatch.setattr(compiled, "CLIENT_SIDE_FLAGS", 1 << 16)
     (found,) = findings(binding)
     assert "VIR_MIGRATE_TLS" in found.evidence
 
@@ -258,6 +262,43 @@ def test_compiler_that_fails(binding: Binding, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CFLAGS", "-Dint=void*")
     done, found = check_compiled(binding)
     assert done.startswith("not asked: ") and "error" in done and found == []
+
+
+@pytest.mark.parametrize("name", ["CC", "CFLAGS"])
+def test_words_that_are_none(
+    binding: Binding, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "gcc '")
+    done, found = check_compiled(binding)
+    assert done == f"not asked: {name}: No closing quotation" and found == []
+
+
+def test_no_place_for_what_is_compiled(
+    binding: Binding, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(toolchain.tempfile, "tempdir", str(tmp_path / "none"))
+    done, found = check_compiled(binding)
+    assert done == "not asked: No such file or directory (set TMPDIR)" and found == []
+
+
+NOEXEC = f"""
+mount -t tmpfs -o noexec tmpfs "$1"
+TMPDIR=$1 {Path(sys.executable).with_name("libvirt-postcopy")} bindings
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts need root")
+def test_place_where_nothing_may_be_run(tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", NOEXEC, "sh", tmp_path],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    (line,) = (x for x in done.stdout.splitlines() if x.startswith("compiler: "))
+    assert line.startswith("compiler: not asked: ")
+    assert line.endswith("(set TMPDIR to a folder that is not mounted noexec)")
 
 
 def test_source_that_is_wrong_is_told_apart() -> None:

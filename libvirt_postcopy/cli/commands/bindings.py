@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from libvirt_postcopy.bindings.binding import REBUILD
 from libvirt_postcopy.programs import FAILED, printable
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--api",
         metavar="FILE",
-        help="libvirt-api.xml, where it is not in /usr/share/libvirt/api",
+        help="compare with this libvirt-api.xml instead of the one that is installed",
     )
 
 
@@ -80,11 +81,11 @@ def examine_installed(args: argparse.Namespace) -> Report:
     )
 
 
-_IMPORTS = "import cffi, libvirt, libvirt_qemu"
+#: With this process' own paths: ``-c`` alone would look into the working directory first, which may be anybody's.
+_IMPORTS = "import sys; sys.path[:] = sys.argv[1:]; import libvirt, libvirt_qemu"
 _IMPORTED_S = 30
 
 _CURES = (
-    ("No module named 'cffi", "pip install cffi"),
     (
         "No module named",
         "pip install libvirt-python, or the distribution's python3-libvirt",
@@ -93,12 +94,10 @@ _CURES = (
         "cannot open shared object file",
         "install libvirt's client library: libvirt0 (Debian, Ubuntu), libvirt-libs (Fedora, RHEL)",
     ),
+    # version `LIBVIRT_9.0.0' not found; musl: virDomainX: symbol not found
     (
-        "not found",  # version `LIBVIRT_9.0.0' not found, undefined symbol: … not found
-        (
-            "libvirt-python was built against a newer libvirt: build it here,"
-            " pip install --force-reinstall --no-binary :all: libvirt-python"
-        ),
+        "not found",
+        f"libvirt-python was built against a newer libvirt: build it here, {REBUILD}",
     ),
     ("", "reinstall libvirt's client library and libvirt-python"),
 )
@@ -124,7 +123,7 @@ def _loading_trouble() -> str:
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-c", _IMPORTS],
+            [sys.executable, "-c", _IMPORTS, *sys.path],
             capture_output=True,
             stdin=subprocess.DEVNULL,
             timeout=_IMPORTED_S,

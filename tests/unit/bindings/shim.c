@@ -12,6 +12,9 @@
 
 #define WAIT_S 10
 
+/* Flags with which a function returns when somebody calls shim_release, and fails if nobody does. */
+#define WAIT (1U << 31)
+
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static int is_inside, is_released;
@@ -49,6 +52,21 @@ static void remember(virTypedParameterPtr params, unsigned int count, unsigned i
     }
 }
 
+static int wait_until_released(void) {
+    struct timespec end;
+    int code = 0;
+    clock_gettime(CLOCK_REALTIME, &end);
+    end.tv_sec += WAIT_S;
+    pthread_mutex_lock(&mutex);
+    is_inside = 1;
+    pthread_cond_broadcast(&changed);
+    while (!is_released && !code)
+        code = pthread_cond_timedwait(&changed, &mutex, &end);
+    is_inside = is_released = 0;
+    pthread_mutex_unlock(&mutex);
+    return code ? -1 : 0;
+}
+
 int virDomainMigrateToURI3(virDomainPtr domain, const char *dconnuri, virTypedParameterPtr params,
                            unsigned int nparams, unsigned int flags) {
     (void)domain;
@@ -62,6 +80,8 @@ virDomainPtr virDomainMigrate3(virDomainPtr domain, virConnectPtr dconn, virType
                                unsigned int nparams, unsigned int flags) {
     (void)dconn;
     remember(params, nparams, flags);
+    if (flags == WAIT && wait_until_released())
+        return NULL;
     return virDomainLookupByName(virDomainGetConnect(domain), virDomainGetName(domain));
 }
 
@@ -90,26 +110,10 @@ int virDomainAbortJobFlags(virDomainPtr domain, unsigned int flags) {
     return 0;
 }
 
-/*
- * With flags 1 it returns when somebody calls shim_release, and fails if nobody does; with 2 it loses a few bytes, for
- * the test that looks for lost ones.
- */
+/* With flags 2 it loses a few bytes, for the test that looks for lost ones. */
 int virDomainMigrateStartPostCopy(virDomainPtr domain, unsigned int flags) {
-    struct timespec end;
-    int code = 0;
     (void)domain;
     if (flags == 2)
         lost = malloc(16);
-    if (flags != 1)
-        return 0;
-    clock_gettime(CLOCK_REALTIME, &end);
-    end.tv_sec += WAIT_S;
-    pthread_mutex_lock(&mutex);
-    is_inside = 1;
-    pthread_cond_broadcast(&changed);
-    while (!is_released && !code)
-        code = pthread_cond_timedwait(&changed, &mutex, &end);
-    is_inside = is_released = 0;
-    pthread_mutex_unlock(&mutex);
-    return code ? -1 : 0;
+    return flags == WAIT ? wait_until_released() : 0;
 }

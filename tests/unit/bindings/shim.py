@@ -11,7 +11,6 @@ from typing import Any
 from cffi import FFI
 
 from libvirt_postcopy.bindings import call
-from libvirt_postcopy.bindings.symbols import SYMBOLS, TYPES
 
 SOURCE = Path(__file__).with_name("shim.c")
 
@@ -20,7 +19,6 @@ extern char shim_given[8192];
 extern unsigned int shim_flags;
 int shim_wait_until_inside(void);
 void shim_release(void);
-int virDomainFree(virDomainPtr domain);
 """
 
 
@@ -36,8 +34,5 @@ def build(folder: Path) -> Path:
 def load(path: Path) -> tuple[Any, Any]:
     """cffi, and the shim in libvirt's place, as ``call`` has them."""
     ffi = FFI()
-    ffi.cdef(TYPES)
-    names = (*sorted(call.CALLABLE), "virDomainGetUUIDString")
-    ffi.cdef("".join(f"{SYMBOLS[name].prototype};\n" for name in names))
-    ffi.cdef(_EXTRA)
+    ffi.cdef(call.DECLARED + _EXTRA)
     return ffi, ffi.dlopen(str(path))

@@ -8,7 +8,7 @@ import pytest
 
 from libvirt_postcopy.bindings import binding as tested
 from libvirt_postcopy.bindings.binding import Binding
-from libvirt_postcopy.bindings.symbols import SYMBOLS
+from libvirt_postcopy.bindings.functions import SYMBOLS
 from libvirt_postcopy.vir.binding import installed
 from unit.bindings.conftest import Copy
 

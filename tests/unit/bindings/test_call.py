@@ -72,13 +72,12 @@ def test_flags_that_do_not_fit_are_not_sent(dom: libvirt.virDomain) -> None:
             call.start_postcopy(dom, flags, failed)
 
 
-def test_object_without_a_domain_is_not_sent(dom: libvirt.virDomain) -> None:
-    class Empty:
-        def c_pointer(self) -> int:
-            return 0
-
-    with pytest.raises(call.NoSuchCall, match="no object of libvirt's"):
-        call.start_postcopy(Empty(), 0, failed)
+def test_closed_connection_is_not_sent(dom: libvirt.virDomain) -> None:
+    """libvirt would follow the pointer, and libvirt-python lets it."""
+    there = libvirt.open("test:///default")
+    there.close()
+    with pytest.raises(ValueError, match="it has been closed: <libvirt.virConnect"):
+        call.migrate3(dom, there, {}, 1, failed)
 
 
 def test_function_that_the_library_lacks(
@@ -99,6 +98,9 @@ def test_library_that_cannot_be_opened(
 
 
 # The shim in its place
+
+WAIT = 1 << 31
+"""Flags with which the shim's functions return when they are released."""
 
 
 def given(shim: tuple[Any, Any]) -> list[str]:
@@ -156,6 +158,40 @@ def test_uri_with_a_nul_is_not_sent(dom: libvirt.virDomain, in_place: Any) -> No
         call.migrate_to_uri3(dom, "qemu\0", {}, 0, failed)
 
 
+def test_destination_that_is_closed_meanwhile_is_held(
+    dom: libvirt.virDomain, in_place: Any
+) -> None:
+    library = in_place[1]
+    there = libvirt.open("test:///default")
+    left: list[int] = []
+
+    def close() -> None:
+        if not library.shim_wait_until_inside():
+            left.append(there.close())
+        library.shim_release()
+
+    thread = threading.Thread(target=close)
+    thread.start()
+    assert call.migrate3(dom, there, {}, WAIT, failed) == dom.UUIDString()
+    thread.join(30)
+    assert left == [1], "references that are left when the program has let go"
+
+
+def test_destination_is_let_go(dom: libvirt.virDomain, in_place: Any) -> None:
+    there = libvirt.open("test:///default")
+    call.migrate3(dom, there, {}, 0, failed)
+    with pytest.raises(ValueError):
+        call.migrate3(dom, there, {}, -1, failed)
+    assert there.close() == 0
+
+
+def test_refusal_outlives_the_hold_of_the_destination(dom: libvirt.virDomain) -> None:
+    """Closing a connection resets libvirt's error."""
+    with pytest.raises(libvirt.libvirtError) as caught:
+        call.migrate3(dom, libvirt.open("test:///default"), {}, 1, failed)
+    assert caught.value.get_error_code() == NO_SUPPORT
+
+
 def test_other_threads_run_and_the_domain_is_held(
     dom: libvirt.virDomain, in_place: Any
 ) -> None:
@@ -173,7 +209,7 @@ def test_other_threads_run_and_the_domain_is_held(
 
     thread = threading.Thread(target=release)
     thread.start()
-    call.start_postcopy(doms.pop(), 1, failed)
+    call.start_postcopy(doms.pop(), WAIT, failed)
     thread.join(30)
     assert alive == [True]
     gc.collect()

@@ -11,8 +11,9 @@ import pytest
 
 from libvirt_postcopy.bindings import call, judge
 from libvirt_postcopy.bindings.check import examine
+from libvirt_postcopy.bindings.functions import SYMBOLS
 from libvirt_postcopy.bindings.library import Library, loaded
-from libvirt_postcopy.bindings.symbols import LIBVIRT, QEMU, SYMBOLS
+from libvirt_postcopy.bindings.symbols import LIBVIRT, QEMU
 from libvirt_postcopy.constants import ErrorNumber
 from libvirt_postcopy.errors import LibvirtError, NotSupportedError, UsageError
 from libvirt_postcopy.features import Path
@@ -93,6 +94,11 @@ def test_flags_that_do_not_fit(bare: libvirt.virDomain) -> None:
         calls.start_postcopy(bare, -1)
 
 
+def test_abort_that_cannot_be_written(bare: libvirt.virDomain) -> None:
+    with pytest.raises(UsageError, match="unsigned int"):
+        fallback.abort_job_flags(bare, -1)
+
+
 # Typed parameters
 
 
@@ -164,6 +170,13 @@ def test_number_of_another_type_goes_past_the_binding(
     library.shim_given[0] = b"\0"
     calls.migrate3(dom, dom.connect(), params, 1)
     assert ffi.string(library.shim_given).decode() == expected
+
+
+def test_connection_that_has_been_closed(poor: None, dom: libvirt.virDomain) -> None:
+    there = libvirt.open("test:///default")
+    there.close()
+    with pytest.raises(UsageError, match="it has been closed"):
+        calls.migrate3(dom, there, ZLIB, 1)
 
 
 def test_refused_migration_past_the_binding(poor: None, dom: libvirt.virDomain) -> None:

@@ -21,6 +21,7 @@ from libvirt_postcopy.bindings.description import (
     find_description,
     read_description,
 )
+from libvirt_postcopy.bindings.functions import SYMBOLS
 from libvirt_postcopy.bindings.library import Library, loaded
 from libvirt_postcopy.bindings.names import ours
 from libvirt_postcopy.bindings.parameters import PARAMETERS
@@ -30,7 +31,6 @@ from libvirt_postcopy.bindings.symbols import (
     LIBVIRT,
     NEWEST_KNOWN,
     QEMU,
-    SYMBOLS,
     version_number,
 )
 from unit.bindings.conftest import Copy
@@ -150,7 +150,9 @@ def test_another_version_node(binding: Binding) -> None:
 
 def test_library_that_is_there_twice() -> None:
     twice = Library(LIBVIRT, ("/usr/lib/libvirt.so.0", "/opt/libvirt.so.0"))
-    (found,) = judge.libraries([twice])
+    for each in (twice, replace(twice, error="it cannot be read")):
+        (found,) = judge.libraries([each])
+        assert "loaded twice" in found.evidence
     assert found.severity is ERROR and "/opt/libvirt.so.0" in found.evidence
 
 
@@ -212,6 +214,18 @@ def test_binding_built_against_an_older_libvirt(
     )
     assert found.severity is NOTE and found.evidence.endswith("of 99.0.0")
     assert soname in found.evidence
+
+
+def test_binding_that_cannot_be_loaded_with_a_library(binding: Binding) -> None:
+    """Of a file that is only read: a loaded one has all that the binding calls."""
+    library = libraries()[LIBVIRT]
+    assert library.shared is not None
+    old = {"virOld": "LIBVIRT_6.10.0"}
+    (found,) = judge.age(
+        binding, replace(library, shared=replace(library.shared, defined=old))
+    )
+    assert found.severity is ERROR and found.evidence.endswith("newer than 6.10.0")
+    assert "--no-cache-dir" in found.cure
 
 
 def test_age_that_nobody_tells(binding: Binding, module: Copy) -> None:

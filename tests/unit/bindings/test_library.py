@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
 
 from libvirt_postcopy.bindings import library
+from libvirt_postcopy.bindings.functions import SYMBOLS
 from libvirt_postcopy.bindings.library import loaded, loaded_files, read
-from libvirt_postcopy.bindings.symbols import LIBVIRT, QEMU, SYMBOLS
+from libvirt_postcopy.bindings.symbols import LIBVIRT, QEMU
 
 START = SYMBOLS["virDomainMigrateStartPostCopy"]
 
@@ -40,6 +42,17 @@ def test_system_that_does_not_tell_what_is_loaded(
         assert found.error == "" and found.files == ()
         assert found.version(START.name) == "", "it is there, in a version not known"
         assert found.version("virNoSuch") is None
+
+
+def test_file_is_taken_at_its_word_without_cffi(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "cffi", None)
+    found = loaded(LIBVIRT)
+    assert found.error == "" and found.version(START.name) == START.node
+    assert found.version("virNoSuch") is None
+    monkeypatch.setattr(library, "MAPS", str(tmp_path / "maps"))
+    assert "cannot be asked without cffi (pip install cffi)" in loaded(LIBVIRT).error
 
 
 def test_files_of_a_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

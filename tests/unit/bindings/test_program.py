@@ -16,9 +16,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 import check_bindings
+from libvirt_postcopy.bindings.functions import SYMBOLS
 from libvirt_postcopy.bindings.library import loaded_files
 from libvirt_postcopy.bindings.report import Finding, Report, Severity
-from libvirt_postcopy.bindings.symbols import LIBVIRT, QEMU, SYMBOLS
+from libvirt_postcopy.bindings.symbols import LIBVIRT, QEMU
 from libvirt_postcopy.cli.main import main
 from libvirt_postcopy.preflight.finding import Verdict
 from libvirt_postcopy.preflight.run import judge
@@ -102,6 +103,31 @@ def test_library_that_ends_whoever_loads_it(tmp_path: Path) -> None:
     done = in_a_process(PYTHONPATH=str(tmp_path))
     assert done.returncode == 2
     assert "loading it ended with SIGBUS (reinstall" in done.stderr
+
+
+def test_modules_of_the_working_directory_are_not_run(tmp_path: Path) -> None:
+    """As root, in a folder where anybody may write."""
+    for name in ("libvirt", "libvirt_qemu", "cffi", "subprocess"):
+        (tmp_path / f"{name}.py").write_text(f"open('{tmp_path}/run', 'w')")
+    program = Path(sys.executable).with_name("libvirt-postcopy")
+    done = subprocess.run(
+        [program, "bindings", "--no-compile"], cwd=tmp_path, capture_output=True, timeout=120, check=True
+    )  # fmt: skip
+    assert done.stderr == b"" and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["cffi", "_cffi_backend", "pycparser"])
+def test_missing_cffi(tmp_path: Path, name: str) -> None:
+    """The files of the libraries tell as much; what the loader and the compiler would say is not known."""
+    missing = f"raise ModuleNotFoundError(\"No module named '{name}'\", name='{name}')"
+    (tmp_path / f"{name}.py").write_text(missing)
+    done = in_a_process("--json", PYTHONPATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    found = json.loads(done.stdout)
+    assert all(each["path"] == "binding" for each in found["symbols"])
+    assert found["compiled"] == f"not asked: No module named '{name}' (pip install cffi)"  # fmt: skip
+    (warning,) = (f for f in found["findings"] if f["severity"] == "warning")
+    assert warning["what"] == "cffi" and "(pip install cffi)" in warning["evidence"]
 
 
 def test_missing_library(tmp_path: Path) -> None:

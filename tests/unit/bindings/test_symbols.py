@@ -12,10 +12,10 @@ import pytest
 
 import libvirt_postcopy.vir
 from libvirt_postcopy.bindings import call
+from libvirt_postcopy.bindings.functions import HOLD, SYMBOLS
 from libvirt_postcopy.bindings.symbols import (
     LIBVIRT,
     QEMU,
-    SYMBOLS,
     newest_release,
     own_release,
     release_of,
@@ -95,7 +95,7 @@ def test_functions_that_are_called_past_the_binding_are_looked_at() -> None:
         and isinstance(node.args[0], ast.Constant)
     }
     assert called >= {"virDomainFree", "virDomainGetUUIDString", "virDomainMigrate3"}
-    assert called | call.CALLABLE <= SYMBOLS.keys()
+    assert called | call.CALLABLE <= SYMBOLS.keys() | {HOLD.name}
 
 
 def test_each_is_wrapped_by_the_module_of_its_library() -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from lxml import etree
 
+from libvirt_postcopy.bindings.functions import SYMBOLS
 from libvirt_postcopy.bindings.names import is_about_postcopy, ours
-from libvirt_postcopy.bindings.symbols import SYMBOLS
 
 HERE = Path(__file__).parent
 FILES = ("libvirt-api.xml", "libvirt-qemu-api.xml")
