@@ -151,14 +151,14 @@ DEFECTS = (
         ways=(False,),
     ),
     Defect(
-        "QEMU before 10.2 cannot go back to the source once that has switched, and peer to peer libvirt destroys the"
-        " destination's half when the source's daemon dies; that one, started again, cancels what cannot be cancelled",
+        "QEMU before 10.2 cannot go back to the source once that has switched, and libvirt destroys the destination's"
+        " half when the source's daemon dies before it has said that the switch is made; started again, that one"
+        " cancels what cannot be cancelled, and waits for the end of it for ever",
         "QEMU",
         (2, 5),
         (10, 2),
         (Moment.SWITCH,),
         ("source's daemon killed",),
-        ways=(True,),
     ),
     Defect(
         "libvirt 11.2.0 to 11.3.0 crash when a migration is resumed through them, so it is never tried and both"

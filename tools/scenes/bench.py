@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from labkit import LabError
@@ -55,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         with own_lab(args.lab, args.release or ()) as lab:
             several = [bench.measure(lab, args)]
-    text = "\n\n".join(bench.table(figures) for figures in several)
-    if bench is bench_faults:
-        text += f"\n\n{bench_faults.no_cells()}"
+    text = _report(bench, several)
     print(json.dumps(several[0], indent=2) if args.json else text)
     if args.write:
         parts = [
@@ -68,6 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         page = "\n\n".join(filter(None, parts))
         args.write.write_text(f"{page}\n", encoding="utf-8")
     return 0 if all(bench.is_good(figures) for figures in several) else 1
+
+
+def _report(bench: ModuleType, several: Sequence[Any]) -> str:
+    if bench is bench_faults:
+        return bench_faults.report(several)
+    return "\n\n".join(bench.table(figures) for figures in several)
 
 
 def _beginning(page: Path, title: str) -> str:

@@ -22,7 +22,15 @@ from labkit import Lab
 from libvirt_postcopy.vir.events import ensure_event_loop
 from scenes.bench_switch import versions
 
-__all__ = ["TITLE", "add_arguments", "is_good", "measure", "no_cells", "table"]
+__all__ = [
+    "TITLE",
+    "add_arguments",
+    "is_good",
+    "measure",
+    "no_cells",
+    "report",
+    "table",
+]
 
 TITLE = "Faults: what becomes of the guest"
 
@@ -145,15 +153,24 @@ def _is_prompt(row: Row, versions: Mapping[str, str]) -> bool:
     return not times or statistics.median(times) < LONGEST_BACK_S
 
 
+def report(several: Sequence[Figures]) -> str:
+    """All that is known, as Markdown."""
+    return "\n\n".join([_LEGEND, *map(table, several), no_cells()])
+
+
 def table(figures: Figures) -> str:
     """One row a cell, as Markdown."""
     tools = [
         name for name in TOOLS if any(_outcomes(row, name) for row in figures["cells"])
     ]
-    text = ", ".join(f"{name} {number}" for name, number in figures["versions"].items())
+    text = ", ".join(
+        f"{name} {number}"
+        for name, number in figures["versions"].items()
+        if name != "Python"
+    )
     titles = [title for name in tools for title in (name, "runs again after, s")]
     lines = [
-        f"{text}. {_LEGEND}",
+        f"## {text}",
         "",
         "| moment | fault | " + " | ".join(titles) + " |",
         "|---|---|" + "---|" * len(titles),
@@ -247,7 +264,7 @@ def no_cells() -> str:
     for (moment, fault), reason in NO_CELL.items():
         pairs.setdefault(reason, {}).setdefault(fault, []).append(moment.value)
     lines = [
-        "Pairs of moment and fault that are not run:",
+        "## Pairs of moment and fault that are not run",
         "",
         "| fault | moments | because |",
         "|---|---|---|",

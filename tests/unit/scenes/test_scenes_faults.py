@@ -30,7 +30,7 @@ from faults.matrix import P2P
 from faults.test_faults import EVERY_TIME
 from libvirt_postcopy.events import PassSeen, Resumed, Side, SplitFailed, StatusSeen
 from scenes.bench import FIGURES, main
-from scenes.bench_faults import TITLE, is_good, merge, no_cells, table
+from scenes.bench_faults import TITLE, is_good, merge, no_cells, report, table
 from scenes.stage import Stage
 
 DEFAULT = {"libvirt": "9.0.0", "QEMU": "7.2.22"}
@@ -404,6 +404,10 @@ def test_ways_are_not_mixed() -> None:
 def test_each_pair_of_versions_has_its_own_table() -> None:
     several = merge([run(ARRIVED), run(ARRIVED, versions=NEWEST)])
     assert [figures["versions"] for figures in several] == [DEFAULT, NEWEST]
+    text = report(several)
+    for each in ("## libvirt 9.0.0, QEMU 7.2.22", "## libvirt 12.8.0, QEMU 11.1.2"):
+        assert text.count(each) == 1
+    assert text.count("What is said") == 1
 
 
 def test_complaint_is_bold_and_not_good() -> None:
@@ -475,8 +479,8 @@ def test_page_keeps_what_was_written_above_its_figures(
     command = ["faults", "--read", str(kept), "--write", str(page)]
     page.write_text("# By hand\n\nOld figures.\n")
     assert main(command) == 0
-    assert page.read_text().startswith(f"# {TITLE}\n\nlibvirt 9.0.0")
+    assert page.read_text().startswith(f"# {TITLE}\n\nWhat is said")
     page.write_text(f"# By hand\n\n{FIGURES}\n\nOld figures.\n")
     assert main(command) == 0
-    assert page.read_text().startswith(f"# By hand\n\n{FIGURES}\n\nlibvirt 9.0.0")
+    assert page.read_text().startswith(f"# By hand\n\n{FIGURES}\n\nWhat is said")
     assert "Old figures" not in page.read_text()
