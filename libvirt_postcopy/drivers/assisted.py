@@ -27,7 +27,7 @@ from libvirt_postcopy.errors import (
     PostcopyError,
     UsageError,
 )
-from libvirt_postcopy.events import Looked, Side
+from libvirt_postcopy.events import Event, Half, Looked, Side
 from libvirt_postcopy.journal import Journal
 from libvirt_postcopy.phases import Status
 from libvirt_postcopy.qmp.commands import Qemu
@@ -43,6 +43,9 @@ _GO_ON_S = 10.0
 """How long the source may take to leave ``postcopy-paused`` when it was told to go on."""
 
 _LOOK_S = 0.05
+
+_NUDGE_S = 5.0
+"""How long a destination may fail to notice what its source has noticed, until it is told."""
 
 
 class AssistedDriver(NativeDriver):
@@ -78,6 +81,7 @@ class AssistedDriver(NativeDriver):
         self._second = SecondMonitor(way, counts_blocktime=wishes.blocktime)
         self._does_without = False
         self._must_go_round = False
+        self._broken_since: float | None = None  # the source waits, as a look has seen
 
     @property
     def notes(self) -> list[str]:
@@ -92,10 +96,34 @@ class AssistedDriver(NativeDriver):
     def look(self, side: Side) -> Looked:
         """Look at one host; a resume that its daemon does not survive is no obstacle here."""
         looked = super().look(side)
-        if side is Side.SOURCE or not looked.obstacle or not self._second.is_there:
+        if side is Side.SOURCE:
+            self._note_break(looked)
+            return looked
+        if looked.half is Half.SPLIT and self._is_long_broken:
+            self._second.pause()
+        if not looked.obstacle or not self._second.is_there:
             return looked
         self._must_go_round = self._would_crash()
         return replace(looked, obstacle="") if self._must_go_round else looked
+
+    def _note_break(self, source: Looked) -> None:
+        if source.status != Status.POSTCOPY_PAUSED:
+            self._broken_since = None
+        elif self._broken_since is None:
+            self._broken_since = time.monotonic()
+
+    @property
+    def _is_long_broken(self) -> bool:
+        """Its source has waited for so long that a destination that has not noticed is to be told."""
+        since = self._broken_since
+        return since is not None and time.monotonic() - since >= _NUDGE_S
+
+    def pause(self) -> Event | None:
+        """Make both QEMUs break the migration: on a link that swallows packets neither hears of the other's."""
+        refused = super().pause()
+        if refused is None:
+            self._second.pause()
+        return refused
 
     def hand_over(self) -> None:
         """Read the figures first: nobody asks that QEMU for anything yet."""

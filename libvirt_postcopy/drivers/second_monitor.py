@@ -250,6 +250,16 @@ class SecondMonitor:
             # Up to QEMU 7.2 the ports of before are told too, after the new one.
             return (qemu.listening_ports() or tuple(channel.ports))[0]
 
+    def pause(self) -> None:
+        """Tell the destination that the link is broken, if it can be told and has not noticed."""
+        if not self._is_offered:
+            return
+        try:
+            with self._asked(0.0) as monitor:
+                Qemu(monitor).pause()
+        except MonitorError as error:
+            LOG.info("the destination is not told of the break: %s", error)
+
     # At the end
 
     def read(self) -> None:

@@ -189,6 +189,53 @@ def test_crashing_daemon_is_gone_round(hosts: Hosts, make: Callable[..., Scene])
     assert source.arguments("migrate-set-parameters") == {"max-postcopy-bandwidth": 3 << 20}  # fmt: skip
 
 
+def _pause_source(scene: Scene) -> None:
+    """As its looks see it."""
+    looked_at = scene.hosts.control
+    before = looked_at.answer
+
+    def answer(command: dict[str, Any]) -> dict[str, Any]:
+        if command["execute"] == "query-migrate":
+            return {"return": {"status": "postcopy-paused"}}
+        return before(command)
+
+    looked_at.answer = answer  # type: ignore[method-assign]
+
+
+def test_destination_that_does_not_notice_is_told(
+    make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assisted, "_NUDGE_S", 0.0)
+    scene = make()
+    with MonitorServer(scene.path) as qemu:
+        _break(scene, SURVIVES)
+        scene.driver.look(Side.DESTINATION)
+        assert qemu.sent("migrate-pause") == [], "its source still sends"
+        _pause_source(scene)
+        assert scene.driver.look(Side.SOURCE).status == "postcopy-paused"
+        scene.driver.look(Side.DESTINATION)
+    (told,) = qemu.sent("migrate-pause")
+    assert told["exec-oob"]
+
+
+def test_destination_has_its_time_to_notice(make: Callable[..., Scene]) -> None:
+    scene = make()
+    with MonitorServer(scene.path) as qemu:
+        _break(scene, SURVIVES)
+        _pause_source(scene)
+        assert scene.driver.look(Side.SOURCE).status == "postcopy-paused"
+        scene.driver.look(Side.DESTINATION)
+    assert qemu.sent("migrate-pause") == []
+
+
+def test_both_are_made_to_notice(make: Callable[..., Scene]) -> None:
+    scene = make()
+    with MonitorServer(scene.path) as qemu:
+        _break(scene, SURVIVES)
+        assert scene.driver.pause() is None
+    assert len(qemu.sent("migrate-pause")) == 1
+
+
 STANDS_STILL = {"query-status": stand_still, "query-migrate": stand_still}
 
 
