@@ -8,16 +8,18 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from libvirt_postcopy.conformance import host, machine, transcript
+from libvirt_postcopy.conformance.boards import PC, Board
 from libvirt_postcopy.conformance.evidence import Conversation
 from libvirt_postcopy.conformance.introspection import Facts
 from libvirt_postcopy.conformance.live import (
     Bench,
+    board_of,
     converse,
     examine,
     find_qemu,
@@ -100,12 +102,20 @@ def run(
     targets: Sequence[Target], chosen: Sequence[Check], options: Options
 ) -> list[Subject]:
     """Run the checks on each QEMU, one after the other, with several pairs side by side."""
+    found: list[Subject] = []
     with Bench.open() as bench:
-        return [_run_one(bench, target, chosen, options) for target in targets]
+        for target in targets:
+            taken = {subject.label for subject in found}
+            found.append(_run_one(bench, target, chosen, options, taken))
+    return found
 
 
 def _run_one(
-    bench: Bench, target: Target, chosen: Sequence[Check], options: Options
+    bench: Bench,
+    target: Target,
+    chosen: Sequence[Check],
+    options: Options,
+    taken: Collection[str],
 ) -> Subject:
     """One that does not start is a finding, too: those before and after it keep theirs."""
     begin = time.monotonic()
@@ -114,6 +124,7 @@ def _run_one(
             facts, introspection = examine(bench, target)
         except UsageError as error:
             return Subject(str(target), Facts(version=()), problem=str(error))
+        label = _label(target, facts, taken)
         if any("introspection" in check.scenarios for check in chosen):
             options.say(f"{facts.text}: introspection")
         todo = [each for each in scenarios_of(chosen, facts, options, target.accel) if each.name != "introspection"]  # fmt: skip
@@ -130,7 +141,7 @@ def _run_one(
 
         run_all(bench, jobs, options.workers, done)
     if options.record is not None:
-        save(found, options.record / f"qemu-{facts.text}")
+        save(found, options.record / re.sub("[ /]+", "-", label).lower())
     ran = [
         check
         for check in chosen
@@ -140,7 +151,7 @@ def _run_one(
     ]
     findings = judge_all(ran, found.values(), facts, target.accel)
     subject = Subject(
-        str(target) if target.label else f"QEMU {facts.text}",
+        label,
         facts,
         findings,
         time.monotonic() - begin,
@@ -149,6 +160,13 @@ def _run_one(
     )
     subject.problem = _problem(subject, todo)
     return subject
+
+
+def _label(target: Target, facts: Facts, taken: Collection[str]) -> str:
+    """What a QEMU is called in reports; two builds of one version are two QEMUs."""
+    kind = "" if target.board is PC else f" {target.board.target}"
+    label = target.label or f"QEMU {facts.text}{kind}"
+    return f"{label} {target.path}" if label in taken else label
 
 
 def _problem(subject: Subject, driven: Sequence[Scenario]) -> str:
@@ -210,14 +228,15 @@ def _resident_mib(pid: int) -> float:
 
 
 _AUTOSTART = SCENARIOS["post-copy-autostart"]
+
+
 CROSS = replace(_AUTOSTART, name="cross", setup=replace(_AUTOSTART.setup, dst_is_stopped=True))  # fmt: skip
-_MACHINE = re.compile(r"pc-i440fx-(\d+)\.(\d+)$")
 
 
-def common_machine(one: Facts, two: Facts) -> str:
-    """The newest machine type that both have, or empty."""
-    both = [name for name in one.machines & two.machines if _MACHINE.match(name)]
-    return max(both, key=lambda name: tuple(map(int, _MACHINE.match(name).groups())), default="")  # type: ignore[union-attr]
+def common_machine(one: Facts, two: Facts, board: Board) -> str:
+    """The newest of a release's machine types that both have, or empty."""
+    both = filter(board.release_of, one.machines & two.machines)
+    return max(both, key=board.release_of, default="")
 
 
 def run_pairs(targets: Sequence[Target], options: Options) -> list[Pairing]:
@@ -252,7 +271,7 @@ class _End:
             facts = examine(bench, target)[0]
         except UsageError as error:
             return cls(target, Facts(version=()), str(target), str(error))
-        return cls(target, facts, facts.text)
+        return cls(target, facts, _label(target, facts, ()).removeprefix("QEMU "))
 
 
 def _tell_apart(ends: Sequence[_End]) -> None:
@@ -266,7 +285,7 @@ def _tell_apart(ends: Sequence[_End]) -> None:
 def _run_pair(
     bench: Bench, one: _End, two: _End, options: Options, kept: dict[str, Conversation]
 ) -> Pairing:
-    name = common_machine(one.facts, two.facts)
+    name = common_machine(one.facts, two.facts, one.target.board)
     problem = one.problem or two.problem
     if problem or not name:
         verdict = Verdict.FAIL if problem else Verdict.SKIP
@@ -288,4 +307,11 @@ def targets_of(
         words = [next(filter(shutil.which, (own, "qemu-system-x86_64", "/usr/libexec/qemu-kvm")), own)]  # fmt: skip
     if accel == "kvm" and not os.access("/dev/kvm", os.R_OK | os.W_OK):
         raise UsageError("/dev/kvm cannot be used here", cure="leave --accel kvm out")
-    return [Target(find_qemu(word), accel) for word in words]
+    return [_target(find_qemu(word), accel) for word in words]
+
+
+def _target(path: str, accel: str) -> Target:
+    board, own = board_of(path), os.uname().machine
+    if accel == "kvm" and board.target != own:
+        raise UsageError(f"'{path}' emulates {board.target}: there is no KVM for it on {own}", cure="leave --accel kvm out")  # fmt: skip
+    return Target(path, accel, board=board)

@@ -100,6 +100,7 @@ class Facts:
     arguments: frozenset[str] = frozenset()  #: ``command/argument``
     machines: frozenset[str] = frozenset()
     default_machine: str = "pc"
+    left_out: frozenset[str] = frozenset()  #: what this build of it was made without
     package: str = ""
     schema: Schema | None = field(default=None, compare=False)
 
@@ -115,9 +116,12 @@ class Facts:
     def has(self, need: str) -> bool:
         """Whether a feature is there.
 
-        :param need: ``cap:NAME``, ``cmd:NAME``, ``param:NAME``, ``status:NAME``, ``arg:COMMAND/NAME``.
+        :param need: ``cap:NAME``, ``cmd:NAME``, ``param:NAME``, ``status:NAME``, ``arg:COMMAND/NAME``, or
+            ``build:NAME``, which no release promises.
         """
         kind, _, name = need.partition(":")
+        if kind == "build":
+            return name not in self.left_out
         where: Mapping[str, frozenset[str]] = {
             "cap": self.capabilities,
             "cmd": self.commands,
@@ -155,6 +159,7 @@ class Facts:
             default_machine=next(
                 (str(m.get("name")) for m in machines if m.get("is-default")), "pc"
             ),
+            left_out=frozenset(_left_out(seen)),
             package=str(seen.header.get("package", "")),
             schema=schema,
         )
@@ -165,6 +170,13 @@ def _arguments(schema: Schema) -> Iterator[str]:
         if entry.get("meta-type") == "command":
             for member in schema.members(schema.walk("arg", name)):
                 yield f"{name}/{member}"
+
+
+def _left_out(seen: Conversation) -> Iterator[str]:
+    """What it says that it was built without; the types of TLS credentials are listed all the same."""
+    for exchange in seen.asked("object-add", "src"):
+        if "requires GNUTLS" in exchange.desc:
+            yield "gnutls"
 
 
 def _rows(seen: Conversation, command: str) -> list[Entry]:

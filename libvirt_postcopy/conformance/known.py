@@ -197,4 +197,4 @@ def span_of(need: str) -> Span | None:
     :param need: As of :meth:`.Facts.has`.
     """
     kind, _, name = need.partition(":")
-    return _KINDS[kind].get(name)
+    return _KINDS.get(kind, {}).get(name)

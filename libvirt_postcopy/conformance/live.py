@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from libvirt_postcopy.conformance import host
+from libvirt_postcopy.conformance.boards import BOARDS, Board
 from libvirt_postcopy.conformance.evidence import Conversation, greeted
 from libvirt_postcopy.conformance.introspection import Facts
 from libvirt_postcopy.conformance.machine import Target, end_all
@@ -25,7 +26,7 @@ from libvirt_postcopy.conformance.registry import MISSHAPEN
 from libvirt_postcopy.conformance.scenarios import SCENARIOS, Scenario
 from libvirt_postcopy.errors import UsageError
 
-__all__ = ["Bench", "converse", "examine", "find_qemu"]
+__all__ = ["Bench", "board_of", "converse", "examine", "find_qemu"]
 
 FORMAT = 2
 #: A scenario takes some seconds; one that takes this long has gone astray.
@@ -57,24 +58,37 @@ def find_qemu(path: str) -> str:
         raise UsageError(
             f"'{path}' is no QEMU: it answers --version with '{done.stdout[:60].decode(errors='replace').strip()}'"
         )
-    if not _has_pc(found):
-        raise UsageError(f"'{path}' has no machine type 'pc', and the suite's guest is for x86_64", cure="name a qemu-system-x86_64 with --qemu PATH")  # fmt: skip
     return found
 
 
-def _has_pc(path: str) -> bool:
-    """Whether it emulates what the guest is made for."""
+def board_of(path: str) -> Board:
+    """Return what a QEMU emulates.
+
+    :raises UsageError: If there is no guest for it.
+    """
+    machines = _listed(path, "-machine")
+    for board in BOARDS:
+        if board.machine in machines and (not board.cpu or board.cpu in _listed(path, "-cpu")):  # fmt: skip
+            return board
+    kinds = " or ".join(f"qemu-system-{board.target}" for board in BOARDS)
+    names = " nor ".join(f"'{board.machine}' of {board.target}" for board in BOARDS)
+    raise UsageError(f"'{path}' has no machine type {names}, for which the suite's guests are", cure=f"name a {kinds} with --qemu PATH")  # fmt: skip
+
+
+def _listed(path: str, option: str) -> set[str]:
+    """What a QEMU lists when it is asked for help with an option."""
     try:
         done = subprocess.run(
-            [path, "-machine", "help"],
+            [path, option, "help"],
             capture_output=True,
             stdin=subprocess.DEVNULL,
             timeout=_VERSION_S,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired):
-        return False
-    return any(line.split(b" ")[0] == b"pc" for line in done.stdout.splitlines())
+        return set()
+    rows = done.stdout.decode(errors="replace").splitlines()
+    return {row.split()[0] for row in rows if row.strip()}
 
 
 @contextmanager
@@ -196,7 +210,7 @@ def converse(
     scenario: Scenario,
     targets: tuple[Target, Target],
     facts: tuple[Facts, Facts] | None = None,
-    machine: str = "pc",
+    machine: str = "",
 ) -> Conversation:
     """Carry a scenario out on a fresh pair and return what was said, whatever happened."""
     record = Record()
@@ -221,7 +235,7 @@ def converse(
         shutil.rmtree(folder, ignore_errors=True)
         for place in filter(None, places.values()):
             shutil.rmtree(place, ignore_errors=True)
-    header = _header(scenario, record, targets, machine)
+    header = _header(scenario, record, targets, machine or targets[0].board.machine)
     header["qemu"] = header["qemu"] or facts[0].text
     return Conversation(header, tuple(record.lines))
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from libvirt_postcopy.conformance.guest import Guest, firmware
+from libvirt_postcopy.conformance.boards import PC, Board
+from libvirt_postcopy.conformance.guest import Guest
 from libvirt_postcopy.conformance.monitor import Gone, Hung, Monitor, Record
 
 __all__ = ["Machine", "Target", "end_all", "running_ids"]
@@ -35,6 +36,7 @@ class Target:
     path: str
     accel: str = "tcg"
     label: str = ""  #: how it is called in tables
+    board: Board = PC  #: what it emulates
 
     def __str__(self) -> str:
         return self.label or self.path
@@ -66,13 +68,14 @@ class Machine:
         folder: Path,
         *,
         guest: Guest,
-        machine: str = "pc",
+        machine: str = "",
         extra: Sequence[str] = (),
         memory: Sequence[str] = (),
         monitors: int = 1,
         is_unprivileged: bool = False,
     ) -> None:
-        """:param memory: In the place of ``-m``, where the guest's RAM has another backend.
+        """:param machine: The machine type; the board's own unless given.
+        :param memory: In the place of ``-m``, where the guest's RAM has another backend.
         :param is_unprivileged: Run it as a user who may nothing special.
         """
         self.side = side
@@ -80,19 +83,20 @@ class Machine:
         self.guest = guest
         self.target = target
         self._folder = folder
-        rom = folder / f"{side}.rom"
-        rom.write_bytes(firmware(guest))
+        image = folder / f"{side}.image"
+        image.write_bytes(target.board.image(guest))
         self._errors: IO[bytes] = (folder / f"{side}.err").open("w+b")
         names = [side, *(f"{side}-{n}" for n in range(2, monitors + 1))]
         listeners = [_listener(folder / f"{name}.qmp") for name in names]
         self._serial = _listener(folder / f"{side}.serial")
-        backend = ",memory-backend=pc.ram" if "-object" in memory else ""
+        kind = machine or target.board.machine
+        backend = ",memory-backend=ram" if "-object" in memory else ""
         argv = [
             target.path,
-            *("-machine", f"{machine},accel={target.accel}{backend}"),
+            *("-machine", f"{kind},accel={target.accel}{backend}"),
             *(memory or ("-m", str(guest.memory_mib))),
             *("-display", "none", "-nodefaults", "-no-user-config"),
-            *("-bios", str(rom)),
+            *target.board.arguments(str(image), target.accel),
             *("-chardev", f"socket,id=serial,path={folder}/{side}.serial"),
             *("-serial", "chardev:serial"),
         ]

@@ -12,16 +12,11 @@ from typing import Any
 
 from libvirt_postcopy.conformance import host
 from libvirt_postcopy.conformance.evidence import Exchange, Line
-from libvirt_postcopy.conformance.guest import (
-    FIRST_PAGE,
-    PAGE,
-    Guest,
-    filler,
-    judge_memory,
-)
+from libvirt_postcopy.conformance.guest import PAGE, Guest
 from libvirt_postcopy.conformance.introspection import Facts
 from libvirt_postcopy.conformance.link import Link
 from libvirt_postcopy.conformance.machine import Machine, Target
+from libvirt_postcopy.conformance.memory import filler, judge_memory
 from libvirt_postcopy.conformance.monitor import Gone, Hung, Record, Stopped
 
 __all__ = ["Pair", "Refused", "Setup", "Side", "Unavailable"]
@@ -171,13 +166,14 @@ class Pair:
         folder: Path,
         record: Record,
         setup: Setup,
-        machine: str = "pc",
+        machine: str = "",
     ) -> None:
         self.record = record
         self.folder = folder
         self.setup = setup
         self.facts = facts[0]
         self.dst_facts = facts[1]
+        self.board = targets[0].board
         self._targets = targets
         self._machine = machine
         self._closers: list[Any] = []
@@ -420,20 +416,24 @@ class Pair:
         side.cmd("stop")
         dump = side.cmd(
             "pmemsave",
-            {"val": FIRST_PAGE, "size": guest.dump_bytes, "filename": str(path)},
+            {
+                "val": self.board.first_page,
+                "size": self.board.dump_bytes(guest),
+                "filename": str(path),
+            },
             timeout_s=30,
         )
         if not dump.is_ok:
             self.record.add(side.name, "note", f"no dump: {dump.desc}")
             return
-        report = judge_memory(path.read_bytes(), guest)
+        report = judge_memory(path.read_bytes(), guest, self.board)
         path.unlink()
         self.record.add(side.name, "memory", report.to_json())
 
     def read_page(self, number: int) -> None:
         """Read one page of the destination's guest, and record its first word beside what it must be."""
         path = self.folder / "page"
-        address = FIRST_PAGE + number * PAGE
+        address = self.board.address(number)
         answer = self.dst.cmd("pmemsave", {"val": address, "size": PAGE, "filename": str(path)})  # fmt: skip
         if answer.is_ok:
             word = int.from_bytes(path.read_bytes()[:4], "little")
@@ -444,7 +444,7 @@ class Pair:
             if not answer.is_ok or not text.startswith("0x"):
                 raise Refused(f"a guest's page cannot be read: {answer.said}")
             word = int(text, 16)
-        self.record.add("dst", "memory", {"page-read": word, "expected": filler(number), "bad-pages": 0, "pages": 1, "edges": 0})  # fmt: skip
+        self.record.add("dst", "memory", {"page-read": word, "expected": filler(address), "bad-pages": 0, "pages": 1, "edges": 0})  # fmt: skip
 
     def note_resident(self, side: Side) -> None:
         """Record how much memory a QEMU has resident."""

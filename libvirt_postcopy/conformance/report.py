@@ -114,7 +114,7 @@ def changes(subjects: Sequence[Subject]) -> list[str]:
 
 def _table_text(subjects: Sequence[Subject]) -> Iterator[str]:
     yield "What is not the same everywhere:"
-    heads = [subject.facts.text for subject in subjects]
+    heads = [subject.heading for subject in subjects]
     rows = [["", *heads], *([id, *_marks(subjects, id)] for id in changes(subjects))]
     yield from _aligned(rows)
 
@@ -134,7 +134,7 @@ def _pairs_text(pairs: Sequence[Pairing]) -> Iterator[str]:
 def _markdown(
     subjects: Sequence[Subject], pairs: Sequence[Pairing], verbose: bool
 ) -> str:
-    heads = [subject.facts.text for subject in subjects]
+    heads = [subject.heading for subject in subjects]
     rows = [
         f"| check | requirement | {' | '.join(heads)} |",
         f"|---|---|{'---|' * len(heads)}",
@@ -277,7 +277,7 @@ def _page(subjects: Sequence[Subject], pairs: Sequence[Pairing], verbose: bool) 
             f"<li><b>{say(subject.label)}</b> {say(subject.package)}: {say(subject.problem and 'could not be judged: ' + subject.problem)} {say(counts)}"
         )
     out.append("</ul><table><tr><th>check<th>requirement")
-    out += [f"<th>{say(subject.facts.text)}" for subject in subjects]
+    out += [f"<th>{say(subject.heading)}" for subject in subjects]
     for id in _ids(subjects):
         out.append(f"<tr><td><code>{say(id)}</code><td>{say(CHECKS[id].requirement)}")
         for subject in subjects:

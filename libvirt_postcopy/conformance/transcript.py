@@ -302,7 +302,7 @@ def _less(command: str, value: Any) -> Any:
     if command == "query-commands" and isinstance(value, list):
         return [row for row in value if row.get("name") in _KEPT_COMMANDS]
     if command == "query-machines" and isinstance(value, list):
-        return [{k: row[k] for k in ("name", "alias", "is-default", "cpu-max", "hotpluggable-cpus", "deprecated", "numa-mem-supported", "acpi") if k in row} for row in value if str(row.get("name")).startswith("pc")]  # fmt: skip
+        return [{k: row[k] for k in ("name", "alias", "is-default", "cpu-max", "hotpluggable-cpus", "deprecated", "numa-mem-supported", "acpi") if k in row} for row in value if str(row.get("name")).startswith(("pc", "virt"))]  # fmt: skip
     if command == "device-list-properties":
         return []
     return value

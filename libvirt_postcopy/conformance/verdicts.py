@@ -104,6 +104,11 @@ class Subject:
     seconds: float = 0.0
     peak_mib: float = 0.0
     package: str = ""
+    @property
+    def heading(self) -> str:
+        """Its label, as short as a table wants it."""
+        return self.label.removeprefix("QEMU ")
+
     problem: str = ""  #: why it could not be judged, or not by post-copy
 
     @property
@@ -285,16 +290,23 @@ def gate(check: Check, facts: Facts, accel: str) -> str:
         return f"applies from QEMU {check.since} on"
     missing = [need for need in needs_of(check) if not facts.has(need)]
     if missing and facts.is_told:
-        return f"this QEMU has no {' '.join(missing)}"
+        return f"this QEMU {' and '.join(map(_lacks, missing))}"
     return ""
+def _lacks(need: str) -> str:
+    kind, _, name = need.partition(":")
+    return f"was built without {name}" if kind == "build" else f"has no {need}"
+
+
 
 
 def must_have(check: Check, facts: Facts) -> str:
     """A feature that the version promises and that is not there; empty if all is well.
 
-    A feature that has been removed again is not promised; one that no table has is promised since the check applies.
+    What has been removed again is not promised, nor what a build may leave out; what no table has is since the check applies.
     """
     if not facts.is_told or is_older(check, facts):
+        if need.startswith("build:"):
+            continue
         return ""
     for need in needs_of(check):
         span = span_of(need)

@@ -80,6 +80,9 @@ def text(name: str) -> str:
     return (FOLDER / f"{name}.ndjson").read_text(encoding="utf-8")
 
 
+ODD: list[object] = [None, 7, -1.5, "x", [], {}, [[]], {"a": {}}, True]
+
+
 def mutated(source: str, chance: random.Random) -> str:
     """Cut, doubled, changed or replaced in one to four places."""
     value = source
@@ -93,7 +96,7 @@ def mutated(source: str, chance: random.Random) -> str:
 
 def mutated_value(value: object, chance: random.Random) -> object:
     """JSON with one member somewhere of another type."""
-    odd = chance.choice([None, 7, -1.5, "x", [], {}, [[]], {"a": {}}, True])
+    odd = chance.choice(ODD)
     if chance.random() < 0.25:
         return odd
     if isinstance(value, dict) and value:

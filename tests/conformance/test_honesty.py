@@ -137,7 +137,7 @@ def test_pairs_only_needs_a_pair(
 def test_pairs_that_all_are_skipped_are_status_2(
     fake: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(campaign, "common_machine", lambda one, two: "")
+    monkeypatch.setattr(campaign, "common_machine", lambda one, two, board: "")
     status, text = run("matrix", "--pairs-only", "--qemu", fake("one"), "--qemu", fake("two"))  # fmt: skip
     assert status == 2 and text.count("no machine type that both have") == 2
 
@@ -165,7 +165,19 @@ def test_another_architecture_is_named_and_status_2(
     fake: Callable[[str], str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run("run", "--qemu", fake("other-machine"))[0] == 2
-    assert "the suite's guest is for x86_64" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no machine type 'pc' of x86_64 nor 'virt' of aarch64" in said
+    assert "cure" not in said and "name a qemu-system-x86_64 or qemu-system-aarch64" in said  # fmt: skip
+
+
+def test_one_built_without_gnutls_is_not_asked_for_tls(
+    fake: Callable[[str], str],
+) -> None:
+    words = ["transport/tls", "recover/tls", "introspection/statuses"]
+    text = run("run", *words, "-v", "--qemu", fake("without-gnutls"))[1]
+    assert "2 skip, 1 pass" in text
+    assert "skip  transport/tls: this QEMU was built without gnutls" in text
+    assert run("run", words[0], "--qemu", fake("good"))[0] == 1
 
 
 def test_a_killed_run_leaves_no_folder(tmp_path: Path) -> None:

@@ -12,17 +12,23 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from libvirt_postcopy.conformance import host
+from libvirt_postcopy.conformance.boards import PC, Board
+from libvirt_postcopy.conformance.live import Bench, examine
+from libvirt_postcopy.conformance.machine import Target
 from waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
 BASELINES = Path(__file__).with_name("baselines")
 OWN = shutil.which("qemu-system-x86_64")
+ARM = shutil.which("qemu-system-aarch64")
+MICROVM = shutil.which("qemu-system-x86_64-microvm")
 MOST_MIB = 4096
 MOST_S = 300
 """On a machine on which much else runs; docs/conformance.md has what it takes."""
@@ -60,21 +66,50 @@ def cached() -> dict[str, str]:
 OTHERS = cached()
 
 
-def own_baseline() -> list[str]:
+def own_baseline(path: str) -> list[str]:
     """What is known of the machine's own release; of another one, the table of deviations."""
-    assert OWN is not None
-    said = subprocess.run([OWN, "--version"], capture_output=True, text=True, check=True).stdout  # fmt: skip
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout  # fmt: skip
     number = ".".join(said.split("version ")[1].split(".")[:2])
-    path = BASELINES / f"{number}.json"
-    return ["--baseline", str(path)] if path.exists() else ["--known-ok"]
+    known = BASELINES / f"{number}.json"
+    return ["--baseline", str(known)] if known.exists() else ["--known-ok"]
 
 
 def test_this_machines_qemu_whole(tmp_path: Path) -> None:
     assert OWN is not None
-    status, subject, text = run(tmp_path, "--qemu", OWN, *own_baseline())
+    status, subject, text = run(tmp_path, "--qemu", OWN, *own_baseline(OWN))
     assert status == 0, text
     assert subject["counts"]["pass"] > 50 and subject["counts"]["fail"] == 0
     assert 0 < subject["peak-mib"] < MOST_MIB
+
+
+@pytest.mark.skipif(ARM is None, reason="no qemu-system-aarch64")
+def test_aarch64_in_short(tmp_path: Path) -> None:
+    assert ARM is not None
+    status, subject, text = run(tmp_path, "--qemu", ARM, "--quick", *own_baseline(ARM))
+    assert status == 0, text
+    assert subject["label"].endswith(" aarch64")
+    assert subject["counts"]["pass"] > 30 and subject["counts"]["fail"] == 0
+    assert 0 < subject["peak-mib"] < MOST_MIB
+    found = {each["check"]: each["verdict"] for each in subject["findings"]}
+    # Whatever else is skipped: its guest ran, and its memory was compared.
+    assert found["memory/every-page"] == found["recover/order"] == "pass"
+
+
+def is_without_gnutls(path: str) -> bool:
+    """What a QEMU says of it on its command line."""
+    words = [path, "-machine", "none", "-display", "none", "-qmp", "stdio", "-object", "tls-creds-anon,id=x"]  # fmt: skip
+    done = subprocess.run(words, input='{"execute": "qmp_capabilities"}{"execute": "quit"}', capture_output=True, text=True, timeout=30, check=False)  # fmt: skip
+    assert (done.returncode == 0) is not ("requires GNUTLS" in done.stderr), done
+    return bool(done.returncode)
+
+
+@pytest.mark.parametrize("path, board", [(OWN, PC), (MICROVM, replace(PC, machine="microvm"))], ids=["own", "microvm"])  # fmt: skip
+def test_a_build_without_gnutls_is_known(path: str | None, board: Board) -> None:
+    if path is None:
+        pytest.skip("no qemu-system-x86_64-microvm: Debian builds it without GnuTLS")
+    with Bench.open() as bench:
+        facts, _ = examine(bench, Target(path, board=board))
+    assert facts.has("build:gnutls") is not is_without_gnutls(path)
 
 
 @pytest.mark.parametrize("release", OTHERS)

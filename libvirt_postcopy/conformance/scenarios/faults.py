@@ -7,7 +7,7 @@ import socket
 from libvirt_postcopy.conformance.guest import Guest
 from libvirt_postcopy.conformance.pair import ENDS, Pair, Setup
 from libvirt_postcopy.conformance.scenarios.base import scenario
-from libvirt_postcopy.conformance.scenarios.switch import WITH_TLS
+from libvirt_postcopy.conformance.scenarios.switch import TLS, WITH_TLS
 
 BUSY = Guest(memory_mib=48, fill_mib=24, working_mib=8, delay=300)
 RECOVERY = ("cap:postcopy-ram", "cmd:migrate-recover")
@@ -123,7 +123,7 @@ def recover_preempt(pair: Pair) -> None:
     pair.finish(after=begin)
 
 
-@scenario("recover-tls", WITH_TLS, needs=(*RECOVERY, "param:tls-creds"))
+@scenario("recover-tls", WITH_TLS, needs=(*RECOVERY, *TLS))
 def recover_tls(pair: Pair) -> None:
     """Recover with TLS."""
     pair.prepare()

@@ -39,6 +39,8 @@ def introspection(pair: Pair) -> None:
     for name in QUESTIONS:
         src.cmd(name)
     src.cmd("device-list-properties", {"typename": "migration"})
+    if src.cmd("object-add", {"qom-type": "tls-creds-anon", "id": "probe"}).is_ok:
+        src.cmd("object-del", {"id": "probe"})
     for number in ("a string", 4711, {"an": ["object", None]}):
         src.machine.monitor.send({"execute": "query-status", "id": number})
     with contextlib.suppress(Hung):
@@ -127,7 +129,7 @@ def incoming_bad_address(pair: Pair) -> None:
 
 
 @scenario("file-backend-disk", Setup(
-    dst_memory=("-m", "64", "-object", "memory-backend-file,id=pc.ram,size=64M,mem-path={disk}/ram,share=on",),
+    dst_memory=("-m", "64", "-object", "memory-backend-file,id=ram,size=64M,mem-path={disk}/ram,share=on",),
 ))  # fmt: skip
 def file_backend_disk(pair: Pair) -> None:
     """Ask for post-copy into memory that lies on a disk."""

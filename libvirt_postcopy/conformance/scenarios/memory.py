@@ -12,7 +12,7 @@ GUEST = Guest(memory_mib=48, fill_mib=24, working_mib=8)
 
 
 def _memory(backend: str) -> Sequence[str]:
-    return ("-m", "48", "-object", f"{backend},id=pc.ram,size=48M")
+    return ("-m", "48", "-object", f"{backend},id=ram,size=48M")
 
 
 def _register(name: str, src: str, dst: str, needs: Sequence[str] = ()) -> None:

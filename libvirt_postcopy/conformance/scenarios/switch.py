@@ -263,7 +263,7 @@ WITH_TLS = Setup(
 )
 
 
-@scenario("tls", WITH_TLS, needs=("cap:postcopy-ram", "param:tls-creds"))
+@scenario("tls", WITH_TLS, needs=("cap:postcopy-ram", *TLS))
 def tls(pair: Pair) -> None:
     """Migrate over tcp with TLS, by a key that both know."""
     pair.prepare()
