@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -241,14 +243,16 @@ def _conclude(
     from libvirt_postcopy.conformance import report
 
     text = report.render(args.format, subjects, pairs, verbose=args.verbose)
-    if args.output is None:
+    if args.output is None and args.format == "text" and not args.verbose:
+        _write_summary(args, out, subjects, pairs)
+    elif args.output is None:
         out.write(text)
     else:
         try:
             args.output.write_text(text, encoding="utf-8")
         except OSError as error:
             raise UsageError(f"cannot write {args.output}: {error.strerror}") from error
-        out.write(report.render("text", subjects, pairs))
+        _write_summary(args, out, subjects, pairs)
     if baseline is not None:
         worse = report.regressions(subjects, pairs, baseline, _failing(args))
         # A report that a program reads stays as it is.
@@ -260,6 +264,45 @@ def _conclude(
     if is_bad:
         return FAILED
     return 0 if _has_run(subjects, pairs) else COULD_NOT_RUN
+
+
+def _write_summary(
+    args: argparse.Namespace,
+    out: TextIO,
+    subjects: Sequence[Subject],
+    pairs: Sequence[Pairing],
+) -> None:
+    """Print what was found, on one screen where it is shown on one, and how to see more of the worst."""
+    from libvirt_postcopy.conformance import report
+
+    findings = [each for subject in subjects for each in subject.findings]
+    worst = max(findings, key=lambda each: each.verdict.weight, default=None)
+    more = f"With all messages: {_again(args, worst.check.id)}\n" if worst and worst.verdict in report.BAD else ""  # fmt: skip
+    if out.isatty():
+        columns, lines = shutil.get_terminal_size()
+        used = 1 + -(-len(more) // columns)  # the prompt, too
+        out.write(report.on_screen(subjects, pairs, columns, lines - used))
+    else:
+        out.write(report.render("text", subjects, pairs))
+    out.write(more)
+
+
+def _again(args: argparse.Namespace, check: str) -> str:
+    """The command that judges one check alone, and tells all of it."""
+    words = ["libvirt-postcopy", "conformance"]
+    if args.action == "replay":
+        words += ["replay", *map(str, args.path), "--check", check]
+    else:
+        words.append("run")
+        for option in ("qemu", "release"):
+            for value in getattr(args, option):
+                words += [f"--{option}", value]
+        words += ["--accel", args.accel] if args.accel != "tcg" else []
+        if args.action == "run" and args.connect:
+            words += ["--connect", args.connect, "--domain", args.domain]
+            words += ["--disruptive"] if args.disruptive else []
+        words.append(check)
+    return printable(shlex.join([*words, "-v"]))
 
 
 def _has_run(subjects: Sequence[Subject], pairs: Sequence[Pairing]) -> bool:

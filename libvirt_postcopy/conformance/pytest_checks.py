@@ -18,7 +18,7 @@ from libvirt_postcopy.conformance.introspection import Facts
 from libvirt_postcopy.conformance.live import Bench, converse, examine
 from libvirt_postcopy.conformance.machine import Target
 from libvirt_postcopy.conformance.registry import ANY, CHECKS, Check
-from libvirt_postcopy.conformance.report import finding_text
+from libvirt_postcopy.conformance.report import Detail, finding_text
 from libvirt_postcopy.conformance.scenarios import SCENARIOS
 from libvirt_postcopy.conformance.verdicts import Verdict, judge_all
 
@@ -106,7 +106,7 @@ def test_conformance(
         pytest.fail(f"no post-copy here: {finding.reason}", pytrace=False)
     if finding.verdict is Verdict.SKIP:
         pytest.skip(finding.reason)
-    text = "\n".join(finding_text(finding, verbose=True))
+    text = "\n".join(finding_text(finding, Detail.ALL))
     if finding.verdict is Verdict.KNOWN and request.config.getoption("--postcopy-known-ok"):  # fmt: skip
         pytest.xfail(text)
     if finding.verdict in (Verdict.FAIL, Verdict.KNOWN):

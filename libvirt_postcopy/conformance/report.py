@@ -6,6 +6,7 @@ import html
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree  # only written with, never read with
@@ -20,14 +21,28 @@ from libvirt_postcopy.programs import printable
 __all__ = [
     "FORMATS",
     "Baseline",
+    "Detail",
     "changes",
+    "on_screen",
     "read_baseline",
     "regressions",
     "render",
 ]
 
+_FEW = 6  #: messages
 BAD = (Verdict.FAIL, Verdict.KNOWN, Verdict.WEAK)
 _MARK = {"pass": "ok", "fail": "FAIL", "known": "known", "weak": "weak", "skip": "-", "": ""}  # fmt: skip
+
+
+class Detail(IntEnum):
+    """How much of a finding is told."""
+
+    HEAD = 0  #: one line
+    ACTUAL = 1  #: also what is accepted, and what was seen
+    MESSAGES = 2  #: also the first messages of what failed
+    ALL = (
+        3  #: of what is known, too, all messages whole, and what passed and was skipped
+    )
 
 
 def render(
@@ -42,18 +57,44 @@ def render(
 
 
 def _text(subjects: Sequence[Subject], pairs: Sequence[Pairing], verbose: bool) -> str:
+    detail = Detail.ALL if verbose else Detail.MESSAGES
+    return "".join(f"{row}\n" for row in _rows(subjects, pairs, detail))
+
+
+def on_screen(
+    subjects: Sequence[Subject],
+    pairs: Sequence[Pairing],
+    columns: int,
+    lines: int,
+) -> str:
+    """The text in as much detail as fits a screen; its findings are cut to its width, and tables never are."""
     rows: list[str] = []
+    for detail in (Detail.MESSAGES, Detail.ACTUAL, Detail.HEAD):
+        rows = list(_rows(subjects, pairs, detail, columns))
+        if sum(max(1, -(-len(row) // columns)) for row in rows) <= lines:
+            break
+    return "".join(f"{row}\n" for row in rows)
+
+
+def _rows(
+    subjects: Sequence[Subject],
+    pairs: Sequence[Pairing],
+    detail: Detail,
+    columns: int = 0,
+) -> Iterator[str]:
     for subject in subjects:
-        rows += _subject_text(subject, verbose)
+        for row in map(printable, _subject_text(subject, detail)):
+            is_long = row.startswith(" ") and 0 < columns < len(row)
+            yield f"{row[: columns - 1]}…" if is_long else row
     judged = [subject for subject in subjects if subject.findings]
     if len(judged) > 1:
-        rows += ["", *_table_text(judged)]
+        yield from map(printable, ("", *_table_text(judged)))
     if pairs:
-        rows += ["", "From one version to another:", *_pairs_text(pairs)]
-    return "".join(f"{printable(row)}\n" for row in rows)
+        heading = "From one version to another:"
+        yield from map(printable, ("", heading, *_pairs_text(pairs)))
 
 
-def _subject_text(subject: Subject, verbose: bool) -> Iterator[str]:
+def _subject_text(subject: Subject, detail: Detail) -> Iterator[str]:
     if subject.problem:
         yield f"{subject.label}: could not be judged: {subject.problem}"
     if not subject.findings:
@@ -65,18 +106,20 @@ def _subject_text(subject: Subject, verbose: bool) -> Iterator[str]:
     yield f"{subject.label}{package}: {said}{cost}"
     for finding in sorted(subject.findings, key=lambda each: -each.verdict.weight):
         if finding.verdict in BAD:
-            yield from finding_text(finding, verbose)
-        elif verbose:
+            yield from finding_text(finding, detail)
+        elif detail is Detail.ALL:
             reason = f": {finding.reason}" if finding.reason else ""
             yield f"  {finding.verdict.value:5} {finding.check.id}{reason}"
 
 
-def finding_text(finding: Finding, verbose: bool) -> Iterator[str]:
+def finding_text(finding: Finding, detail: Detail) -> Iterator[str]:
     head = f"  {finding.verdict.value.upper() if finding.verdict is Verdict.FAIL else finding.verdict.value:5} {finding.check.id}"  # fmt: skip
-    if finding.deviation and not verbose:
+    if finding.deviation and detail < Detail.ALL:
         yield f"{head}: {finding.deviation.text}"
         return
     yield f"{head}: {finding.check.requirement}"
+    if detail is Detail.HEAD:
+        return
     if finding.scenario:
         yield f"        scenario  {finding.scenario}"
     yield f"        accepted  {finding.accepted}"
@@ -84,9 +127,10 @@ def finding_text(finding: Finding, verbose: bool) -> Iterator[str]:
     if finding.deviation:
         yield f"        known in  {finding.deviation.versions}: {finding.deviation.text}"
         yield f"        cure      {finding.deviation.does}"
-    if verbose or finding.verdict is Verdict.FAIL:
-        for line in finding.lines[: None if verbose else 6]:
-            yield f"        {str(line) if not verbose else _whole(line)}"
+    if detail is Detail.ALL:
+        yield from (f"        {_whole(line)}" for line in finding.lines)
+    elif detail is Detail.MESSAGES and finding.verdict is Verdict.FAIL:
+        yield from (f"        {line}" for line in finding.lines[:_FEW])
 
 
 def _whole(line: Any) -> str:
