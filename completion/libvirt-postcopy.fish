@@ -10,7 +10,7 @@ complete -c libvirt-postcopy -n '__fish_seen_subcommand_from bindings' -l json -
 complete -c libvirt-postcopy -n '__fish_seen_subcommand_from bindings' -l no-compile -d 'do not ask the C compiler'
 complete -c libvirt-postcopy -n '__fish_seen_subcommand_from bindings' -l library -r -d 'look at this libvirt.so.0, without loading it, instead of the one that is loaded'
 complete -c libvirt-postcopy -n '__fish_seen_subcommand_from bindings' -l qemu-library -r -d 'the same for libvirt-qemu.so.0'
-complete -c libvirt-postcopy -n '__fish_seen_subcommand_from bindings' -l api -r -d 'libvirt-api.xml, where it is not in /usr/share/libvirt/api'
+complete -c libvirt-postcopy -n '__fish_seen_subcommand_from bindings' -l api -r -d 'compare with this libvirt-api.xml instead of the one that is installed'
 complete -c libvirt-postcopy -n '__fish_seen_subcommand_from check' -l help -d 'show this help message and exit'
 complete -c libvirt-postcopy -n '__fish_seen_subcommand_from check' -l probe -d 'start a paused domain of our own on the destination for a moment, and ask its QEMU; run on the source, also try a migration port there'
 complete -c libvirt-postcopy -n '__fish_seen_subcommand_from check' -l json -d 'by schemas/check.schema.json'

@@ -8,7 +8,7 @@ from pathlib import Path
 from libvirt_postcopy.bindings import judge
 from libvirt_postcopy.bindings.binding import Binding
 from libvirt_postcopy.bindings.description import beside, read_description
-from libvirt_postcopy.bindings.ffi import NoCffi, new_ffi
+from libvirt_postcopy.bindings.ffi import CURE, NoCffi, new_ffi
 from libvirt_postcopy.bindings.library import Library, loaded, read
 from libvirt_postcopy.bindings.report import Finding, Report, Severity
 from libvirt_postcopy.bindings.symbols import LIBVIRT, QEMU, version_number
@@ -90,8 +90,8 @@ def _without_cffi() -> Iterator[Finding]:
     try:
         new_ffi()
     except NoCffi as error:
-        text = f"nothing can be called past libvirt-python: {error}"
-        yield Finding(Severity.WARNING, "cffi", text)
+        text = f"nothing can be called past libvirt-python: {error.why}"
+        yield Finding(Severity.WARNING, "cffi", text, CURE)
 
 
 def _described(path: Path | None, version: int) -> list[Finding]:

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["NoCffi", "new_ffi"]
+__all__ = ["CURE", "NoCffi", "new_ffi"]
+
+
+CURE = "pip install cffi"
 
 
 class NoCffi(Exception):
-    """There is no cffi that works; the text says why, and the cure."""
+    """There is no cffi that works; the text says why, and the cure.
+
+    :ivar why: Without the cure.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"{why} ({CURE})")
+        self.why = why
 
 
 def new_ffi() -> Any:
@@ -21,5 +31,4 @@ def new_ffi() -> Any:
 
         return FFI()
     except Exception as error:  # a plain one where its two halves are of two releases
-        why = " ".join(str(error).split())
-        raise NoCffi(f"{why} (pip install cffi)") from error
+        raise NoCffi(" ".join(str(error).split())) from error

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from libvirt_postcopy.bindings.elf import ElfError, Shared, read_shared
-from libvirt_postcopy.bindings.ffi import NoCffi, new_ffi
+from libvirt_postcopy.bindings.ffi import CURE, NoCffi, new_ffi
 from libvirt_postcopy.bindings.functions import SYMBOLS
 from libvirt_postcopy.bindings.symbols import newest_release, own_release
 
@@ -90,7 +90,9 @@ def loaded(soname: str, *, is_looked_up: bool = True) -> Library:
     return Library(soname, files, shared, has=has)
 
 
-_UNKNOWN = "its file cannot be read, and the loader cannot be asked without cffi (pip install cffi)"
+_UNKNOWN = (
+    f"its file cannot be read, and the loader cannot be asked without cffi ({CURE})"
+)
 
 
 def _content(files: Sequence[str]) -> Shared | None:
