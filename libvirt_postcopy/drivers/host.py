@@ -25,7 +25,7 @@ from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir.events import DomainWatch
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
-__all__ = ["Host", "Line", "Pulse", "Connect", "ANSWER_S"]
+__all__ = ["Host", "Line", "Pulse", "Connect", "ANSWER_S", "RESTART_S"]
 
 LOG = logging.getLogger("libvirt_postcopy.drivers")
 
@@ -355,6 +355,9 @@ def _ask_vcpus(dom: Domain, half: Half) -> tuple[str, int]:
 ANSWER_S = 1.0
 """A daemon whose last answer is older is not trusted with the guest."""
 
+RESTART_S = 30.0
+"""A daemon that answers anew may have been started again: it ends what was coming in, but may first be long in starting."""
+
 _BEAT_S = 0.5
 """From one question to the next; leaves time for an answer that takes as long."""
 
@@ -368,6 +371,7 @@ class Pulse:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._answer: tuple[float, Connection] | None = None  # when, and over which
+        self._trusted_from = float("-inf")
         self._is_over = threading.Event()
 
     def start(self) -> None:
@@ -379,13 +383,20 @@ class Pulse:
         self._is_over.set()
 
     def silence(self) -> str:
-        """Say that the daemon does not answer; empty if it has done so within :data:`ANSWER_S`."""
-        if self._answer is not None:
-            answered_at, connection = self._answer
-            is_fresh = time.monotonic() - answered_at < ANSWER_S
-            if is_fresh and vir.is_alive(connection):
-                return ""
-        return f"the {self._host.side.value}'s daemon does not answer"
+        """Say why the daemon is not trusted with the guest; empty if it is.
+
+        It is if it has answered within :data:`ANSWER_S`, and no connection to it broke in the last :data:`RESTART_S`.
+        """
+        daemon = f"the {self._host.side.value}'s daemon"
+        if self._answer is None:
+            return f"{daemon} does not answer"
+        answered_at, connection = self._answer
+        now = time.monotonic()
+        if now - answered_at >= ANSWER_S or not vir.is_alive(connection):
+            return f"{daemon} does not answer"
+        if now < self._trusted_from:
+            return f"the connection to {daemon} broke: if that was started again, it ends what was coming in"
+        return ""
 
     def _run(self) -> None:
         while not self._is_over.is_set():
@@ -397,4 +408,7 @@ class Pulse:
     def _beat(self) -> None:
         with vir.refusals(self._host.side.value), self._host.line() as connection:
             connection.getLibVersion()
-            self._answer = time.monotonic(), connection
+            now = time.monotonic()
+            if self._answer is not None and not vir.is_alive(self._answer[1]):
+                self._trusted_from = now + RESTART_S
+            self._answer = now, connection

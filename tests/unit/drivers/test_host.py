@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from libvirt_postcopy.drivers import host as module
-from libvirt_postcopy.drivers.host import ANSWER_S, Host, Pulse
+from libvirt_postcopy.drivers.host import ANSWER_S, RESTART_S, Host, Pulse
 from libvirt_postcopy.errors import LibvirtError
 from libvirt_postcopy.events import Half, Looked
 from unit.fakes import (
@@ -277,6 +277,27 @@ def test_pulse_is_silent_where_the_connection_is_dead() -> None:
     assert pulse.silence() == ""
     connection.is_dead = True
     assert pulse.silence() == SILENT
+    pulse.stop()
+
+
+def test_daemon_that_may_have_been_started_again_is_not_trusted_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    before, after = Beaten(), Beaten()
+    before.may_answer.set()
+    pulse = Pulse(made_host(before, after))
+    pulse.start()
+    before.has_answered_twice()
+    assert pulse.silence() == ""
+    before.is_dead = True
+    after.may_answer.set()
+    after.has_answered_twice()
+    assert "started again" in pulse.silence()
+    clock.now += RESTART_S * 1.01
+    after.has_answered_twice()
+    assert pulse.silence() == ""
     pulse.stop()
 
 
