@@ -13,6 +13,9 @@ from .image import GuestParams, ToolsMissing, write_image
 
 __all__ = ["main"]
 
+A_LINE_S = 1.0
+"""What a line of ``watch`` speaks of."""
+
 
 def main(argv: Optional[Sequence[str]] = None, out: TextIO = sys.stdout) -> int:
     args = _parser().parse_args(argv)
@@ -102,7 +105,7 @@ def _watch(args: argparse.Namespace, out: TextIO) -> int:
     with Collector(args.socket) as collector:
         while time.monotonic() - start < args.seconds:
             since = time.monotonic()
-            time.sleep(1)
+            time.sleep(A_LINE_S)
             print(_line(collector, start, since), file=out, flush=True)
     return 0
 

@@ -17,6 +17,24 @@ settings.register_profile("unit", deadline=None, derandomize=True, database=None
 settings.load_profile("unit")
 
 
+STARTS = frozenset(
+    ("subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.system")
+)
+"""Python's audit events when a program is started."""
+
+_started: list[str] = []
+sys.addaudithook(lambda event, _: _started.append(event) if event in STARTS else None)
+
+
+@pytest.fixture(autouse=True)
+def starts_programs_only_if_marked(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Such tests have a phase of their own in tools/test, so that the others stay quick."""
+    _started.clear()
+    yield
+    if request.node.get_closest_marker("programs") is None:
+        assert not _started, "a test that starts programs is marked: programs"
+
+
 def pytest_report_header() -> str:
     number = libvirt.getVersion()
     version = f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"

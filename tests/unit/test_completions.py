@@ -28,6 +28,7 @@ def shell_of(name: str) -> str:
     return shell
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", ALL)
 def test_shell_can_read_it(name: str) -> None:
     path = str(completions.FOLDER / name)
@@ -80,11 +81,13 @@ LINES = [
 ]  # fmt: skip
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("words, offered", LINES)
 def test_bash(path: str, words: list[str], offered: str) -> None:
     assert complete("virsh-postcopy", *words, path=path) == [offered]
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("words, offered", LINES)
 def test_zsh(path: str, words: list[str], offered: str) -> None:
     script = f"""
@@ -96,6 +99,7 @@ source {completions.FOLDER / "_virsh-postcopy"}
     assert run("_virsh-postcopy", script, "zsh", *words, path=path) == [offered]
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("name", ["virsh-postcopy", "virsh"])
 @pytest.mark.parametrize("words, offered", LINES)
 def test_fish(path: str, words: list[str], offered: str, name: str) -> None:
@@ -110,6 +114,7 @@ complete -C '{' '.join([name, *words])}'
 # libvirt-postcopy
 
 
+@pytest.mark.programs
 def test_other_program() -> None:
     assert "bindings" in complete("libvirt-postcopy", "b")
     assert complete("libvirt-postcopy", "check", "--pr") == ["--probe"]

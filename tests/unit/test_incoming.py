@@ -66,6 +66,7 @@ def test_libvirts_schema_takes_it(case: str) -> None:
         assert schema.validate(etree.fromstring(made)), schema.error_log
 
 
+@pytest.mark.programs
 @pytest.mark.skipif(not HELPER.exists(), reason="libvirt is without AppArmor")
 def test_apparmors_profile_takes_it_and_permits_no_path_of_ours() -> None:
     """As docs/qemu-driver.md says; needs no AppArmor."""

@@ -484,6 +484,7 @@ def run(program: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.programs
 def test_real_module_is_restored_exactly() -> None:
     run(
         "import threading, libvirt, libvirt_postcopy as postcopy\n"
@@ -500,6 +501,7 @@ def test_real_module_is_restored_exactly() -> None:
     )
 
 
+@pytest.mark.programs
 def test_program_of_the_series_reaches_libvirt() -> None:
     """The test driver refuses both ways, each in its own words."""
     run(

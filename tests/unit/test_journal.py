@@ -364,7 +364,10 @@ def test_a_split_guest_is_not_over(guest: Place, is_over: bool) -> None:
     assert ended(guest).is_over is is_over
 
 
-def test_a_client_that_is_gone_holds_nothing_and_another_takes_over(home: Path) -> None:
+def test_a_client_that_is_gone_holds_nothing_and_another_takes_over(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(j, "_LOCKED_WITHIN_S", 0.02)
     journal = started()
     (path,) = home.iterdir()
     first = next(j.entries())

@@ -60,6 +60,7 @@ def test_nothing_is_explained_that_is_not_there() -> None:
         assert named <= {option.name for option in verb.options}
 
 
+@pytest.mark.programs
 def test_pages_build_without_a_complaint(tmp_path: Path) -> None:
     done = subprocess.run(
         [str(ROOT / "tools" / "man"), str(tmp_path)],
@@ -73,6 +74,7 @@ def test_pages_build_without_a_complaint(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text().count(".TH ") == 1
 
 
+@pytest.mark.programs
 def test_a_package_has_the_manual_and_completion(tmp_path: Path) -> None:
     command = ["setup.py", "-q", "install_data", "--install-dir", str(tmp_path)]
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True, timeout=60)

@@ -29,6 +29,7 @@ def test_every_public_name_is_there(name: str) -> None:
     assert getattr(libvirt_postcopy, name) is not None
 
 
+@pytest.mark.programs
 def test_names_of_the_series_are_callable_whatever_was_touched_first() -> None:
     """The module 'install' must never hide the function."""
     run(
@@ -44,6 +45,7 @@ def test_names_of_the_series_are_callable_whatever_was_touched_first() -> None:
     )
 
 
+@pytest.mark.programs
 def test_importing_the_package_imports_no_libvirt() -> None:
     out = run(
         "import sys, libvirt_postcopy as p\n"

@@ -272,7 +272,9 @@ def test_patience_ends_for_a_resume_that_does_not_come_back() -> None:
     assert scene.migration.place is Place.SPLIT and scene.resumes == [10.0]
     assert scene.migration.halves == (Half.SPLIT_FAILED, Half.SPLIT_FAILED)
     reason = scene.migration.given_up
-    assert reason.startswith("given up after 60 s in which no page has moved; the call")
+    assert reason.startswith(
+        "given up after 60 s in which no page has moved; libvirt's call"
+    )
 
 
 def test_resume_that_does_not_come_back_has_its_time_in_any_case() -> None:
@@ -316,11 +318,65 @@ def test_first_call_may_hang_too() -> None:
     """Where the daemon that would end it waits for the destination's QEMU."""
     scene = Split(patience_s=MINUTE)
     scene.moves(100)
+    scene.at(1.0, *walk("postcopy-active", "postcopy-paused", side=DST))
     scene.at(1.0, *walk("postcopy-paused"))
-    scene.find(*PAUSED).until(STALL_S + TELL_S)
+    # libvirt cannot take note of what QEMU has said.
+    scene.find(*HALF_PAUSED).until(1.0 + HANG_S + TELL_S)
     assert len(scene.notes) == 1 and "does not come back" in scene.notes[0]
     scene.until(2 * MINUTE)
     assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+
+
+def test_break_that_the_destination_has_not_noticed_is_told_during_a_call_too() -> None:
+    scene = Split(patience_s=MINUTE)
+    scene.moves(100)
+    scene.at(1.0, *walk("postcopy-paused"))
+    scene.find(*HALF_PAUSED).until(1.0 + HANG_S + TELL_S)
+    assert len(scene.notes) == 1 and "ss -t -K" in scene.notes[0]
+
+
+def test_call_that_ends_soon_after_the_break_is_not_doubted() -> None:
+    scene = Split()
+    scene.moves(100)
+    looks = len(scene.times(Look))
+    scene.at(1.0, *walk("postcopy-paused"))
+    scene.until(1.0 + HANG_S - 0.1)
+    assert len(scene.times(Look)) == looks
+
+
+STANDS_STILL = replace(HALF_PAUSED[1], stands_still=True)
+
+
+def test_destination_that_the_driver_can_recover_is_recovered_beside_the_call() -> None:
+    scene = Split(patience_s=MINUTE)
+    scene.ending = None
+    scene.moves(100)
+    scene.at(1.0, *walk("postcopy-paused"))
+    scene.find(PAUSED[0], STANDS_STILL).until(1.0 + HANG_S)
+    assert scene.resumes == [1.0 + HANG_S] and scene.notes == []
+    scene.find(*flowing(101)).at(scene.now, *walk("postcopy-recover"), REFUSED)
+    scene.until(10.0)
+    scene.at(10.0, REFUSED)  # the first call comes back at last
+    scene.until(15.0)
+    assert len(scene.resumes) == 1 and not scene.migration.is_over
+    scene.find(*MOVED).until(20.0)
+    assert scene.migration.place is Place.DESTINATION
+
+
+def test_recovery_beside_the_call_is_tried_again_with_growing_pauses() -> None:
+    scene = Split(patience_s=MINUTE)
+    scene.moves(100)
+    scene.at(1.0, *walk("postcopy-paused"))
+    scene.find(PAUSED[0], STANDS_STILL).until(1.0 + HANG_S + 3.0)
+    assert waits(scene)[:3] == pytest.approx([0.2, 0.4, 0.8], abs=0.001)
+
+
+def test_without_patience_nothing_is_recovered_beside_the_call() -> None:
+    scene = Split(patience_s=0.0)
+    scene.moves(100)
+    scene.at(1.0, *walk("postcopy-paused"))
+    scene.find(PAUSED[0], STANDS_STILL).until(MINUTE)
+    assert scene.resumes == [] and scene.migration.place is Place.SPLIT
 
 
 # Patience

@@ -36,6 +36,7 @@ def test_runs_are_summed_up_as_pytest_does(runs, seconds, is_good, line):
     assert found.startswith("===") and found.endswith("===") and len(found) == 80
 
 
+@pytest.mark.programs
 def test_each_run_adds_its_own_figures(tmp_path):
     (tmp_path / "test_it.py").write_text(
         "import pytest\n"

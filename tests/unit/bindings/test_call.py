@@ -88,6 +88,7 @@ def test_function_that_the_library_lacks(
         call.start_postcopy(dom, 0, failed)
 
 
+@pytest.mark.programs
 def test_library_that_cannot_be_opened(
     dom: libvirt.virDomain, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,6 +130,7 @@ GIVEN = [
 ]
 
 
+@pytest.mark.programs
 def test_typed_parameters_arrive(dom: libvirt.virDomain, in_place: Any) -> None:
     call.migrate_to_uri3(dom, "qemu+tls://b/system", PARAMS, 0x8001, failed)
     assert given(in_place) == GIVEN

@@ -39,6 +39,7 @@ def as_readelf_says(path: str) -> dict[str, str]:
     return found
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("soname", PATHS)
 def test_symbols_and_versions_are_those_that_readelf_sees(soname: str) -> None:
     shared = read_shared(PATHS[soname])
@@ -52,6 +53,7 @@ def test_symbols_and_versions_are_those_that_readelf_sees(soname: str) -> None:
     assert shared.soname == soname
 
 
+@pytest.mark.programs
 def test_wanted_versions_are_those_that_readelf_sees() -> None:
     text = subprocess.run(
         ["readelf", "--version-info", "--wide", GLUE],

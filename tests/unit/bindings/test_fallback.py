@@ -296,6 +296,7 @@ class Less:
         return None if symbol in self._gone else self._library.version(symbol)
 
 
+@pytest.mark.programs
 def test_cffi_is_not_loaded_where_it_is_not_needed() -> None:
     program = (
         "import sys; from libvirt_postcopy.vir import fallback;"

@@ -406,6 +406,7 @@ def test_description_of_something_else(binding: Binding) -> None:
     assert found == (WARNING, "libvirt-api.xml")
 
 
+@pytest.mark.programs
 def test_description_is_where_pkg_config_says(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

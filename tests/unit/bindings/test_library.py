@@ -29,6 +29,7 @@ def test_loader_and_file_agree() -> None:
                 assert by_loader.version(name) == by_file.version(name)
 
 
+@pytest.mark.programs
 def test_library_that_is_not_there() -> None:
     assert "libnothing.so.7" in loaded("libnothing.so.7").error
 

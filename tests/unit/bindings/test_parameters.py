@@ -54,6 +54,7 @@ def through_the_binding(
     return {line[0]: int(line[1]) for line in lines}
 
 
+@pytest.mark.programs
 def test_types_are_those_that_the_library_gets_from_the_binding(
     shim_file: Path, tmp_path: Path
 ) -> None:
@@ -67,6 +68,7 @@ def test_types_are_those_that_the_library_gets_from_the_binding(
     assert set(misread(params, hints)) == wrong
 
 
+@pytest.mark.programs
 def test_guesses_are_those_of_the_binding(shim_file: Path, tmp_path: Path) -> None:
     values = {"a": 1, "b": -1, "c": True, "d": 0.5, "e": "text"}
     got = through_the_binding(values, shim_file, tmp_path / "given")

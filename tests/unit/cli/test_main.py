@@ -29,6 +29,7 @@ def run(*words: str) -> tuple[int, str]:
     return main(words, out), out.getvalue()
 
 
+@pytest.mark.programs
 def test_version_names_all_that_is_involved() -> None:
     status, text = run("--version")
     number = libvirt.getVersion()
@@ -47,6 +48,7 @@ def installed(folder: Path, answer: str) -> None:
     qemu.chmod(0o755)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "answer, row",
     [
@@ -72,6 +74,7 @@ def test_version_where_no_qemu_is_installed(
     assert "QEMU" not in run("--version")[1]
 
 
+@pytest.mark.programs
 def test_version_where_libvirt_cannot_be_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -138,6 +141,7 @@ def test_verb_decides_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("phases")[0] == 7
 
 
+@pytest.mark.programs
 def test_only_the_verb_that_is_named_is_loaded() -> None:
     code = """
 import sys
@@ -153,6 +157,7 @@ print(*sorted(sys.modules))
     assert not {"libvirt_postcopy.cli.commands.phases", "libvirt"} & loaded
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "words, redirection, status",
     [
@@ -178,6 +183,7 @@ def test_streams_that_take_nothing(words: str, redirection: str, status: int) ->
     assert "Traceback" not in done.stderr and "Exception" not in done.stderr
 
 
+@pytest.mark.programs
 def test_reader_who_has_enough_is_no_error() -> None:
     us = Path(sys.executable).with_name("libvirt-postcopy")
     done = subprocess.run(

@@ -34,6 +34,7 @@ def test_replay_fails_on_deviations_and_not_on_known_ones_if_told() -> None:
     assert run("replay", path, "--check", "cancel/postcopy")[0] == 0
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "words, complaint",
     [

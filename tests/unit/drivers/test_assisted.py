@@ -228,6 +228,35 @@ def test_destination_has_its_time_to_notice(make: Callable[..., Scene]) -> None:
     assert qemu.sent("migrate-pause") == []
 
 
+@pytest.mark.parametrize(("answers", "stands_still"), [({"query-status": stand_still}, True), ({}, False)])  # fmt: skip
+def test_look_tells_whether_only_the_driver_reaches_the_destination(
+    make: Callable[..., Scene],
+    monkeypatch: pytest.MonkeyPatch,
+    answers: dict[str, Any],
+    stands_still: bool,
+) -> None:
+    monkeypatch.setattr(second_monitor, "_TAKES_S", 0.1)
+    scene = make()
+    with MonitorServer(scene.path, answers):
+        _break(scene, SURVIVES)
+        assert not scene.driver.look(Side.DESTINATION).stands_still, "its source sends"
+        _pause_source(scene)
+        scene.driver.look(Side.SOURCE)
+        assert scene.driver.look(Side.DESTINATION).stands_still is stands_still
+
+
+def test_destination_that_nobody_reaches_is_not_the_drivers(
+    make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_monitor, "_GREET_S", 0.1)
+    scene = make()
+    _break(scene, SURVIVES)
+    _pause_source(scene)
+    scene.driver.look(Side.SOURCE)
+    with MonitorServer(scene.path, {"qmp_capabilities": stand_still}):
+        assert not scene.driver.look(Side.DESTINATION).stands_still
+
+
 def test_both_are_made_to_notice(make: Callable[..., Scene]) -> None:
     scene = make()
     with MonitorServer(scene.path) as qemu:

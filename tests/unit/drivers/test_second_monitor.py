@@ -146,6 +146,7 @@ def test_folder_that_cannot_be_seen(make: Make, dom: Machine, tmp_path: Path) ->
     assert not monitor.is_there and "cannot see the folder" in monitor.notes[0]
 
 
+@pytest.mark.programs
 def test_host_without_ssh(
     make: Make, dom: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

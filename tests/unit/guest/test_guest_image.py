@@ -16,11 +16,12 @@ NAMES = [
     "backlog",
     "interval",
     "flush",
+    "stack",
 ]
 
 
 def patched(params: GuestParams) -> dict:
-    return dict(zip(NAMES, struct.unpack_from("<8s8I", build(params), 0x180)))
+    return dict(zip(NAMES, struct.unpack_from("<8s9I", build(params), 0x180)))
 
 
 def test_image_is_a_bootable_floppy_with_code_in_its_first_sectors():
@@ -43,7 +44,13 @@ def test_parameters_are_patched_in():
         "backlog": 10 * 256 << 16,
         "interval": 200,
         "flush": 1,
+        "stack": 0x13000,
     }
+
+
+def test_stack_is_where_nothing_else_is():
+    params = GuestParams(memory_mib=64, fill_mib=63, working_set_mib=16, high_stack=True)  # fmt: skip
+    assert patched(params)["stack"] == 64 << 20
 
 
 def test_code_does_not_depend_on_parameters():
@@ -86,6 +93,7 @@ def test_real_frequency_is_told():
         ({"rate_mib_s": math.nan}, "rate_mib_s"),
         ({"heartbeat_hz": 999}, "heartbeat_hz"),
         ({"seed": 1 << 32}, "seed"),
+        ({"high_stack": True}, "high_stack needs a fill_mib"),
     ],
 )
 def test_contradicting_figures_are_refused(figures, told):
@@ -107,6 +115,7 @@ def empty_cache(tmp_path, monkeypatch):
     image.assemble.cache_clear()
 
 
+@pytest.mark.programs
 def test_code_is_kept_and_needs_no_tools_again(empty_cache, monkeypatch):
     code = image.assemble()
     image.assemble.cache_clear()
@@ -120,6 +129,7 @@ def test_missing_tools_are_named(empty_cache, monkeypatch):
         image.assemble()
 
 
+@pytest.mark.programs
 def test_damaged_cache_is_told(empty_cache):
     image.assemble()
     (kept,) = empty_cache.rglob("*.bin")
@@ -129,6 +139,7 @@ def test_damaged_cache_is_told(empty_cache):
         image.assemble()
 
 
+@pytest.mark.programs
 def test_unwritable_cache_is_no_obstacle(empty_cache, monkeypatch):
     (empty_cache / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache / "file"))

@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 import pytest
 
 from guest import GuestParams, build
+from guest import __main__ as main_module
 from guest.__main__ import main
 
 
@@ -47,13 +48,17 @@ def test_errors_are_one_line(capsys, words, told):
     assert error.count("\n") == 1
 
 
-def test_watch_prints_a_line_a_second(tmp_path):
+def test_watch_prints_a_line_a_second(tmp_path, monkeypatch):
+    assert main_module.A_LINE_S == 1.0
+    monkeypatch.setattr(main_module, "A_LINE_S", 0.1)
     out = io.StringIO()
     assert main(["watch", str(tmp_path / "beat"), "--seconds", "0.1"], out) == 0
     assert "no beat yet" in out.getvalue()
+    assert out.getvalue().count("\n") == 1
 
 
-def test_watch_ends_without_a_word_when_nobody_reads(tmp_path, capsys):
+def test_watch_ends_without_a_word_when_nobody_reads(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(main_module, "A_LINE_S", 0.01)
     reading, writing = os.pipe()
     os.close(reading)
     with open(writing, "w") as out:

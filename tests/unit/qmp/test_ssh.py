@@ -39,6 +39,7 @@ def _argv(ssh: Path) -> list[str]:
     return ssh.with_name("argv").read_text().splitlines()
 
 
+@pytest.mark.programs
 def test_monitor_of_another_host(ssh: Path, tmp_path: Path) -> None:
     with MonitorServer(tmp_path / "qmp") as server:
         forward = SshForward("b.example", server.path, user="root", port=2222)
@@ -60,12 +61,14 @@ def test_monitor_of_another_host(ssh: Path, tmp_path: Path) -> None:
     assert not os.path.exists(f"/proc/{pid}")
 
 
+@pytest.mark.programs
 def test_host_that_does_not_let_us_in(ssh: Path, tmp_path: Path) -> None:
     ssh.write_text("#!/bin/sh\necho banner >&2\necho 'b: Permission denied' >&2\nexit 255\n")  # fmt: skip
     with pytest.raises(ConnectError, match="ssh b: b: Permission denied"):
         SshForward("b", "/qmp").open(10)
 
 
+@pytest.mark.programs
 def test_last_words_are_not_waited_for_while_a_child_of_ssh_could_say_more(
     ssh: Path, tmp_path: Path
 ) -> None:
@@ -78,6 +81,7 @@ def test_last_words_are_not_waited_for_while_a_child_of_ssh_could_say_more(
     os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.programs
 def test_ssh_that_says_much_is_not_stopped_by_a_full_pipe(
     ssh: Path, tmp_path: Path
 ) -> None:
@@ -89,6 +93,7 @@ def test_ssh_that_says_much_is_not_stopped_by_a_full_pipe(
         forward.close()
 
 
+@pytest.mark.programs
 def test_host_that_does_not_answer(ssh: Path) -> None:
     ssh.write_text("#!/bin/sh\necho $$ >$0.pid\nread line\n")
     forward = SshForward("b", "/qmp")
@@ -100,6 +105,7 @@ def test_host_that_does_not_answer(ssh: Path) -> None:
     assert not os.path.exists(f"/proc/{pid}")
 
 
+@pytest.mark.programs
 def test_no_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConnectError, match="cannot be started"):
@@ -115,6 +121,7 @@ def test_names_that_ssh_reads_as_something_else(host: str, path: str) -> None:
         SshForward(host, path)
 
 
+@pytest.mark.programs
 def test_ends_when_this_program_does(ssh: Path, tmp_path: Path) -> None:
     """However it ends: what runs there reads from us."""
     forward = SshForward("b", str(tmp_path))

@@ -47,12 +47,14 @@ def sleepers(nap: str) -> list[str]:
     return [line.decode() for line in found if line == f"sleep\0{nap}\0".encode()]
 
 
+@pytest.mark.programs
 def test_status_output_input_and_tmpdir(tmp_path: Path) -> None:
     log = tmp_path / "log"
     assert run("cat; echo $TMPDIR; echo err >&2; exit 7", log) == 7
     assert log.read_text() == f"in\n{tmp_path}\nerr\n"
 
 
+@pytest.mark.programs
 def test_interrupt_ends_all_that_was_started(tmp_path: Path) -> None:
     log = tmp_path / "log"
     nap = f"{os.getpid()}.25"
@@ -72,6 +74,7 @@ def test_interrupt_ends_all_that_was_started(tmp_path: Path) -> None:
     thread.join()
 
 
+@pytest.mark.programs
 def test_death_of_the_caller_ends_all_and_then_frees_the_lock(tmp_path: Path) -> None:
     log = tmp_path / "log"
     nap = f"{os.getpid()}.75"

@@ -45,6 +45,7 @@ def visible(cache: Cache) -> list[str]:
     )
 
 
+@pytest.mark.programs
 def test_fetched_root_is_in_the_cache(cache: Cache) -> None:
     root = fetched(cache, FakeRun())
     assert cache.roots() == [root]
@@ -56,18 +57,21 @@ def test_fetched_root_is_in_the_cache(cache: Cache) -> None:
     ]
 
 
+@pytest.mark.programs
 def test_what_is_there_is_not_fetched_again(cache: Cache) -> None:
     run = FakeRun()
     assert fetched(cache, run) == fetched(cache, run)
     assert run.calls == 1
 
 
+@pytest.mark.programs
 def test_refresh_replaces_what_is_there(cache: Cache) -> None:
     fetched(cache, FakeRun(qemu="10.0.2"))
     assert fetched(cache, FakeRun(qemu="10.0.13"), refresh=True).qemu == "10.0.13"
     assert visible(cache) == ["trixie-qemu"]
 
 
+@pytest.mark.programs
 def test_failed_fetch_leaves_the_log_and_no_root(cache: Cache) -> None:
     run = FakeRun(
         log="I: x\nE: Unable to locate package qemu\nE: apt failed\n", status=25
@@ -82,6 +86,7 @@ def test_failed_fetch_leaves_the_log_and_no_root(cache: Cache) -> None:
     assert visible(cache) == []
 
 
+@pytest.mark.programs
 def test_failed_refresh_keeps_what_was_there(cache: Cache) -> None:
     fetched(cache, FakeRun(qemu="10.0.2"))
     with pytest.raises(FetchError):
@@ -89,12 +94,14 @@ def test_failed_refresh_keeps_what_was_there(cache: Cache) -> None:
     assert [root.qemu for root in cache.roots()] == ["10.0.2"]
 
 
+@pytest.mark.programs
 def test_interrupted_fetch_leaves_no_root(cache: Cache) -> None:
     with pytest.raises(Interrupted, match="fetching trixie was interrupted"):
         fetched(cache, InterruptedRun())
     assert visible(cache) == []
 
 
+@pytest.mark.programs
 def test_qemu_that_does_not_run_is_a_failed_fetch(cache: Cache) -> None:
     with pytest.raises(
         FetchError, match="fetching trixie failed: its QEMU does not run"
@@ -103,6 +110,7 @@ def test_qemu_that_does_not_run_is_a_failed_fetch(cache: Cache) -> None:
     assert visible(cache) == []
 
 
+@pytest.mark.programs
 def test_rest_of_a_killed_fetch_is_swept(cache: Cache) -> None:
     rest = cache.folder / ".trixie-qemu.tmp-abc"
     other = cache.folder / ".trixie-full.tmp-abc"

@@ -27,6 +27,7 @@ def made(folder: Path, **kwargs: str) -> tuple[Path, Path]:
     return tree, folder / "qemu"
 
 
+@pytest.mark.programs
 def test_qemu_runs_by_the_roots_own_linker_libraries_modules_and_firmware(
     tmp_path: Path,
 ) -> None:
@@ -47,6 +48,7 @@ def test_qemu_runs_by_the_roots_own_linker_libraries_modules_and_firmware(
     ]
 
 
+@pytest.mark.programs
 def test_folder_may_be_moved_and_linked_to(tmp_path: Path) -> None:
     (tmp_path / "with blank").mkdir()
     made(tmp_path / "with blank")
@@ -64,10 +66,12 @@ def test_before_usr_was_merged_libraries_are_in_two_places(tmp_path: Path) -> No
     assert ' "$root"/lib/x86_64-linux-gnu:"$root"/usr/lib/x86_64-linux-gnu ' in text
 
 
+@pytest.mark.programs
 def test_check_returns_qemus_version(tmp_path: Path) -> None:
     assert wrapper.check(*made(tmp_path)) == "10.0.13"
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ("linker", "why"),
     [

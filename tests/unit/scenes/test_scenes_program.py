@@ -69,6 +69,7 @@ sys.exit({name}(run))
 """
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     ["module", "name"],
     [("labkit.pipes", "end_quietly"), ("scenes.program", "run_program")],
@@ -88,6 +89,7 @@ def test_reader_that_goes_away_ends_it_without_a_word(module, name):
         assert program.wait(30) == NOBODY_READS
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("environment", [BUFFERED, UNBUFFERED], ids=["late", "at once"])
 @pytest.mark.parametrize(
     "argv",
@@ -118,6 +120,7 @@ def test_tools_end_without_a_word_when_nobody_reads(argv, environment, tmp_path)
     assert (done.returncode, done.stderr) == (NOBODY_READS, "")
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("tool", ["tools/lab", "tools/qemu-versions"])
 def test_help_that_nobody_reads_ends_without_a_word(tool):
     # Its exit status depends on whether argparse meets the closed pipe, or Python at the end.

@@ -227,6 +227,7 @@ def run(program: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.programs
 def test_loop_is_started_where_none_is() -> None:
     run(
         "assert ensure_event_loop() is True\n"
@@ -235,6 +236,7 @@ def test_loop_is_started_where_none_is() -> None:
     )
 
 
+@pytest.mark.programs
 def test_loop_is_started_once_however_many_ask() -> None:
     run(
         "import sys\n"
@@ -260,6 +262,7 @@ def test_asking_for_a_loop_and_starting_one_is_one_step(
     assert vir_events.ensure_event_loop() is False
 
 
+@pytest.mark.programs
 def test_loop_of_the_application_is_used() -> None:
     run(
         "libvirt.virEventRegisterDefaultImpl()\n"
@@ -272,6 +275,7 @@ def test_loop_of_the_application_is_used() -> None:
     )
 
 
+@pytest.mark.programs
 def test_loop_registered_but_not_running_yet_is_left_alone() -> None:
     run(
         "libvirt.virEventRegisterDefaultImpl()\n"

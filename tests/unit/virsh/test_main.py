@@ -259,6 +259,7 @@ def test_debug_level_that_virsh_ignores(runs: SimpleNamespace, capsys: Capture) 
     assert said == "error: ignoring debug level 9 out of range [0-4]\n"
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "line",
     ["migrate --help", "help migrate", "help --command migrate", "help --command=migrate"],
@@ -490,6 +491,7 @@ ENDS = {
 }
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("redirection", ["", *REDIRECTIONS, "| true", "2>&1 | true"])
 def test_stream_that_takes_nothing_leaves_the_status(
     redirection: str, tmp_path: Path
@@ -501,11 +503,13 @@ def test_stream_that_takes_nothing_leaves_the_status(
     assert err in ("", "error: x\n" * 3)
 
 
+@pytest.mark.programs
 def test_no_connection_gets_the_number_of_a_closed_stream() -> None:
     body = "os.open('/', 0) > 2 or os._exit(9)"
     assert play(body, "<&- >&- 2>&-")[0] == 0
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_signal_after_the_end_changes_nothing(number: str) -> None:
     """Each time something is printed or flushed from the verb's end to the program's, one comes."""
@@ -519,6 +523,7 @@ program.flush_streams = lambda: (hit(), flush(), hit())
     assert play(body) == (0, "\n", "")
 
 
+@pytest.mark.programs
 def test_thread_of_libvirts_does_not_hold_up_the_end() -> None:
     body = "threading.Thread(target=threading.Event().wait).start()"
     assert play(body) == (0, "\n", "")
@@ -541,6 +546,7 @@ def run(argv: list[str]) -> tuple[int, bytes, bytes]:
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "words",
     [
@@ -561,6 +567,7 @@ def test_passing_through_is_not_noticed(words: list[str]) -> None:
     assert_equal([SHIM, *words], ["virsh", *words])
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "words, redirection",
     [
@@ -577,11 +584,13 @@ def test_virsh_gets_the_streams_as_they_are(words: str, redirection: str) -> Non
     )  # fmt: skip
 
 
+@pytest.mark.programs
 def test_list_of_all_commands_is_virshs_and_ours() -> None:
     ours, virsh = run([SHIM, "help"]), run(["virsh", "help"])
     assert ours == (0, virsh[1] + overview().encode(), virsh[2])
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("words", ["help", "help migrate"])
 def test_reader_of_help_who_has_enough_is_no_error(words: str) -> None:
     done = run(
@@ -590,6 +599,7 @@ def test_reader_of_help_who_has_enough_is_no_error(words: str) -> None:
     assert done[2] == b""
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "words",
     [
@@ -623,6 +633,7 @@ def shape(argv: list[str]) -> list[str]:
     ]
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("redirection", TELLING)
 def test_no_virsh_with_a_closed_stream(redirection: str) -> None:
     shell = f"PATH=/nonexistent VIRSH_POSTCOPY_VIRSH= {SHIM} list {redirection}"
@@ -632,6 +643,7 @@ def test_no_virsh_with_a_closed_stream(redirection: str) -> None:
     assert bool(err) == ("2>" not in redirection)
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize("redirection", TELLING)
 def test_refusal_with_a_closed_stream(redirection: str) -> None:
     words = "-c test:///default migrate-postcopy test"
@@ -641,6 +653,7 @@ def test_refusal_with_a_closed_stream(redirection: str) -> None:
     assert err == b"" or err.startswith(b"error: this function is not")
 
 
+@pytest.mark.programs
 def test_nothing_heavy_is_imported_on_the_way_to_virsh() -> None:
     code = """
 import sys
@@ -660,6 +673,7 @@ print(*sorted(sys.modules))
         assert heavy not in loaded
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "words, complaint",
     [
@@ -683,6 +697,7 @@ def test_refusals_of_the_real_library(words: list[str], complaint: str) -> None:
     assert (status, out, err.decode()) == (1, b"\n", f"{complaint}\n")
 
 
+@pytest.mark.programs
 def test_source_that_cannot_be_reached() -> None:
     words = ["migrate", "--live", "--postcopy", "test", "b"]
     status, _, err = run(

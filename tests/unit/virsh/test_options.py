@@ -125,6 +125,7 @@ def value_of(option: Option) -> str:
     return option.kind.value_word
 
 
+@pytest.mark.programs
 def test_installed_virsh_has_no_option_that_the_table_lacks() -> None:
     theirs = installed()
     assert len(theirs) > 40

@@ -104,6 +104,7 @@ def test_loop_that_nobody_could_see_is_ended(tmp_path: Path, own: str) -> None:
             find_virsh(path, own)
 
 
+@pytest.mark.programs
 def test_real_loop_ends(tmp_path: Path) -> None:
     """A wrapper that hides whom it calls, by fork and by exec."""
     us = program(
@@ -172,6 +173,7 @@ def test_virsh_that_cannot_be_run_is_an_error(execve: Exec) -> None:
         exec_virsh(["list"])
 
 
+@pytest.mark.programs
 def test_environment_is_handed_on_as_it_was_given(tmp_path: Path) -> None:
     """Python sets LC_CTYPE in a C locale, which would change what virsh prints."""
     show = program(tmp_path / "virsh", "#!/bin/sh\nexec env\n")
@@ -189,6 +191,7 @@ def test_environment_is_handed_on_as_it_was_given(tmp_path: Path) -> None:
         assert set(ours.stdout.split("\n")) == expected
 
 
+@pytest.mark.programs
 def test_signals_are_as_they_were_before_python(tmp_path: Path) -> None:
     show = program(tmp_path / "virsh", "#!/bin/sh\nexec grep SigIgn /proc/self/status\n")  # fmt: skip
     us = program(tmp_path / "us", ENTRY.format(python=sys.executable))

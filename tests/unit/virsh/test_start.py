@@ -110,11 +110,13 @@ def loaded(words: list[str], virsh: Path) -> set[str]:
     return set(modules)
 
 
+@pytest.mark.programs
 def test_nothing_is_imported_on_the_way(tmp_path: Path) -> None:
     modules = loaded(["-c", "test:///default", "list"], tmp_path / "virsh")
     assert modules - {"_signal"} == {"virsh_postcopy"}
 
 
+@pytest.mark.programs
 def test_nothing_heavy_is_imported_for_what_is_read_with_care(tmp_path: Path) -> None:
     modules = loaded(["-qr", "list"], tmp_path / "virsh")
     heavy = {"libvirt", "libvirtmod", "lxml", "cffi", "qemu", "asyncio", "subprocess"}
@@ -149,6 +151,7 @@ def interrupted_at(module: str, folder: Path, *, ignored: bool = False) -> Ended
     return done.returncode, done.stdout, done.stderr
 
 
+@pytest.mark.programs
 @pytest.mark.parametrize(
     "module", ["virsh_postcopy", "libvirt_postcopy.virsh.main", "libvirt"]
 )
@@ -157,6 +160,7 @@ def test_ctrl_c_ends_us_as_it_ends_virsh(module: str, tmp_path: Path) -> None:
     assert interrupted_at(module, tmp_path) == (-signal.SIGINT, "", "")
 
 
+@pytest.mark.programs
 def test_interrupt_that_is_ignored_stays_so(tmp_path: Path) -> None:
     ended = interrupted_at("virsh_postcopy", tmp_path, ignored=True)
     assert ended == (0, "passed through\n", "")
