@@ -8,7 +8,7 @@
 # Physical memory
 #   0x07c00  this code and the parameters
 #   0x10000  status page, read from outside (verify.py)
-#   0x11000  interrupt table;  0x12000..0x13000  stack;  0x13000  variables
+#   0x11000  interrupt table;  0x12000..0x13000  stack, unless it is told another one;  0x13000  variables
 #   1 MiB .. the pattern, one page after the other
 #
 # A page of the pattern is eight equal blocks of 512 bytes:
@@ -127,6 +127,7 @@ p_step:         .long 0                 # 8.24 fixed point: pages a PIT clock; 0
 p_backlog:      .long 0                 # 16.16 fixed point: most pages granted at once
 p_interval:     .long 0                 # ticks from one status message to the next
 p_flush:        .long 0                 # not 0: drop the TLB at each tick
+p_stack:        .long STACK_TOP         # the first address above it
 .org 0x1fe
         .word   0xaa55
 
@@ -136,7 +137,7 @@ protected:
         movw    %ax, %ds
         movw    %ax, %es
         movw    %ax, %ss
-        movl    $STACK_TOP, %esp
+        movl    p_stack, %esp
         movl    $VARIABLES, %edi
         xorl    %eax, %eax
         movl    $1024, %ecx

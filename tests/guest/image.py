@@ -35,7 +35,8 @@ _PAGES_A_MIB = _MIB // PAGE_BYTES
 _MOST_MEMORY_MIB = 3072
 _PARAMS_OFFSET = 0x180
 _PARAMS_MAGIC = b"PCGUEST1"
-_PARAMS = struct.Struct("<8sIIIIIIII")
+_PARAMS = struct.Struct("<8sIIIIIIIII")
+_STACK_TOP = 0x13000
 _STEP_ONE_PAGE = 1 << 24
 _STEP_UNLIMITED = 0xFFFFFFFF
 _STATUS_EVERY_S = 0.1
@@ -62,11 +63,16 @@ class GuestParams:
     rate_mib_s: float = 200.0  #: counted in whole pages; 0: idle
     heartbeat_hz: int = 2000
     fill_mib: Optional[int] = None  #: touch memory up to here only
+    high_stack: bool = (
+        False  #: at the end of the memory, above what is touched: among the last pages to be pushed
+    )
     tlb_flush: bool = True  #: at each tick; guest.S tells which QEMU need it
     seed: int = 0  #: mixed with the time stamp counter at each boot
 
     def __post_init__(self) -> None:
         _check_sizes(self)
+        if self.high_stack and self.pages == _pages(self.memory_mib):
+            raise ValueError("high_stack needs a fill_mib below memory_mib")
         if not self.rate_mib_s >= 0:
             raise ValueError(f"rate_mib_s is {self.rate_mib_s}, below 0")
         if not 1000 <= self.heartbeat_hz <= 20000:
@@ -79,12 +85,15 @@ class GuestParams:
     @property
     def pages(self) -> int:
         """Pages of the pattern, the first one at 1 MiB."""
-        end = self.memory_mib if self.fill_mib is None else self.fill_mib
-        return (end * _MIB - PATTERN_START) // PAGE_BYTES
+        return _pages(self.memory_mib if self.fill_mib is None else self.fill_mib)
 
     @property
     def working_pages(self) -> int:
         return self.working_set_mib * _PAGES_A_MIB
+
+    @property
+    def stack_top(self) -> int:
+        return self.memory_mib * _MIB if self.high_stack else _STACK_TOP
 
     @property
     def divisor(self) -> int:
@@ -113,6 +122,10 @@ class GuestParams:
             return 0
         pages = self.rate_mib_s * _PAGES_A_MIB * _BACKLOG_S
         return min(round(max(pages, 2) * _ONE_PAGE), 0xFFFFFFFF)
+
+
+def _pages(end_mib: int) -> int:
+    return (end_mib * _MIB - PATTERN_START) // PAGE_BYTES
 
 
 def _check_sizes(params: GuestParams) -> None:
@@ -150,6 +163,7 @@ def build(params: GuestParams) -> bytes:
         params.backlog,
         round(params.beats_a_second * _STATUS_EVERY_S),
         params.tlb_flush,
+        params.stack_top,
     )
     return bytes(code).ljust(_FLOPPY_BYTES, b"\0")
 
