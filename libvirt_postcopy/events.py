@@ -229,6 +229,7 @@ class Looked(Event):
         empty where nothing speaks against it.
     :ivar run_state: What the QEMU of a split source says of its vCPUs (QAPI ``RunState``); empty where it was not asked.
     :ivar qemu: The version of the QEMU that holds the half, as ``virConnectGetVersion`` writes it; 0 where unknown.
+    :ivar stands_still: A destination's main loop does, so libvirt hears nothing of its QEMU, but the driver can recover it.
     """
 
     side: Side
@@ -238,6 +239,7 @@ class Looked(Event):
     obstacle: str = ""
     run_state: str = ""
     qemu: int = 0
+    stands_still: bool = False
 
 
 @dataclass(frozen=True)

@@ -279,10 +279,9 @@ class Migration:
     def _take_status_seen(self, event: ev.StatusSeen, now: float) -> list[Action]:
         if event.side is Side.DESTINATION:
             self._destination = next_phase(event.side, self._destination, event.status)
-            self._recovery.hurry(now)
-            return []
-        self._enter(next_phase(event.side, self._source, event.status), now)
-        self._recovery.hurry(now)
+        else:
+            self._enter(next_phase(event.side, self._source, event.status), now)
+        self._recovery.hear(event, now)
         return []
 
     def _take_split_seen(self, event: ev.SplitSeen, now: float) -> list[Action]:

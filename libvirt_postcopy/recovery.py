@@ -40,7 +40,7 @@ from dataclasses import replace
 from enum import Enum
 
 from libvirt_postcopy.actions import Action, Look, Note, Pause, Resume
-from libvirt_postcopy.events import Half, Looked, Place, Side
+from libvirt_postcopy.events import Half, Looked, Place, Side, StatusSeen
 from libvirt_postcopy.features import (
     GOES_ON_BY_ITSELF,
     after_rejection,
@@ -126,6 +126,8 @@ def diagnose(here: Looked, there: Looked) -> Diagnosis:
         return Diagnosis.UNCLEAR
     if here.status != Status.POSTCOPY_PAUSED:
         return Diagnosis.FLOWING  # also by a status of a later QEMU
+    if there.stands_still:
+        return Diagnosis.PAUSED  # though libvirt may not have heard of it
     return _WHILE_PAUSED.get(there.half, Diagnosis.UNCLEAR)
 
 
@@ -148,8 +150,8 @@ _STILL_SENT = frozenset((Status.POSTCOPY_ACTIVE,))
 _WAITS = frozenset((Status.POSTCOPY_RECOVER_SETUP, Status.POSTCOPY_RECOVER))
 
 _HANGS = (
-    "the call that resumes it does not come back, and both QEMUs still wait: the destination's takes no command,"
-    " as where its main loop waits for a page itself"
+    "libvirt's call does not come back, and both QEMUs wait: the destination's takes no command, as where its main loop"
+    " waits for a page itself; only a monitor that was open before reaches it then (--postcopy-monitor-dir)"
 )
 
 _WAITS_IN_VAIN = "the destination's QEMU has ended, and the source's waits for it"
@@ -285,7 +287,8 @@ class Recovery:
         self._is_on = False  # no call of ours is under way, and it is not over
         self._is_attached = False  # somebody else has started it
         self._resume_at = 0.0
-        self._resumed_at: float | None = None  # by a call of which nothing has come yet
+        self._waits_since: float | None = None  # the source, while a call is under way
+        self._says_there = ""  # the destination's QEMU, by itself
         self._moved: tuple[int, int] | None = None
         self._moved_at: float | None = None  # None: not split yet
         self._paused_at = float("-inf")
@@ -315,7 +318,7 @@ class Recovery:
     def begin(self, now: float) -> None:
         """No call is under way (any more), and the guest is not wholly on one host as far as is known."""
         self._is_on = True
-        self._resumed_at = None
+        self._waits_since = None
         self._forget(now)
         if self._moved_at is None:
             self._moved_at = now
@@ -331,7 +334,7 @@ class Recovery:
         self._looking.discard(event.side)
         self._seen[event.side] = (now, as_qemu_says(event))
         if event.side is Side.SOURCE and event.status not in _NOT_RESUMED:
-            self._resumed_at = None
+            self._waits_since = None
         found = self._diagnose(now)
         self._look_at[event.side] = now + (CALM_LOOK_S if self._is_calm else LOOK_S)
         if found is not self._diagnosis:
@@ -346,6 +349,15 @@ class Recovery:
     def die_there(self, now: float) -> None:
         """The destination's QEMU has ended: look, though a call may be under way."""
         self._has_died_there = True
+        self.hurry(now)
+
+    def hear(self, event: StatusSeen, now: float) -> None:
+        """Take what a QEMU announces."""
+        if event.side is Side.DESTINATION:
+            self._says_there = event.status
+        else:
+            is_paused = event.status == Status.POSTCOPY_PAUSED
+            self._waits_since = now if is_paused and not self._is_on else None
         self.hurry(now)
 
     def hurry(self, now: float) -> None:
@@ -423,24 +435,39 @@ class Recovery:
         """From when on a call that is under way may be in vain."""
         if self._has_died_there:
             return float("-inf")
-        if self._resumed_at is None:
+        if self._waits_since is None:
             return self._stalls_at
-        return min(self._stalls_at, self._resumed_at + HANG_S)
+        return min(self._stalls_at, self._waits_since + HANG_S)
 
     def _doubt(self, now: float) -> list[Action]:
         """See whether the call that is under way can come to anything."""
         if self._is_gone_for_good(now):
             return self._end(_WAITS_IN_VAIN)
-        if self._is_hanging and now >= self._hang_ends_at:
-            why = self._impatience()
-            return self._end(f"{why}; {_HANGS}" if why else _HANGS)
-        return self._tell(now) if self._is_hanging else []
+        if not self._is_hanging:
+            return []
+        if now >= self._hang_ends_at:
+            whys = self._impatience(), _HANGS if self._have_both_noticed else ""
+            return self._end("; ".join(filter(None, whys)))
+        if self._can_go_round and self._patience_s:
+            return self._resume(now)
+        return self._tell(now)
+
+    @property
+    def _can_go_round(self) -> bool:
+        """The driver can recover a destination from which libvirt hears nothing."""
+        return self._last(Side.DESTINATION).stands_still
 
     @property
     def _is_hanging(self) -> bool:
         """A call is under way, and both QEMUs wait."""
         is_paused = self._last(Side.SOURCE).status == Status.POSTCOPY_PAUSED
         return not self._is_on and is_paused and self._diagnosis in _IN_VAIN
+
+    @property
+    def _have_both_noticed(self) -> bool:
+        """By QEMU's own word: libvirt may not be able to take note while it waits for an answer."""
+        says_so = self._says_there == Status.POSTCOPY_PAUSED
+        return self._diagnosis is Diagnosis.PAUSED or says_so
 
     @property
     def _hang_ends_at(self) -> float:
@@ -452,7 +479,11 @@ class Recovery:
         if not self._is_hanging:
             return []
         times = [self._hang_ends_at]
-        return [*times, self._diagnosed_at + TELL_S] if self._waiting else times
+        if self._can_go_round and self._patience_s:
+            times.append(self._resume_at)
+        elif self._waiting:
+            times.append(self._diagnosed_at + TELL_S)
+        return times
 
     def _is_gone_for_good(self, now: float) -> bool:
         """No call that is under way can bring the guest back together."""
@@ -499,8 +530,8 @@ class Recovery:
         is_watched = self._diagnosis is Diagnosis.FLOWING and self._is_attached
         if is_watched and self._last(Side.SOURCE).half is not Half.SPLIT_FAILED:
             return ""  # nothing was lost
-        if self._diagnosis is Diagnosis.PAUSED:
-            return f"{_HANGS}: waiting for it" if self._is_hanging else ""
+        if self._is_hanging and self._have_both_noticed:
+            return f"{_HANGS}: waiting for it"
         return _WAITING.get(self._diagnosis, "")
 
     def _resume(self, now: float) -> list[Action]:
@@ -511,7 +542,7 @@ class Recovery:
             return []
         self.attempts += 1
         self._is_on = False
-        self._resumed_at = now
+        self._waits_since = now
         self._paused_at = now  # the outage does not count against what comes now
         self._forget(now)
         self._told.clear()

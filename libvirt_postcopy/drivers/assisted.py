@@ -30,7 +30,7 @@ from libvirt_postcopy.errors import (
 from libvirt_postcopy.events import Event, Half, Looked, Side
 from libvirt_postcopy.journal import Journal
 from libvirt_postcopy.phases import Status
-from libvirt_postcopy.qmp.commands import Qemu
+from libvirt_postcopy.qmp.commands import MonitorStuck, Qemu
 from libvirt_postcopy.qmp.passthrough import Passthrough
 from libvirt_postcopy.recovery import crash_of
 from libvirt_postcopy.units import MIB
@@ -43,6 +43,8 @@ _GO_ON_S = 10.0
 """How long the source may take to leave ``postcopy-paused`` when it was told to go on."""
 
 _LOOK_S = 0.05
+
+_HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
 
 _NUDGE_S = 5.0
 """How long a destination may fail to notice what its source has noticed, until it is told."""
@@ -94,14 +96,16 @@ class AssistedDriver(NativeDriver):
         return self._second.blocktime
 
     def look(self, side: Side) -> Looked:
-        """Look at one host; a resume that its daemon does not survive is no obstacle here."""
+        """Look at one host; a resume that its daemon does not survive is no obstacle here, nor one that cannot reach QEMU."""
         looked = super().look(side)
         if side is Side.SOURCE:
             self._note_break(looked)
             return looked
-        if looked.half is Half.SPLIT and self._is_long_broken:
-            self._second.pause()
-        if not looked.obstacle or not self._second.is_there:
+        if looked.half not in _HALVES or not self._second.is_there:
+            return looked
+        if self._broken_since is not None:
+            looked = self._look_closer(looked, self._broken_since)
+        if not looked.obstacle:
             return looked
         self._must_go_round = self._would_crash()
         return replace(looked, obstacle="") if self._must_go_round else looked
@@ -112,11 +116,14 @@ class AssistedDriver(NativeDriver):
         elif self._broken_since is None:
             self._broken_since = time.monotonic()
 
-    @property
-    def _is_long_broken(self) -> bool:
-        """Its source has waited for so long that a destination that has not noticed is to be told."""
-        since = self._broken_since
-        return since is not None and time.monotonic() - since >= _NUDGE_S
+    def _look_closer(self, looked: Looked, since: float) -> Looked:
+        """See what libvirt does not tell of a destination whose source waits, and tell it of the break if need be."""
+        if looked.half is Half.SPLIT and time.monotonic() - since >= _NUDGE_S:
+            self._second.pause()
+        try:
+            return replace(looked, stands_still=self._second.is_needed())
+        except MonitorStuck:
+            return looked  # nothing can be done from here
 
     def pause(self) -> Event | None:
         """Make both QEMUs break the migration: on a link that swallows packets neither hears of the other's."""
