@@ -4,7 +4,10 @@ The lines are read by a readline of ours, with virsh's history, prompt and compl
 its own behind ours: a line of virsh's is typed at that, and everything is passed on, both ways, until virsh waits
 for the next line.  So a command has a terminal, whatever it does with it: ``console``, ``edit``, passwords, Ctrl-C.
 
-Source: libvirt ``tools/vsh.c`` ``vshReadlineInit``, ``vshReadlineDeinit``, ``tools/virsh.c`` ``main`` (9.0.0).
+What is typed while a command runs that does not read it stays in our terminal for the next line, as it would stay
+in virsh's: a line of ours must not get to virsh.
+
+Source: libvirt ``tools/virsh.c`` ``main`` (9.0.0).
 """
 
 from __future__ import annotations
@@ -14,26 +17,28 @@ import os
 import re
 import readline
 import select
-import shlex
 import signal
 import sys
 import termios
 import time
-import tty
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
-from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn, Optional
 
-from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.virsh.batch import Runner
-from libvirt_postcopy.virsh.complete import candidates
 from libvirt_postcopy.virsh.grammar import CommandLine
+from libvirt_postcopy.virsh.line_editor import (
+    completion,
+    history,
+    use_bracketed_paste,
+)
+from libvirt_postcopy.virsh.reader import Reader
 from libvirt_postcopy.virsh.real import end_by, start_virsh
+from libvirt_postcopy.virsh.screen import Screen
 from libvirt_postcopy.virsh.shell import Shell
-from libvirt_postcopy.virsh.strings import Command, split
+from libvirt_postcopy.virsh.strings import split
 
 __all__ = ["run"]
 
@@ -51,14 +56,14 @@ _LONGEST_PROMPT = max(map(len, _PROMPTS))
 _CONTROL = re.compile(rb"[\x00-\x1f\x7f]")
 """Steers readline, unless Ctrl-V comes before it."""
 
-_MOMENTS_OF_START = 10
-"""So many moments virsh may be silent when it starts, before what is typed is for whoever asks for a password."""
-
-_LATEST_S = 1.0
-"""When what is typed is for virsh's command also where that prints without a pause: Ctrl-C must reach it."""
-
 _MOMENT_MS = 100
-"""How long virsh may take before what is typed is for its command, and how often the size of the terminal is looked at."""
+"""How often it is looked at who reads, and how large the terminal is."""
+
+_PROMPT_S = 1.0
+"""After so much silence no prompt is to come that we would know."""
+
+_BLIND_S, _BLIND_START_S = 0.1, 1.0
+"""Where it cannot be seen who reads, how long virsh may take, with a command and to start, before what is typed is for it."""
 
 
 def run(line: CommandLine, ours: Runner) -> int:
@@ -69,11 +74,10 @@ def run(line: CommandLine, ours: Runner) -> int:
     """
     sys.stdin.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     console = _Console(line, ours)
-    # Else each line of what is pasted is run at once; Python turns it off.
-    readline.parse_and_bind("set enable-bracketed-paste on")
+    use_bracketed_paste()
     ending = dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), _end)
     try:
-        with _handling(ending), _history(), _completion(console):
+        with _handling(ending), history(), completion(lambda: console.likely):
             console.interact()
             status = console.end()
     except _Ended as error:
@@ -133,18 +137,22 @@ class _Console(Shell):
 
     def __init__(self, line: CommandLine, ours: Runner) -> None:
         super().__init__(line, ours)
-        self._before = termios.tcgetattr(0)
+        self._screen = Screen()
         self._typed = b""  # and not yet passed on
         self._terminal, theirs = os.openpty()
         os.set_blocking(self._terminal, False)
         self._copy_size()
         try:
-            termios.tcsetattr(theirs, termios.TCSANOW, self._before)
+            termios.tcsetattr(theirs, termios.TCSANOW, self._screen.before)
+            self._usual = _manners(theirs)
             self.child = start_virsh(line.given, terminal=os.ttyname(theirs))
+            self._reader = Reader(self.child, os.fstat(theirs))
         finally:
             os.close(theirs)
         self._shown = self.prompt
-        self._end_of_file = b""  # as virsh's readline shows it and ours has shown it
+        # As virsh's readline shows it where ours has shown it:
+        self._end_of_file = b""
+        self._end_of_line = b"\n"
         self._is_starting = True
 
     def interact(self) -> None:
@@ -202,16 +210,13 @@ class _Console(Shell):
 
     def _take(self, text: str) -> bool:
         commands = split(text)
-        if "\n" in text:  # has been pasted
-            try:
-                text = _on_one_line(commands)
-            except UsageError as error:
-                return self._refuse(b"", error)
-            commands = split(text)
         line = os.fsencode(text)
         if self._has_ours(commands):
             return self._run(line, commands)
         return self._feed(line, commands)
+
+    def _line(self, string: str) -> bytes:
+        return os.fsencode(string)
 
     def _begin(self, text: bytes) -> None:
         """It is on the terminal already."""
@@ -221,11 +226,11 @@ class _Console(Shell):
 
     def _give(self, text: bytes) -> bool:
         """Type it; what readline shows of it has been on the terminal already."""
-        _write_all(1, self._read())  # what has come meanwhile
+        self._screen.show(self._read())  # what has come meanwhile
         self._copy_size()
         self._type(_CONTROL.sub(b"\x16\\g<0>", text.strip(b"\n")))
         self._type(b"\r")
-        return self._pass_on(b"\n")
+        return self._pass_on(self._end_of_line)
 
     def _type(self, text: bytes) -> None:
         """Type it at virsh's terminal, and take no notice of what that shows of it."""
@@ -244,43 +249,88 @@ class _Console(Shell):
     def _pass_on(self, skipped_to: bytes = b"") -> bool:
         """Pass everything on, both ways, until virsh waits for a line.
 
-        What is typed ahead is left for our readline, if virsh does not take long.
+        What is typed is left for our readline, as long as nobody else reads it.
 
         :param skipped_to: The end of what is not to be shown.
         :return: False if virsh has ended.
         """
         held = b""
-        moments = _MOMENTS_OF_START if self._is_starting else 1
-        latest = time.monotonic() + _LATEST_S
+        began = heard = time.monotonic()
         handlers: Mapping[signal.Signals, _Handler] = {
+            signal.SIGINT: self._interrupt,
             signal.SIGQUIT: _end,
             signal.SIGTSTP: self._stop_passing,
         }
-        with _raw(), _handling(handlers):
+        with self._listening(), _handling(handlers):
             while True:
-                is_late = moments <= 0 or time.monotonic() >= latest
-                ready = self._wait(listens=is_late)
-                moments -= not ready
+                listens = self._is_read(began=began, heard=heard)
+                self._screen.pass_keys(listens)
+                ready = self._wait(listens=listens)
                 if 0 in ready:
                     self._read_typed()
                 self._pass_typed()
                 if ready.get(self._terminal, 0) & ~select.POLLOUT:
                     more = self._read()
                     if not more:
-                        _write_all(1, held)
+                        self._screen.show(held)
                         return False
-                    moments = min(moments, 1)
+                    heard = time.monotonic()
                     held += more
                     if skipped_to:
                         _, found, held = held.partition(skipped_to)
                         skipped_to = b"" if found else skipped_to
-                held = _shown(held, is_quiet=not ready)
+                held = self._show(held, is_quiet=not ready)
                 if held in _PROMPTS and not self._typed and self._waits():
-                    self._shown = held[-len(self.prompt) :].decode()
-                    if held.startswith(_PASTE_ON):
-                        self._end_of_file = _PASTE_OFF + b"\r\r\n"
-                    self._is_starting = False
+                    self._note_prompt(held)
                     return True
+
+    def _note_prompt(self, text: bytes) -> None:
+        self._is_starting = False
+        self._shown = text[-len(self.prompt) :].decode()
+        if text.startswith(_PASTE_ON):
+            self._end_of_line = _PASTE_OFF + b"\r"
+            self._end_of_file = _PASTE_OFF + b"\r\r\n"
+
+    @contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Leave our terminal as it was; that it is gone is as good as the signal that tells it."""
+        try:
+            yield
+        except termios.error:
+            raise _Ended(signal.SIGHUP) from None
+        finally:
+            self._screen.restore()
+
+    def _show(self, text: bytes, *, is_quiet: bool) -> bytes:
+        """Show it; keep what may be the prompt, or the beginning of one.
+
+        :param is_quiet: Nothing has come for a moment.
+        """
+        kept = b""
+        if not is_quiet or text in _PROMPTS:
+            for at in range(max(len(text) - _LONGEST_PROMPT, 0), len(text)):
+                if any(each.startswith(text[at:]) for each in (*_PROMPTS, b"\r\n")):
+                    kept = text[at:]
+                    break
+        self._screen.show(text[: len(text) - len(kept)])
+        return kept
+
+    def _is_read(self, *, began: float, heard: float) -> bool:
+        """Whether virsh's command, or a program that it runs, may want what is typed.
+
+        :param began: When virsh was given its line.
+        :param heard: When anything has come of it.
+        """
+        now = time.monotonic()
+        # As a rule virsh is taking the line then, or about to print the prompt.
+        is_readlines = self._waits() and now - heard < _PROMPT_S
+        if _manners(self._terminal) != self._usual and not is_readlines:
+            return True
+        try:
+            return self._reader.has_guest() or self._reader.reads()
+        except OSError:  # it cannot be seen
+            patience_s = _BLIND_START_S if self._is_starting else _BLIND_S
+            return now - began > patience_s
 
     def _wait(self, *, listens: bool) -> dict[int, int]:
         """Wait until there is something to be passed on, or a moment.
@@ -290,11 +340,15 @@ class _Console(Shell):
         wait = select.poll()
         writes = select.POLLOUT if self._typed else 0
         wait.register(self._terminal, select.POLLIN | writes)
-        if listens and not self._typed:
-            wait.register(0, select.POLLIN)
+        # That it is gone is told in any case.
+        wait.register(0, select.POLLIN if listens and not self._typed else 0)
         ready = dict(wait.poll(_MOMENT_MS))
         self._copy_size()
         return ready
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Ctrl-C where nobody reads it: our terminal has shown it, virsh's command is to have it."""
+        self._signal_all(signal.SIGINT)
 
     def _read_typed(self) -> None:
         typed = b""
@@ -324,10 +378,10 @@ class _Console(Shell):
 
     def _stop_passing(self, number: int = 0, frame: FrameType | None = None) -> None:
         """Stop in the midst of a command, with the terminal as it was."""
-        now = termios.tcgetattr(0)
-        termios.tcsetattr(0, termios.TCSADRAIN, self._before)
+        was_passing = self._screen.is_passing
+        self._screen.restore()
         self._stop()
-        termios.tcsetattr(0, termios.TCSADRAIN, now)
+        self._screen.pass_keys(was_passing)
 
     def _read(self) -> bytes:
         """Read what virsh shows; nothing if there is nothing, or if it has ended."""
@@ -354,93 +408,8 @@ class _Console(Shell):
                 fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, size)
 
 
-def _shown(text: bytes, *, is_quiet: bool) -> bytes:
-    """Show it; keep what may be the prompt, or the beginning of one.
-
-    :param is_quiet: Nothing has come for a moment.
-    """
-    kept = b""
-    if not is_quiet or text in _PROMPTS:
-        for at in range(max(len(text) - _LONGEST_PROMPT, 0), len(text)):
-            if any(prompt.startswith(text[at:]) for prompt in _PROMPTS):
-                kept = text[at:]
-                break
-    _write_all(1, text[: len(text) - len(kept)])
-    return kept
-
-
-@contextmanager
-def _raw() -> Iterator[None]:
-    """Let the terminal behind ours do what terminals do."""
-    try:
-        before = termios.tcgetattr(0)
-        tty.setraw(0, termios.TCSADRAIN)
-    except termios.error:  # it is gone
-        raise _Ended(signal.SIGHUP) from None
-    try:
-        yield
-    finally:
-        with suppress(termios.error):
-            termios.tcsetattr(0, termios.TCSADRAIN, before)
-
-
-def _on_one_line(commands: Sequence[Command]) -> str:
-    """Say the same without line breaks, each of which would end the line that is typed at virsh.
-
-    :raises UsageError: If it cannot be read, or not be said so.
-    """
-    if commands[-1].error is not None:
-        raise commands[-1].error
-    if any("\n" in word for each in commands for word in each.words):
-        raise UsageError("a word of what was pasted goes over the end of its line")
-    # The shell's quotes are virsh's too.
-    return "; ".join(shlex.join(each.words) for each in commands if each.words)
-
-
-def _write_all(file: int, text: bytes) -> None:
-    with suppress(OSError):
-        while text:
-            text = text[os.write(file, text) :]
-
-
-# What readline is to virsh
-
-_LONGEST, _USUAL = 500_000, 500
-"""Lines of history that virsh keeps at most, and if it is not told."""
-
-
-@contextmanager
-def _history() -> Iterator[None]:
-    """Have virsh's history, and leave it with what has come."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    file = folder / "libvirt" / "virsh" / "history"
-    readline.set_auto_history(False)
-    with suppress(OSError):
-        readline.read_history_file(file)
-    yield
-    text = os.environ.get("VIRSH_HISTSIZE", "")
-    length = int(text) if text.isascii() and text.isdigit() else _USUAL
-    readline.set_history_length(min(length, _LONGEST))
-    with suppress(OSError):
-        file.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        readline.write_history_file(file)
-
-
-@contextmanager
-def _completion(shell: Shell) -> Iterator[None]:
-    found: list[str] = []
-
-    def complete(word: str, state: int) -> str | None:
-        if state == 0:
-            before = readline.get_line_buffer()[: readline.get_begidx()]
-            words = [*split(before)[-1].words, word]
-            found[:] = candidates(words, shell.likely.given)
-            if len(found) == 1 and not found[0].endswith(":"):
-                found[0] += " "  # as readline does if it is not Python's
-        return found[state] if state < len(found) else None
-
-    readline.set_completer_delims(" \t\n`@$><=;|&{(")
-    readline.set_completer(complete)
-    readline.parse_and_bind("tab: complete")
-    yield
-    readline.set_completer(None)
+def _manners(terminal: int) -> tuple[int, bytes]:
+    """What a program changes that reads keys: whether lines are put together, shown, and Ctrl-C is a signal."""
+    *_, local, _, _, keys = termios.tcgetattr(terminal)
+    flags = termios.ICANON | termios.ECHO | termios.ISIG
+    return local & flags, keys[termios.VINTR]

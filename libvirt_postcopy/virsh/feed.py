@@ -18,6 +18,7 @@ from contextlib import suppress
 from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.virsh.batch import Runner
 from libvirt_postcopy.virsh.grammar import CommandLine
+from libvirt_postcopy.virsh.reader import Reader
 from libvirt_postcopy.virsh.real import end_by, passing_signals_to, start_virsh
 from libvirt_postcopy.virsh.shell import Shell
 from libvirt_postcopy.virsh.strings import Command, split
@@ -145,6 +146,10 @@ class _Fed(Shell):
             pause_s = min(pause_s * 1.5, 0.02)
         return True
 
+    def _line(self, string: str) -> bytes:
+        """It can have no line break in it; there is one only where nothing is to be run."""
+        return os.fsencode(string.strip("\n").replace("\n", ";")) + b"\n"
+
     def _begin(self, text: bytes) -> None:
         self._is_waiting()
         self._print(text.strip() + b"\n")
@@ -169,29 +174,24 @@ def _read(text: bytes) -> list[Command]:
     return split(line)
 
 
-_PAGE = 4096
-"""No pointer is below, and no file's number above."""
-
-
 class _Idle:
     """Tells if a virsh waits for us, and has nothing of ours left to be read.
 
-    Its main thread is then in readline's ``pselect`` for file 0 alone and without an end, or in a ``read`` of
-    our pipe (a command may be reading it too).  The kernel tells which call a thread is in, and with what.
+    It is then in readline's ``pselect``, or in a ``read`` of our pipe (a command may be reading it too).
 
     :ivar blindness: Why it cannot be told; None where it can.
     """
 
     def __init__(self, child: int, pipe: int) -> None:
-        self._child = child
         self._pipe = pipe
-        self._inode = os.fstat(pipe)
+        self._reader = Reader(child, os.fstat(pipe))
+        self.has_guest = self._reader.has_guest
         self.blindness = self._look()
 
     def _look(self) -> UsageError | None:
         """Yama may forbid to see what a process is doing, and a kernel may not tell it."""
         try:
-            self._call()
+            self._reader.reads()
         except OSError as error:
             return UsageError(
                 f"cannot see what virsh is doing: {error.strerror}",
@@ -202,37 +202,11 @@ class _Idle:
     def __call__(self) -> bool:
         return self._is_empty() and self._waits() and self._is_empty()
 
-    def has_guest(self) -> bool:
-        """Whether virsh runs a program that may read our pipe, as ``edit`` does."""
-        try:
-            with open(f"/proc/{self._child}/task/{self._child}/children") as file:
-                children = file.read().split()
-        except OSError:
-            return False
-        return any(self._reads(child, 0) for child in children)
-
     def _is_empty(self) -> bool:
         return not _waiting_in(self._pipe)
 
     def _waits(self) -> bool:
         try:
-            call = self._call()
+            return self._reader.selects() or self._reader.reads()
         except OSError:  # it has ended
             return False
-        if len(call) < 6:  # "running"
-            return False
-        first, second, *others = (int(each, 16) for each in call[1:6])
-        if first == 1 and second > _PAGE and not any(others):
-            return True
-        return second > _PAGE and others[0] > 0 and self._reads(self._child, first)
-
-    def _call(self) -> list[str]:
-        with open(f"/proc/{self._child}/syscall", encoding="ascii") as file:
-            return file.read().split()
-
-    def _reads(self, process: int | str, number: int) -> bool:
-        try:
-            there = os.stat(f"/proc/{process}/fd/{number}")
-        except OSError:
-            return False
-        return os.path.samestat(there, self._inode)

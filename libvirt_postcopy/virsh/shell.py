@@ -51,6 +51,10 @@ class Shell(ABC):
     def _end(self) -> None:
         """Show that virsh waits for the next."""
 
+    @abstractmethod
+    def _line(self, string: str) -> bytes:
+        """What virsh is given for a part of a line."""
+
     @property
     def prompt(self) -> str:
         """What virsh waits behind, as far as we know."""
@@ -105,11 +109,11 @@ class Shell(ABC):
         except (PostcopyBroken, UsageError) as error:
             return self._refuse(text, error)
         if unreadable:
-            return self._hand_on(os.fsencode(_one_line(unreadable)), ())
+            return self._hand_on(self._line(unreadable), ())
         for is_ours, stretch in stretches(commands, self._ours):
             string = "".join(command.text for command in stretch)
             if not is_ours:
-                if not self._hand_on(os.fsencode(_one_line(string)), stretch):
+                if not self._hand_on(self._line(string), stretch):
                     return False
                 continue
             self._begin(os.fsencode(string))
@@ -132,7 +136,3 @@ class Shell(ABC):
             if then == self._now or self._ours.can_connect(then.options):
                 self._now = then
         self._untold.clear()
-
-
-def _one_line(string: str) -> str:
-    return string.strip("\n").replace("\n", ";") + "\n"

@@ -8,6 +8,7 @@ import pty
 import re
 import signal
 import subprocess
+import sys
 import termios
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,6 +19,7 @@ import pytest
 from shim.conftest import (
     PATIENCE_S,
     Pair,
+    catches,
     children_of,
     on_terminal,
     read_until,
@@ -31,8 +33,21 @@ PROMPT = b"virsh # "
 OURS = b"migrate-start-postcopy nosuch"
 FAILS = b"error: failed to get domain 'nosuch'"
 
+LOOP = b"\0"
+"""Not shown: virsh catches Ctrl-C from then on."""
+
 Keys = Sequence[tuple[bytes, bytes]]
-"""What is typed, and what is waited for after it."""
+"""What is typed, and what is waited for after it to be shown, or :data:`LOOP`."""
+
+
+def is_looping(process: int) -> bool:
+    """Whether virsh, or the one behind us, waits for events; readline catches Ctrl-C too, but shows no letters."""
+    virsh = next(iter(children_of(process)), process)
+    terminal = os.open(f"/proc/{virsh}/fd/0", os.O_RDONLY | os.O_NOCTTY)
+    try:
+        return echoes(terminal) and catches(virsh, signal.SIGINT) and sleeps(virsh)
+    finally:
+        os.close(terminal)
 
 
 def environ(env: dict[str, str], folder: Path) -> dict[str, str]:
@@ -40,6 +55,17 @@ def environ(env: dict[str, str], folder: Path) -> dict[str, str]:
 
 
 def session(
+    env: dict[str, str],
+    keys: Keys,
+    argv: Sequence[str] = VIRSH,
+    first: bytes = PROMPT,
+) -> tuple[int, bytes]:
+    """Type at a shell of virsh's, as :func:`raw_session`, and leave out what tells a terminal how readline likes pastes."""
+    status, shown = raw_session(env, keys, argv, first)
+    return status, plain(shown)
+
+
+def raw_session(
     env: dict[str, str],
     keys: Keys,
     argv: Sequence[str] = VIRSH,
@@ -54,21 +80,25 @@ def session(
         shown = b""
         for typed, awaited in [(b"", first), *keys]:
             os.write(terminal, typed)
-            shown += read_until(terminal, awaited) if awaited else b""
+            if awaited == LOOP:
+                wait_until(lambda: is_looping(process.pid), "its loop", PATIENCE_S)
+            elif awaited:
+                shown += read_until(terminal, awaited)
         status = process.wait(PATIENCE_S)
         shown += rest(terminal)
-    return status, plain(shown)
+    return status, timeless(shown)
 
 
 def rest(terminal: int) -> bytes:
-    try:
-        return os.read(terminal, 65536)
-    except OSError:
-        return b""
+    """What is left to be read, which may not come at once."""
+    shown = b""
+    with suppress(OSError):
+        while more := os.read(terminal, 65536):
+            shown += more
+    return shown
 
 
 def plain(shown: bytes) -> bytes:
-    """Without what tells a terminal how readline likes pastes."""
     return timeless(re.sub(rb"\x1b\[\?2004[hl]\r?", b"", shown))
 
 
@@ -122,6 +152,17 @@ def test_what_is_not_ours(
     compare(pair, tmp_path, [*typed, (end, b"")])
 
 
+def compare_bytes(
+    pair: Pair, folder: Path, keys: Keys, argv: Sequence[str] = VIRSH
+) -> None:
+    """As :func:`compare`, and what steers the terminal must be the same too."""
+    theirs, ours = (
+        (*raw_session(environ(env, folder / name), keys, argv), history(folder / name))
+        for env, name in zip(pair.environs, ("theirs", "ours"))
+    )
+    assert ours == theirs
+
+
 def compare_answers(pair: Pair, folder: Path, keys: Keys) -> list[bytes]:
     """As :func:`compare`, but how readline folds a long line may be its own affair."""
     found = []
@@ -140,7 +181,7 @@ def test_command_that_wants_the_terminal(pair: Pair, tmp_path: Path) -> None:
     editor.write_text("#!/bin/sh\nstty size\nread line\necho got $line\n")
     editor.chmod(0o700)
     keys = [
-        (b"event --loop --event lifecycle\r", b"lifecycle\r\n"),
+        (b"event --loop --event lifecycle\r", LOOP),
         (b"\x03", PROMPT),
         (b"edit test\r", b"30 100"),
         (b"a line\r", PROMPT),
@@ -337,19 +378,105 @@ def test_no_key_is_lost_while_a_command_does_not_read(
         read_until(terminal, hashlib.sha256(typed).hexdigest().encode())
 
 
+def pasted(text: bytes) -> bytes:
+    return b"\x1b[200~" + text + b"\x1b[201~"
+
+
 def test_lines_that_are_pasted_wait_for_enter(pair: Pair, tmp_path: Path) -> None:
     text = b"echo a # not b\r" + OURS + b"\recho 'c d'"
-    pasted = b"\x1b[200~" + text + b"\x1b[201~"
     keys = [
-        (pasted + b"\x15echo nothing\r", PROMPT),
-        (pasted + b"\r", b"c d\r\n"),
-        (b"\x1b[200~echo a\recho 'c\rd'\x1b[201~\r", b"goes over the end of its line"),
+        (pasted(text) + b"\x15echo nothing\r", PROMPT),
+        (pasted(text) + b"\r", b"c d\r\n"),
         (b"quit\r", b""),
-    ]  # fmt: skip
+    ]
     shown = type_at_ours(pair, tmp_path, keys)
     assert shown.count(FAILS) == 1 and b"unknown command" not in shown
     nothing, a, failed, c = (shown.index(each) for each in (b"\nnothing", b"\na\r", FAILS, b"\nc d\r"))  # fmt: skip
     assert nothing < a < failed < c
+
+
+@pytest.mark.parametrize("inputrc", ["", "set enable-bracketed-paste off", "$if mode=emacs\n set enable-bracketed-paste off\n$endif"])  # fmt: skip
+def test_pastes(pair: Pair, tmp_path: Path, inputrc: str) -> None:
+    """The keys of a paste are what the user's inputrc makes of them, and a word may go over the end of its line."""
+    file = tmp_path / "inputrc"
+    file.write_text(inputrc, encoding="utf-8")
+    argv = ["env", f"INPUTRC={file}", *VIRSH]
+    first = b"list\recho 'c\rd' # not e\recho \"f\r\rg\""
+    keys = [(pasted(first) + b"\r", b"\ng\r\n" + PASTES[not inputrc] + PROMPT)]
+    compare_bytes(pair, tmp_path, [*keys, (b"quit\r", b"")], argv)
+
+
+PASTES = (b"", b"\x1b[?2004h")
+
+
+def test_word_of_ours_goes_over_the_end_of_its_line(pair: Pair, tmp_path: Path) -> None:
+    text = b"echo a\rmigrate-start-postcopy 'no\rsuch'; echo 'b\rc'"
+    keys = [(pasted(text) + b"\r", b"\nc\r\n"), (b"quit\r", b"")]
+    shown = type_at_ours(pair, tmp_path, keys)
+    assert b"failed to get domain 'no\\nsuch'" in shown and b"\nb\r\nc\r\n" in shown
+
+
+WAITS = b"event --loop --timeout 1 --event lifecycle\r"
+"""A command that reads nothing, and ends by itself."""
+
+
+def test_what_is_typed_ahead_of_a_command_is_left_for_the_next_prompt(
+    pair: Pair, tmp_path: Path
+) -> None:
+    with on_terminal(VIRSH, environ(pair.environs[1], tmp_path)) as (process, terminal):
+        read_until(terminal, PROMPT)
+        os.write(terminal, WAITS)
+        wait_until(lambda: is_looping(process.pid), "its loop", PATIENCE_S)
+        os.write(terminal, b"echo a\r" + OURS + b"\recho ah")
+        shown = read_until(terminal, PROMPT + b"echo ah")
+        os.write(terminal, b"ead\r")
+        shown += read_until(terminal, b"ahead\r\n")
+        os.write(terminal, b"quit\r")
+        assert process.wait(PATIENCE_S) == 0
+    assert b"event loop timed out" in shown and b"unknown command" not in shown
+
+
+def test_typed_ahead_looks_as_at_virsh(pair: Pair, tmp_path: Path) -> None:
+    keys = [(WAITS, LOOP), (b"domstate test\recho", b"running\r\n"), (b" b\r", b"\rb\r\n"), (b"quit\r", b"")]  # fmt: skip
+    compare_bytes(pair, tmp_path, keys)
+
+
+def test_ctrl_c_ends_a_command_that_reads_nothing(pair: Pair, tmp_path: Path) -> None:
+    """And throws away what was typed ahead, as a terminal does."""
+    keys = [
+        (b"event --loop --event lifecycle\r", LOOP),
+        (b"echo a\r", b"echo a\r\n"),
+        (b"\x03", PROMPT),
+        (b"echo b\r", b"\rb\r\n"),
+        (b"quit\r", b""),
+    ]
+    shown = compare(pair, tmp_path, keys)
+    assert b"\na\r" not in shown
+
+
+BLIND = """
+import builtins, sys
+def open(path, *args, see=builtins.open, **more):
+    if str(path).endswith("/syscall"):
+        raise PermissionError(1, "Operation not permitted")
+    return see(path, *args, **more)
+builtins.open = open
+sys.argv[0] = "virsh-postcopy"
+from libvirt_postcopy.virsh.main import entry
+entry()
+"""
+
+
+def test_where_it_cannot_be_seen_who_reads(pair: Pair, tmp_path: Path) -> None:
+    """A question is answered a moment later then."""
+    daemon = tmp_path / "daemon.xml"
+    text = "<node><auth><user>alice</user></auth></node>"
+    daemon.write_text(text, encoding="utf-8")
+    argv = [sys.executable, "-c", BLIND, "-c", f"test://{daemon}"]
+    asked = b"username for localhost: "
+    keys = [(b"alice\r", PROMPT), (OURS + b"\r", asked), (b"alice\r", PROMPT), (b"quit\r", b"")]  # fmt: skip
+    env = environ(pair.environs[1], tmp_path)
+    assert session(env, keys, argv, asked)[0] == 0
 
 
 JOB_CONTROL = "set -m; {virsh}; stty -a; read go; fg >/dev/null; echo status $?"
@@ -368,6 +495,7 @@ def test_who_is_stopped_goes_on(pair: Pair, tmp_path: Path, is_running: bool) ->
         os.write(terminal, b"\x1a")
         modes = read_until(terminal, b"extproc")
         assert b" icanon" in modes and b" echo " in modes
+        wait_until(lambda: len(children_of(process.pid)) == 1, "stty's end", PATIENCE_S)
         [ours] = children_of(process.pid)
         [virsh] = children_of(ours)
         wait_until(lambda: state(ours) == state(virsh) == "T", "a stop", PATIENCE_S)

@@ -160,6 +160,9 @@ class Typed(Shell):
         self.given.append(text.decode().strip())
         return True
 
+    def _line(self, string: str) -> bytes:
+        return string.encode()
+
     def _begin(self, text: bytes) -> None: ...
 
     def _end(self) -> None: ...
