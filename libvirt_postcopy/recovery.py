@@ -4,21 +4,8 @@ Theory of operation
 ===================
 
 :class:`Recovery` takes over when a migrate call has ended and the guest is not wholly on one host, and watches
-over the flow of pages before that.  Like the rest of the core it knows neither clock nor libvirt.
-
-What "post-copy failed" means is not said by libvirt, which uses the word for a lost control connection too.  So
-both hosts are looked at, and what they say together is the :class:`Diagnosis`:
-
-- *over*: the guest is wholly on one host.
-- *flowing*: QEMU goes on by itself and will complete.  Nothing is done; libvirt would refuse a resume anyway.
-- *paused*: both QEMUs wait for a new channel.  The migration is resumed, again and again with growing
-  pauses, until it works or the caller's patience is at its end.
-- *half paused*: the source waits, the destination has not noticed the break.  It does so when it next asks
-  for a page; until then libvirt refuses a resume.
-- *unreachable*: a daemon does not answer.  It is looked at again.
-- *gone*: one half is gone.  That is also the last moment of every completion, so it must last.  A source whose QEMU
-  recovers may stay so for ever then (seen with QEMU 7.2), and libvirt's call with it, so this is found out during a
-  call too: where the destination's QEMU is said to have ended, or no page moves.
+over the flow of pages before that.  Like the rest of the core it knows neither clock nor libvirt.  What both hosts say
+together is the :class:`Diagnosis`.
 
 A destination that ends before it has asked for a page may have rejected the state of the devices.  The guest has
 then never left the source, and what that can do depends on its QEMU: one goes on by itself, whatever libvirt calls its
@@ -35,27 +22,27 @@ takes long, and patience counts for it as for all else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from enum import Enum
+from collections.abc import Callable
 
 from libvirt_postcopy.actions import Action, Look, Note, Pause, Resume
+from libvirt_postcopy.diagnosis import (
+    HALVES,
+    NOT_ON_THE_WAY,
+    ON_THE_WAY,
+    RUNS,
+    Diagnosis,
+    as_qemu_says,
+    diagnose,
+)
 from libvirt_postcopy.events import Half, Looked, Place, Side, StatusSeen
 from libvirt_postcopy.features import (
     GOES_ON_BY_ITSELF,
     after_rejection,
-    version_text,
 )
 from libvirt_postcopy.phases import Status, whereabouts
 
 __all__ = [
-    "Diagnosis",
     "Recovery",
-    "diagnose",
-    "as_qemu_says",
-    "crash_of",
-    "frail",
-    "resume_obstacle",
     "CALM_LOOK_S",
     "HANG_S",
     "LOOK_S",
@@ -91,67 +78,17 @@ _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
 
 
-class Diagnosis(str, Enum):
-    """What both hosts say together."""
-
-    OVER = "over"
-    FLOWING = "flowing"
-    PAUSED = "paused"
-    HALF_PAUSED = "half paused"
-    UNREACHABLE = "unreachable"
-    GONE = "gone"
-    UNCLEAR = "unclear"
-
-
-def diagnose(here: Looked, there: Looked) -> Diagnosis:
-    """Say what has become of a migration.
-
-    :param here: A look at the source.
-    :param there: A look at the destination.
-    """
-    if here.half in (Half.WHOLE, Half.MIGRATING) and here.status in _ON_THE_WAY:
-        return Diagnosis.FLOWING
-    if here.half in _HALVES and here.status in _STILL_SENT and there.half in _ABSENT:
-        return Diagnosis.FLOWING  # its pages go somewhere: we look at the wrong host
-    found = whereabouts(here.half, there.half)
-    if found in (Place.SOURCE, Place.DESTINATION):
-        return Diagnosis.OVER
-    if found is Place.LOST:
-        return Diagnosis.GONE
-    if here.half is Half.UNKNOWN:
-        return Diagnosis.UNREACHABLE
-    if here.half not in _HALVES or here.status is None:
-        return Diagnosis.UNCLEAR
-    if here.status in _NOT_ON_THE_WAY:
-        return Diagnosis.UNCLEAR
-    if here.status != Status.POSTCOPY_PAUSED:
-        return Diagnosis.FLOWING  # also by a status of a later QEMU
-    if there.stands_still:
-        return Diagnosis.PAUSED  # though libvirt may not have heard of it
-    return _WHILE_PAUSED.get(there.half, Diagnosis.UNCLEAR)
-
-
-def as_qemu_says(look: Looked) -> Looked:
-    """Take a source whose QEMU has given up and runs the guest again for whole, whatever libvirt calls it."""
-    has_gone_on = look.run_state == _RUNS and look.status in _GIVEN_UP
-    if look.half in _HALVES and has_gone_on:
-        return replace(look, half=Half.WHOLE, status=None)
-    return look
-
-
-_RUNS = "running"  # QAPI RunState
-_HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
-_ABSENT = frozenset((Half.GONE, Half.INACTIVE))
-
-#: A source that says so has somebody who takes its pages, or will be paused before long.
-_STILL_SENT = frozenset((Status.POSTCOPY_ACTIVE,))
-
 #: A source that says so sends no pages, and waits for the destination; a call waits for it, but not for one that is paused.
 _WAITS = frozenset((Status.POSTCOPY_RECOVER_SETUP, Status.POSTCOPY_RECOVER))
 
 _HANGS = (
     "libvirt's call does not come back, and both QEMUs wait: the destination's takes no command, as where its main loop"
     " waits for a page itself; only a monitor that was open before reaches it then (--postcopy-monitor-dir)"
+)
+
+_SHELL_IS_LEFT = (
+    "the guest is on the destination; libvirt has missed that on the source, and keeps what is left of it there until its"
+    " daemon is restarted"
 )
 
 _WAITS_IN_VAIN = "the destination's QEMU has ended, and the source's waits for it"
@@ -162,44 +99,11 @@ _NOT_RESUMED = frozenset((None, Status.POSTCOPY_PAUSED))
 #: What both say where a call is waited for in vain; elsewhere it comes back by itself, or may be needed by the guest.
 _IN_VAIN = frozenset((Diagnosis.PAUSED, Diagnosis.HALF_PAUSED))
 
-#: Before the switch, where somebody else's migration is watched.
-_ON_THE_WAY = frozenset(
-    (
-        Status.SETUP,
-        Status.WAIT_UNPLUG,
-        Status.ACTIVE,
-        Status.PRE_SWITCHOVER,
-        Status.DEVICE,
-        Status.POSTCOPY_DEVICE,
-    )
-)
-
-#: Said by a source that has half of the guest, these will not lead to its end: libvirt or somebody else must act.
-_NOT_ON_THE_WAY = frozenset(
-    (
-        Status.NONE,
-        Status.CANCELLING,
-        Status.CANCELLED,
-        Status.FAILING,
-        Status.FAILED,
-    )
-)
-
-#: In which a source may run the guest again.
-_GIVEN_UP = frozenset((Status.CANCELLED, Status.FAILED, Status.POSTCOPY_PAUSED))
-
 #: In which QEMU can be told to break the migration.
 _CAN_PAUSE = frozenset((Status.POSTCOPY_ACTIVE, Status.POSTCOPY_RECOVER))
 
 #: Of a destination: it has all pages, or does not run the guest yet and may still get what it needs for that.
 _NOT_TO_BE_BROKEN = frozenset((Half.WHOLE, Half.MIGRATING))
-
-#: While the source's QEMU is paused, by what the destination's daemon says.
-_WHILE_PAUSED = {
-    Half.SPLIT_FAILED: Diagnosis.PAUSED,
-    Half.SPLIT: Diagnosis.HALF_PAUSED,
-    Half.UNKNOWN: Diagnosis.UNREACHABLE,
-}
 
 _WAITING = {
     Diagnosis.HALF_PAUSED: "the source has noticed that the link is broken, the destination has not yet:"
@@ -207,53 +111,6 @@ _WAITING = {
     Diagnosis.UNREACHABLE: "the {side}'s daemon does not answer: waiting for it",
     Diagnosis.FLOWING: "only a control connection was lost, QEMU goes on by itself: waiting for its end",
 }
-
-
-def resume_obstacle(side: Side, libvirt_version: int, qemu_version: int) -> str:
-    """Say why a broken migration must not be resumed through a host, or cannot be; empty if nothing speaks against it.
-
-    :param libvirt_version: As ``virConnectGetLibVersion`` writes it, of the daemon.
-    :param qemu_version: As ``virConnectGetVersion`` writes it.
-    """
-    crash = crash_of(libvirt_version) if side is Side.DESTINATION else ""
-    if crash:
-        return crash
-    libvirt = f"libvirt {version_text(libvirt_version)} on the {side.value}"
-    if libvirt_version < RESUME_IN_LIBVIRT:
-        return f"{libvirt} cannot resume a broken post-copy (8.5.0 and later can)"
-    if qemu_version < RESUME_IN_QEMU:
-        qemu = f"QEMU {version_text(qemu_version)} on the {side.value}"
-        return f"{qemu} cannot resume a broken post-copy (3.0 and later can)"
-    return ""
-
-
-def crash_of(libvirt_version: int) -> str:
-    """Say that a destination's daemon does not survive a resume; empty if it does."""
-    if libvirt_version not in RESUME_CRASHES:
-        return ""
-    libvirt = f"libvirt {version_text(libvirt_version)} on the destination"
-    return f"{libvirt} crashes when a migration is resumed (11.2.0 to 11.3.0; fixed in 11.4.0)"
-
-
-def frail(versions: Mapping[Side, int]) -> str:
-    """Name the QEMU that survives one attempt to resume only, so that the way must be seen first; empty if none is.
-
-    :param versions: As ``virConnectGetVersion`` writes them.
-    """
-    for side, version in versions.items():
-        if version in RESUME_FRAIL:
-            return f"QEMU {version_text(version)} on the {side.value}"
-    return ""
-
-
-RESUME_CRASHES = range(11_002_000, 11_004_000)
-"""Daemons of a destination that a resume kills: ``qemuMigrationDstPrepareResume`` uses a null pointer."""
-
-RESUME_FRAIL = range(3_000_000, 6_000_000)
-"""QEMUs that die of the resume after one that reached nobody; up to 7.0 they also take one ``migrate-recover`` only."""
-
-RESUME_IN_LIBVIRT = 8_005_000
-RESUME_IN_QEMU = 3_000_000
 
 
 class _Backoff:
@@ -344,7 +201,7 @@ class Recovery:
     def _is_calm(self) -> bool:
         """Somebody else's migration is in pre-copy."""
         here = self._seen.get(Side.SOURCE)
-        return self._is_attached and here is not None and here[1].status in _ON_THE_WAY
+        return self._is_attached and here is not None and here[1].status in ON_THE_WAY
 
     def die_there(self, now: float) -> None:
         """The destination's QEMU has ended: look, though a call may be under way."""
@@ -506,6 +363,8 @@ class Recovery:
             return self._end()
         if diagnosis is Diagnosis.GONE and now >= since + SETTLE_S:
             return self._end()
+        if diagnosis is Diagnosis.ARRIVED and now >= since + SETTLE_S:
+            return self._end_with_a_shell_left()
         if now >= self._gives_up_at:
             return self._end(self._impatience())
         if diagnosis is Diagnosis.PAUSED:
@@ -575,7 +434,7 @@ class Recovery:
             if self._is_attached:
                 return soonest if self._is_hopeless else latest
             return max(soonest, min(latest, self._patience_ends_at))
-        if self._diagnosis is Diagnosis.GONE:
+        if self._diagnosis in (Diagnosis.GONE, Diagnosis.ARRIVED):
             return self._diagnosed_at + SETTLE_S
         return self._patience_ends_at
 
@@ -613,17 +472,23 @@ class Recovery:
             self._judge_rejection()
         return []
 
+    def _end_with_a_shell_left(self) -> list[Action]:
+        """libvirt has missed the end on the source, and does not remove what is left there."""
+        self._end()
+        self.found = Place.DESTINATION
+        return [Note(_SHELL_IS_LEFT)]
+
     # A destination that has not taken the guest over
 
     @property
     def _runs_here_again(self) -> bool:
-        return self._last(Side.SOURCE).run_state == _RUNS
+        return self._last(Side.SOURCE).run_state == RUNS
 
     @property
     def _may_have_been_rejected(self) -> bool:
         """By all that was seen, nothing of the guest has ever run on the destination."""
         here = self._last(Side.SOURCE)
-        stands_here = here.half in _HALVES and here.run_state not in ("", _RUNS)
+        stands_here = here.half in HALVES and here.run_state not in ("", RUNS)
         # A later QEMU breaks in post-copy only when the destination has said that it has all it needs.
         is_paused = here.status == Status.POSTCOPY_PAUSED
         was_loaded = is_paused and here.qemu >= GOES_ON_BY_ITSELF
@@ -642,14 +507,14 @@ class Recovery:
 
     def _why_unclear(self) -> str:
         here, there = self._last(Side.SOURCE), self._last(Side.DESTINATION)
-        if self._runs_here_again and there.half in _HALVES:
+        if self._runs_here_again and there.half in HALVES:
             return (
                 "the source's QEMU has given the migration up and runs the guest again, while the destination"
                 " holds a half too: see that it does not run there as well"
             )
-        if here.half not in _HALVES:
+        if here.half not in HALVES:
             return ""
-        if here.status in _NOT_ON_THE_WAY:
+        if here.status in NOT_ON_THE_WAY:
             text = f"the source's QEMU has given the migration up ({here.status}): it cannot be resumed"
             can = after_rejection(here.qemu).text
             return f"{text}; {can}" if self._may_have_been_rejected else text

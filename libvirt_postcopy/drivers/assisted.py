@@ -29,10 +29,10 @@ from libvirt_postcopy.errors import (
 )
 from libvirt_postcopy.events import Event, Half, Looked, Side
 from libvirt_postcopy.journal import Journal
+from libvirt_postcopy.obstacles import crash_of
 from libvirt_postcopy.phases import Status
 from libvirt_postcopy.qmp.commands import MonitorStuck, Qemu
 from libvirt_postcopy.qmp.passthrough import Passthrough
-from libvirt_postcopy.recovery import crash_of
 from libvirt_postcopy.units import MIB
 from libvirt_postcopy.vir import monitor
 from libvirt_postcopy.vir.protocols import Connection, Domain

@@ -18,8 +18,8 @@ import libvirt_postcopy.vir.probe as ask
 from libvirt_postcopy.drivers.host import Host
 from libvirt_postcopy.errors import LibvirtError, PostcopyError
 from libvirt_postcopy.events import Event, Side, StatusSeen
+from libvirt_postcopy.obstacles import RESUME_FRAIL, frail
 from libvirt_postcopy.phases import Status
-from libvirt_postcopy.recovery import RESUME_FRAIL, frail
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
 __all__ = ["FrailWay"]

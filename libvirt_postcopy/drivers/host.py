@@ -19,8 +19,8 @@ import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.constants import ErrorNumber
 from libvirt_postcopy.errors import LibvirtError, PostcopyError
 from libvirt_postcopy.events import Event, Half, Looked, Side
+from libvirt_postcopy.obstacles import resume_obstacle
 from libvirt_postcopy.phases import Status
-from libvirt_postcopy.recovery import resume_obstacle
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir.events import DomainWatch
 from libvirt_postcopy.vir.protocols import Connection, Domain

@@ -58,7 +58,7 @@ from libvirt_postcopy.features import (
     version_text,
 )
 from libvirt_postcopy.journal import Journal
-from libvirt_postcopy.recovery import crash_of
+from libvirt_postcopy.obstacles import crash_of
 from libvirt_postcopy.vir.events import ensure_event_loop
 from libvirt_postcopy.vir.protocols import Connection, Domain
 

@@ -56,7 +56,7 @@ def _obstacle(uri: str, options: Globals) -> str:
 
     Who has to log in there is asked for it once more by virsh.
     """
-    from libvirt_postcopy.recovery import crash_of
+    from libvirt_postcopy.obstacles import crash_of
     from libvirt_postcopy.vir import calls
     from libvirt_postcopy.virsh.daemon import login
 

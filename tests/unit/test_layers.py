@@ -21,6 +21,8 @@ FLOORS = (
         "phases",
         "figures",
         "migration",
+        "diagnosis",
+        "obstacles",
         "recovery",
         "shadow",
         "policy",

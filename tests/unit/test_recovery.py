@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 
 from libvirt_postcopy import events as ev
 from libvirt_postcopy.actions import Action, Look, Note, Pause, Resume
+from libvirt_postcopy.diagnosis import Diagnosis, diagnose
 from libvirt_postcopy.events import Half, Place, Side
+from libvirt_postcopy.obstacles import resume_obstacle
 from libvirt_postcopy.phases import Phase, Status, whereabouts
 from libvirt_postcopy.recovery import (
     HANG_S,
@@ -21,10 +23,7 @@ from libvirt_postcopy.recovery import (
     STALL_S,
     TELL_S,
     UNCLEAR_S,
-    Diagnosis,
     Recovery,
-    diagnose,
-    resume_obstacle,
 )
 from libvirt_postcopy.stats import Stats
 from unit.fakes import DST, SRC, Scene, ended, looked, walk
@@ -126,6 +125,8 @@ def expected(here: Half, there: Half, word: str | None) -> Diagnosis:
         return D.FLOWING if word == "postcopy-active" else D.GONE
     if word is None or word in STUCK:
         return D.UNCLEAR
+    if word == "completed" and there is Half.WHOLE:
+        return D.ARRIVED
     return PAUSED_WITH[there] if word == "postcopy-paused" else D.FLOWING
 
 
@@ -507,6 +508,24 @@ def test_event_hurries_the_next_look() -> None:
     scene.until(10.1)
     scene.find(*PAUSED).at(10.1, *walk("postcopy-active", "postcopy-paused", side=DST))
     assert scene.resumes == [10.1, *scene.resumes[1:]]
+
+
+ARRIVED = (looked(SRC, Half.SPLIT, "completed"), looked(DST, Half.WHOLE))
+
+
+def test_guest_that_libvirt_has_not_seen_off_is_on_the_destination() -> None:
+    """That is also a moment of every completion."""
+    passing = Split().fails(*ARRIVED)
+    passing.until(10.0 + SETTLE_S - LOOK_S - 0.1)
+    assert not passing.migration.is_over
+    passing.find(*MOVED).until(10.0 + SETTLE_S)
+    assert passing.migration.place is Place.DESTINATION and passing.notes == []
+    lasting = Split().fails(*ARRIVED)
+    lasting.until(10.0 + SETTLE_S)
+    assert lasting.migration.place is Place.DESTINATION
+    assert lasting.phase is Phase.COMPLETED and lasting.resumes == []
+    (note,) = lasting.notes
+    assert "until its daemon is restarted" in note
 
 
 def test_half_that_is_gone_must_stay_gone_to_be_lost() -> None:

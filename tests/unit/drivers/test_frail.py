@@ -15,8 +15,8 @@ from libvirt_postcopy.drivers.native import NativeDriver, Target
 from libvirt_postcopy.errors import LibvirtError, PostcopyError
 from libvirt_postcopy.events import Ended, Event, Remarked
 from libvirt_postcopy.migration import Migration
+from libvirt_postcopy.obstacles import frail
 from libvirt_postcopy.policy import Manual
-from libvirt_postcopy.recovery import frail
 from unit.fakes import (
     DST,
     NO_ANSWER,
