@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, cast
 
 from libvirt_postcopy.constants import DomainState, ErrorNumber, PausedReason
@@ -23,6 +24,8 @@ __all__ = [
     "require_writable",
     "uri_of",
 ]
+
+LOG = logging.getLogger("libvirt_postcopy.virsh")
 
 
 def connect(options: Globals) -> Connection:
@@ -116,13 +119,18 @@ def uri_of(connection: Connection) -> str:
         return connection.getURI()
 
 
+Lookup = Callable[[], Domain]
+
+
 def find_domain(connection: Connection, text: str) -> Domain:
     """Look a domain up by id, UUID or name, in virsh's order.
 
     :raises RefusedError: If there is none, or the daemon cannot say.
     """
     error: LibvirtError | None = None
-    for look_up in _lookups(connection, text):
+    LOG.info("found option <domain>: %s", text)
+    for way, look_up in _lookups(connection, text):
+        LOG.debug("<domain> %s", way)
         try:
             with calls.refusals("source"):
                 return look_up()
@@ -162,12 +170,12 @@ def guest_on_source(dom: Domain) -> str:
     return f"the guest {_WORDS.get(state[0], 'is')} on the source"
 
 
-def _lookups(connection: Connection, text: str) -> list[Callable[[], Domain]]:
+def _lookups(connection: Connection, text: str) -> Iterator[tuple[str, Lookup]]:
+    """The ways to look it up, as virsh calls them."""
     conn = cast(Any, connection)
-    ways: list[Callable[[], Domain]] = []
     if text.isascii() and text.isdigit() and len(text) < 10:
-        ways.append(lambda: cast(Domain, conn.lookupByID(int(text))))
+        yield "looks like ID", lambda: cast(Domain, conn.lookupByID(int(text)))
     if len(text) == 36 and text.count("-") == 4:
-        ways.append(lambda: cast(Domain, conn.lookupByUUIDString(text)))
-    ways.append(lambda: cast(Domain, conn.lookupByName(text)))
-    return ways
+        by_uuid = conn.lookupByUUIDString
+        yield "trying as domain UUID", lambda: cast(Domain, by_uuid(text))
+    yield "trying as domain NAME", lambda: cast(Domain, conn.lookupByName(text))

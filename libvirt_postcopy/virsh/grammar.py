@@ -19,6 +19,7 @@ from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.units import DURATIONS, parse_duration
 
 __all__ = [
+    "LEAST_DEBUG",
     "CommandLine",
     "Globals",
     "HelpWanted",
@@ -36,12 +37,17 @@ __all__ = [
 # Before the command
 
 
+LEAST_DEBUG = 4
+"""What virsh says only of errors."""
+
+
 @dataclass(frozen=True)
 class Globals:
     """virsh's options before the command, as far as a command can tell the difference.
 
-    ``-d`` and ``-e`` are read and checked, and mean nothing to our verbs.
+    ``-e`` is read and checked, and means nothing to our verbs.
 
+    :ivar debug: How much of what is done is told, from 0, all of it, to 4.
     :ivar log: The file that errors are written to as well; empty for none.
     :ivar has_agent: Not ``--no-pkttyagent``.
     :ivar complaints: What virsh says of them before anything else.
@@ -54,6 +60,7 @@ class Globals:
     keepalive_interval: int | None = None
     keepalive_count: int | None = None
     has_agent: bool = True
+    debug: int = LEAST_DEBUG
     log: str = ""
     complaints: tuple[str, ...] = ()
 
@@ -186,7 +193,7 @@ def _with(options: Globals, name: str, value: str) -> Globals:
     if name == "log":
         return replace(options, log=value)
     if name == "debug":
-        return _with_complaint(options, _integer(value))
+        return _with_debug(options, _integer(value))
     if name == "escape" and not (value.isascii() and _ESCAPE.fullmatch(value)):
         raise _LeftToVirsh
     if name == "keepalive-interval":
@@ -202,12 +209,12 @@ def _number(number: int | None) -> int:
     return number
 
 
-def _with_complaint(options: Globals, level: int | None) -> Globals:
+def _with_debug(options: Globals, level: int | None) -> Globals:
     """A debug level that is out of range is ignored by virsh, not without a word."""
     if level is None or not -(1 << 31) <= level < 1 << 31:
         raise _LeftToVirsh
-    if 0 <= level <= 4:
-        return options
+    if 0 <= level <= LEAST_DEBUG:
+        return replace(options, debug=level)
     complaint = f"ignoring debug level {level} out of range [0-4]"
     return replace(options, complaints=(*options.complaints, complaint))
 
@@ -337,16 +344,18 @@ def read_command(
     words: Sequence[str],
     *,
     fills_all: Callable[[], bool] = lambda: False,
+    found: dict[str, str] | None = None,
 ) -> dict[str, str]:
     """Read what follows a command's name, as far as virsh does before it runs anything.
 
     :param fills_all: Says whether data goes to any option that takes some, as in virsh 9.0, not only to those
         that are marked, as in 11.3; asked only if it matters.
+    :param found: Gets what is returned, and that much also if the rest cannot be read.
     :return: The options that were given, by name; the text of a flag is empty.
     :raises UsageError: In virsh's words.
     :raises HelpWanted: If ``--help`` was among them, before anything wrong.
     """
-    found: dict[str, str] = {}
+    found = {} if found is None else found
     rest = list(reversed(words))
     only_data = wants_help = False
     while rest:

@@ -27,6 +27,7 @@ from libvirt_postcopy.programs import (
 )
 from libvirt_postcopy.virsh import batch, feed
 from libvirt_postcopy.virsh.batch import Connection
+from libvirt_postcopy.virsh.debug import Debug, level_of
 from libvirt_postcopy.virsh.ending import Ending
 from libvirt_postcopy.virsh.grammar import (
     CommandLine,
@@ -100,6 +101,8 @@ def _main(words: list[str], signals: Signals) -> int:
     ours.complain(line.options.complaints)
     told = _without_complaints(line)
     if len(commands) == 1 and commands[0].error is None:
+        if len(line.words) == 1:
+            ours.debug.tell_string(line.words[0])
         return ours.run(commands[0].words, Connection(told.options, told.given))
     return _report_errors(lambda: _run_all(commands, told, ours), ours.terminal)
 
@@ -194,12 +197,14 @@ class _Ours:
     """Runs the commands that are ours; one after the other, where there are several.
 
     :ivar terminal: Where what they say goes.
+    :ivar debug: Where what is told of them goes.
     """
 
     def __init__(self, signals: Signals, options: Globals) -> None:
         open_streams()
         log = options.log or os.environ.get("VIRSH_LOG_FILE", "")
         self.terminal = Terminal(sys.stdout, sys.stderr, log)
+        self.debug = Debug(self.terminal, level_of(options, os.environ))
         self._signals = signals
 
     def claims(self, words: Sequence[str]) -> bool:
@@ -261,17 +266,23 @@ class _Ours:
     def _run(
         self, verb: Verb, words: Sequence[str], now: Connection, ending: Ending
     ) -> int:
+        found: dict[str, str] = {}
         try:
-            raw = read(verb, words)
+            raw = read(verb, words, found)
         except HelpWanted:
             return self._explain(verb, ending)
-        except MissingError as error:
+        except UsageError as error:
+            self.debug.tell_options(verb.name, verb.options, found)
+            if not isinstance(error, MissingError):
+                raise
             self.complain(error.complaints[:-1])
             raise UsageError(error.complaints[-1]) from error
 
         if is_strict_anyway(words, raw):
             left = partial(self._leave_to_virsh, words, now)
             return min(_report_errors(left, self.terminal), FAILED)
+
+        self.debug.tell_options(verb.name, verb.options, raw)
 
         def run() -> int:
             given = convert(verb.options, raw)
@@ -280,9 +291,10 @@ class _Ours:
             )
             return status or 0
 
-        status = _report_errors(
-            lambda: ending.after(run), self.terminal, is_virshs=verb.is_virshs
-        )
+        with self.debug.telling(verb.name):
+            status = _report_errors(
+                lambda: ending.after(run), self.terminal, is_virshs=verb.is_virshs
+            )
         ending.print()
         return min(status, FAILED) if "strict-exit" in raw else status
 

@@ -54,15 +54,26 @@ class Terminal:
             self._out.flush()
         self.end_line()
         self._write(printable(text) + "\n")
-        kind, _, error = text.partition("error: ")
-        if self._log and error and not kind:
-            self._record(printable(error))
+        before, _, error = text.partition("error: ")
+        if error and not before:
+            self._record("ERROR", printable(error))
 
-    def _record(self, error: str) -> None:
+    def debug(self, kind: str, text: str) -> None:
+        """Write one line to standard output, and to the log.
+
+        :param kind: What virsh calls its level there.
+        """
+        self.end_line()
+        self.print(printable(text) + "\n")
+        self._record(kind, printable(text))
+
+    def _record(self, kind: str, text: str) -> None:
         """Source: libvirt ``tools/vsh.c`` ``vshOutputLogFile`` (9.0.0)."""
+        if not self._log:
+            return
         now = time.strftime("%Y.%m.%d %H:%M:%S")
         with suppress(OSError), open(self._log, "a", encoding="utf-8") as file:
-            file.write(f"[{now} virsh {os.getpid()}] ERROR {error}\n")
+            file.write(f"[{now} virsh {os.getpid()}] {kind} {text}\n")
 
     def rewrite(self, text: str) -> None:
         """Show one line on standard error in the place of the one before; what does not fit is cut off."""

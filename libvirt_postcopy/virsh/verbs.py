@@ -287,10 +287,14 @@ VERBS: Mapping[str, Verb] = MappingProxyType(
 )
 
 
-def read(verb: Verb, words: Sequence[str]) -> dict[str, str]:
+def read(
+    verb: Verb, words: Sequence[str], found: dict[str, str] | None = None
+) -> dict[str, str]:
     """Read a command line of a verb as :func:`libvirt_postcopy.virsh.grammar.read_command` does."""
     fills_all = _fills_all if verb.is_virshs else _only_marked
-    return read_command(verb.name, verb.options, words[1:], fills_all=fills_all)
+    return read_command(
+        verb.name, verb.options, words[1:], fills_all=fills_all, found=found
+    )
 
 
 def _only_marked() -> bool:
