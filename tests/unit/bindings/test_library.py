@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from libvirt_postcopy.bindings import library
-from libvirt_postcopy.bindings.functions import SYMBOLS
+from libvirt_postcopy.bindings.functions import HOLD, SYMBOLS
 from libvirt_postcopy.bindings.library import loaded, loaded_files, read
 from libvirt_postcopy.bindings.symbols import LIBVIRT, QEMU
 
@@ -27,6 +27,7 @@ def test_loader_and_file_agree() -> None:
         for name, symbol in SYMBOLS.items():
             if symbol.library == soname:
                 assert by_loader.version(name) == by_file.version(name)
+    assert loaded(LIBVIRT, is_looked_up=False).version(HOLD.name) == HOLD.node
 
 
 @pytest.mark.programs
