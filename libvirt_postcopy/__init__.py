@@ -48,6 +48,7 @@ from libvirt_postcopy.policy import (
 )
 from libvirt_postcopy.policy import parse as parse_policy
 from libvirt_postcopy.stats import Stats
+from libvirt_postcopy.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from libvirt_postcopy.api import (
@@ -62,8 +63,6 @@ if TYPE_CHECKING:
     from libvirt_postcopy.vir.calls import (
         start_postcopy as virDomainMigrateStartPostCopy,
     )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "migrate",

@@ -34,7 +34,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -51,6 +50,7 @@ from libvirt_postcopy.events import (
     SwitchAccepted,
 )
 from libvirt_postcopy.phases import Phase, Status
+from libvirt_postcopy.version import __version__
 
 __all__ = [
     "Entry",
@@ -371,7 +371,7 @@ class Journal:
         self._let_go()
 
     def _append(self, record: dict[str, Any]) -> None:
-        record["version"] = _version()
+        record["version"] = __version__
         line = json.dumps(record, default=str).encode() + b"\n"
         is_new = self._fd is None
         if self._fd is None:
@@ -425,13 +425,6 @@ def _begins_precopy(what: object) -> bool:
 def _signature(kind: str) -> dict[str, Any]:
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     return {"format": FORMAT, "record": kind, "time": now, "pid": os.getpid()}
-
-
-def _version() -> str:
-    try:
-        return metadata.version("libvirt-postcopy")
-    except metadata.PackageNotFoundError:  # run from a folder, not installed
-        return "unknown"
 
 
 def _make_folder(where: Path) -> None:

@@ -15,7 +15,7 @@ PACKAGE = "libvirt_postcopy"
 ROOT = Path(libvirt_postcopy.__file__).parent
 
 FLOORS = (
-    {"constants", "errors", "units"},
+    {"constants", "errors", "units", "version"},
     {"events", "actions", "stats", "features"},
     {
         "phases",
