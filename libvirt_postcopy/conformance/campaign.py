@@ -178,7 +178,7 @@ def _problem(subject: Subject, driven: Sequence[Scenario]) -> str:
 
 
 #: These take some seconds; all others take less than one.
-_LONG = ("random-cancels", "multifd", "mismatch-preempt-destination", "migrate-on-destination", "paused-long", "abuse-destination")  # fmt: skip
+_LONG = ("random-cancels", "multifd", "mismatch-preempt-destination", "migrate-on-destination", "paused-long", "abuse-destination", "recover-fd-preempt")  # fmt: skip
 
 
 def _job(

@@ -177,13 +177,13 @@ class Monitor:
         )
         return Exchange(line, reply)
 
-    def post(self, msg: Mapping[str, Any], files: tuple[int, ...] = ()) -> Line:
-        """Send a message and wait for nothing.
+    def post(self, *msgs: Mapping[str, Any], files: tuple[int, ...] = ()) -> Line:
+        """Send messages at once, so that nothing is seen between them, and wait for nothing.
 
-        :param files: File descriptors that go with it.
+        :param files: File descriptors that go with them.
         """
-        line = self.record.add(self.side, "cmd", dict(msg))
-        data = json.dumps(msg).encode() + b"\n"
+        line = [self.record.add(self.side, "cmd", dict(msg)) for msg in msgs][-1]
+        data = b"".join(json.dumps(msg).encode() + b"\n" for msg in msgs)
         try:
             if files:
                 socket.send_fds(self._socket, [data], list(files))

@@ -179,14 +179,17 @@ class Pair:
         self._closers: list[Any] = []
         self.uri = ""
         self.link: Link | None = None
-        names = {"folder": str(folder), **setup.places}
+        older = self._older_machine()
+        if not older and any("{older}" in word for word in setup.dst_extra):
+            raise Unavailable("not runnable here: this QEMU has no older machine type")
+        self._names = {"folder": str(folder), "older": older, **setup.places}
         (folder / "keys.psk").write_text(f"qemu:{secrets.token_hex(16)}\n")
         try:
             self.src = self._start(
-                "src", targets[0], setup.guest, setup.src_extra, setup.src_memory, names
+                "src", targets[0], setup.guest, setup.src_extra, setup.src_memory
             )
             if not setup.is_alone:
-                self.dst = self.start_destination("dst", names=names)
+                self.dst = self.start_destination("dst")
             for side in (self.src,) if setup.is_alone else (self.src, self.dst):
                 for monitor in side.machine.monitors:
                     monitor.start(oob=setup.oob)
@@ -195,6 +198,11 @@ class Pair:
         except BaseException:
             self.close()
             raise
+
+    def _older_machine(self) -> str:
+        """The last machine type but one that is a release's own; the board's is the last."""
+        found = filter(self.board.release_of, self.dst_facts.machines)
+        return "".join(sorted(found, key=self.board.release_of)[-2:-1])
 
     def await_guest(self, side: str, after: Line | None = None) -> None:
         """Wait until the guest has filled its memory, so that all of it has a meaning."""
@@ -216,7 +224,6 @@ class Pair:
         guest: Guest,
         extra: Sequence[str],
         memory: Sequence[str],
-        names: Mapping[str, str],
         *,
         is_unprivileged: bool = False,
     ) -> Side:
@@ -227,31 +234,24 @@ class Pair:
             self.folder,
             guest=guest,
             machine=self._machine,
-            extra=[word.format_map(names) for word in extra],
-            memory=[word.format_map(names) for word in memory],
+            extra=[word.format_map(self._names) for word in extra],
+            memory=[word.format_map(self._names) for word in memory],
             monitors=self.setup.monitors,
             is_unprivileged=is_unprivileged,
         )
         self._closers.append(machine.end)
         return Side(machine, self)
 
-    def start_destination(
-        self,
-        name: str,
-        *,
-        names: Mapping[str, str] | None = None,
-        stopped: bool | None = None,
-    ) -> Side:
+    def start_destination(self, name: str) -> Side:
         """Start a QEMU that waits for ``migrate-incoming``."""
-        is_stopped = self.setup.dst_is_stopped if stopped is None else stopped
-        extra = [*(["-S"] if is_stopped else []), "-incoming", "defer"]
+        stopped = ["-S"] if self.setup.dst_is_stopped else []
+        extra = [*stopped, "-incoming", "defer"]
         return self._start(
             name,
             self._targets[1],
             self.setup.dst_guest or self.setup.guest,
             [*extra, *self.setup.dst_extra],
             self.setup.dst_memory,
-            names or {"folder": str(self.folder)},
             is_unprivileged=self.setup.dst_is_unprivileged,
         )
 

@@ -62,9 +62,7 @@ class Finding:
     lines: Sequence[Line] = ()
     scenario: str = ""
     deviation: Deviation | None = None
-    is_unseen: bool = (
-        False  #: skipped because what it is about did not come up, as it had to
-    )
+    is_unseen: bool = False  #: skipped: what it is about did not come up, as it had to
     is_of_machine: bool = False  #: skipped because this machine has not the means
 
     def to_json(self) -> dict[str, Any]:
@@ -104,12 +102,12 @@ class Subject:
     seconds: float = 0.0
     peak_mib: float = 0.0
     package: str = ""
+    problem: str = ""  #: why it could not be judged, or not by post-copy
+
     @property
     def heading(self) -> str:
         """Its label, as short as a table wants it."""
         return self.label.removeprefix("QEMU ")
-
-    problem: str = ""  #: why it could not be judged, or not by post-copy
 
     @property
     def has_run(self) -> bool:
@@ -165,8 +163,10 @@ _ONLY_OUR_OWN = frozenset(
 
 
 def judge(check: Check, seen: Conversation) -> Finding:
-    """Judge one conversation by one check."""
+    """Judge one conversation by one check; one that this machine could not hold says nothing."""
     try:
+        if seen.skip_reason:
+            raise Unseen(seen.skip_reason)
         check.judge(seen)
     except Inapplicable as error:
         return Finding(check, Verdict.SKIP, str(error), scenario=seen.scenario)
@@ -292,11 +292,11 @@ def gate(check: Check, facts: Facts, accel: str) -> str:
     if missing and facts.is_told:
         return f"this QEMU {' and '.join(map(_lacks, missing))}"
     return ""
+
+
 def _lacks(need: str) -> str:
     kind, _, name = need.partition(":")
     return f"was built without {name}" if kind == "build" else f"has no {need}"
-
-
 
 
 def must_have(check: Check, facts: Facts) -> str:
@@ -305,10 +305,10 @@ def must_have(check: Check, facts: Facts) -> str:
     What has been removed again is not promised, nor what a build may leave out; what no table has is since the check applies.
     """
     if not facts.is_told or is_older(check, facts):
-        if need.startswith("build:"):
-            continue
         return ""
     for need in needs_of(check):
+        if need.startswith("build:"):
+            continue
         span = span_of(need)
         if not facts.has(need) and (span is None or span.covers(facts.version[:2])):
             return need

@@ -245,11 +245,11 @@ def silence(side: str, command: str, nth: int = 0) -> Alteration:
     return alter
 
 
-def late(side: str, command: str, seconds: float) -> Alteration:
+def late(side: str, command: str, seconds: float, nth: int = 0) -> Alteration:
     """Let an answer, and all that follows, come later."""
 
     def alter(rows: Rows) -> None:
-        answer = _replies(rows, side, command)[0]
+        answer = _replies(rows, side, command)[nth]
         place = next(n for n, row in enumerate(rows) if row is answer)
         for row in rows[place:]:
             row["t"] += seconds

@@ -59,11 +59,11 @@ def main(words: list[str]) -> int:
     if words[:2] == ["-machine", "help"]:
         print("virt" if WRONG == "other-machine" else "pc    Standard PC")
         return 0
-    if WRONG == "dead":
-        print("qemu: cannot start today", file=sys.stderr)
     if words[:2] == ["-cpu", "help"]:
         print("Available CPUs:\n  cortex-a15")
         return 0
+    if WRONG == "dead":
+        print("qemu: cannot start today", file=sys.stderr)
         return 1
     paths = re.findall(r"path=([^,\s]+)", " ".join(words))
     serial = socket.socket(socket.AF_UNIX)

@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from conformance.alter import Alteration, Rows, altered, place
+from conformance.alter import (
+    Alteration,
+    Rows,
+    altered,
+    edit,
+    edit_where,
+    late,
+    place,
+    silence,
+)
 from conformance.alterations import ALSO, ALTERATIONS, FAIL_AS_RECORDED, MADE
 from libvirt_postcopy import stats
 from libvirt_postcopy.actions import Action
@@ -25,15 +34,19 @@ FOLDER = Path(__file__).parents[1] / "transcripts"
 OWN_CLIENT = {"client/unknown-status", "client/same-verdict"}
 LESS = {Verdict.FAIL, Verdict.KNOWN, Verdict.WEAK}
 
+#: No machine of CI has any; but for its name it is as another.
+WITH_HUGE_PAGES = {
+    "memory-hugepages": "memory-shm",
+    "mismatch-page-size": "mismatch-ram",
+}
+
 assert checks
 
 
 @cache
 def recorded(version: str, scenario: str) -> Conversation:
-    if (
-        scenario == "memory-hugepages"
-    ):  # no machine of CI has any; but for its name it is as another
-        other = recorded(version, "memory-shm")
+    if scenario in WITH_HUGE_PAGES:
+        other = recorded(version, WITH_HUGE_PAGES[scenario])
         return replace(other, header={**other.header, "scenario": scenario})
     folder = FOLDER / f"qemu-{version}"
     name = "cross-to-11.1" if scenario == "cross" else scenario
@@ -75,10 +88,54 @@ def test_what_is_seen_late_did_not_happen_late() -> None:
     """Two monitors are read by two threads; QEMU's own clock says which event came first."""
     seen, check = recorded("10.0", "post-copy-autostart"), CHECKS["guest/one-runs"]
 
-    def late(rows: Rows) -> None:
+    def seen_late(rows: Rows) -> None:
         rows.insert(place(rows, "dst", "RESUME"), rows.pop(place(rows, "src", "STOP")))
 
-    assert judge(check, altered(seen, late)).verdict is Verdict.PASS
+    assert judge(check, altered(seen, seen_late)).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    "id, scenario, command, seconds",
+    [
+        ("protocol/oob-while-stuck", "recover", "migrate-recover", 1.5),
+        ("break/monitor-alive", "paused-long", "query-status", 2.5),
+    ],
+)
+def test_an_answer_that_is_slow_is_not_one_that_waits_for_a_page(
+    id: str, scenario: str, command: str, seconds: float
+) -> None:
+    seen = recorded("10.0", scenario)
+    nth = 5 if command == "query-status" else 0  # while it is broken
+    changed = altered(seen, late("dst", command, seconds, nth))
+    assert judge(CHECKS[id], changed).verdict is Verdict.WEAK
+    changed = altered(seen, silence("dst", command, nth))
+    assert judge(CHECKS[id], changed).verdict is Verdict.FAIL
+
+
+@pytest.mark.parametrize(
+    "status, verdict", [("inmigrate", Verdict.PASS), ("running", Verdict.FAIL)]
+)
+def test_devices_that_are_still_loaded_are_no_guest_that_runs(
+    status: str, verdict: Verdict
+) -> None:
+    seen, check = (
+        recorded("10.0", "post-copy-stopped"),
+        CHECKS["incoming/stays-stopped"],
+    )
+    changed = altered(seen, edit("dst", "query-status", lambda value: value.update(status=status)))  # fmt: skip
+    assert judge(check, changed).verdict is verdict
+
+
+def test_a_downtime_that_is_counted_again_is_known() -> None:
+    seen, check = recorded("10.0", "post-copy-autostart"), CHECKS["numbers/downtime-is-the-sources"]  # fmt: skip
+    changed = altered(seen, edit_where("src", "query-migrate", "completed", lambda value: value.update(downtime=value["downtime"] + 1)))  # fmt: skip
+    assert judge(check, changed).verdict is Verdict.KNOWN
+
+
+def test_resume_may_follow_cancelled() -> None:
+    seen, check = recorded("10.0", "cancel-pre-switchover-postcopy"), CHECKS["cancel/pre-switchover-postcopy"]  # fmt: skip
+    changed = altered(seen, edit("src", "query-status", lambda value: value.update(status="paused")))  # fmt: skip
+    assert judge(check, changed).verdict is Verdict.PASS
 
 
 @pytest.mark.parametrize("id", FAIL_AS_RECORDED)

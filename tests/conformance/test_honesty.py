@@ -205,6 +205,15 @@ def test_without_jsonschema_one_check_is_skipped_and_says_why(
     assert run("replay", path, "--check", words[0])[0] == 2
 
 
+def test_without_libvirt_python_one_check_is_skipped_and_all_else_is_the_same() -> None:
+    script = "import sys; sys.modules['libvirt'] = None; from libvirt_postcopy.cli.main import main; sys.exit(main(sys.argv[1:]))"  # fmt: skip
+    words = ["conformance", "replay", str(FOLDER / "qemu-10.0" / "post-copy.ndjson"), "-v"]  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done
+    assert "skip  client/unknown-status: libvirt-python is not inst" in done.stdout
+    assert "pass  client/same-verdict" in done.stdout
+
+
 # Numbers that no QEMU says
 
 
@@ -216,15 +225,6 @@ def _extreme(path: Path, name: str, old: str, new: str) -> str:
     place = path / "extreme.ndjson"
     place.write_text(text[: found.start(1)] + new + text[found.end(1) :])
     return str(place)
-
-def test_without_libvirt_python_one_check_is_skipped_and_all_else_is_the_same() -> None:
-    script = "import sys; sys.modules['libvirt'] = None; from libvirt_postcopy.cli.main import main; sys.exit(main(sys.argv[1:]))"  # fmt: skip
-    words = ["conformance", "replay", str(FOLDER / "qemu-10.0" / "post-copy.ndjson"), "-v"]  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", script, *words], cwd=ROOT, capture_output=True, text=True, check=False)  # fmt: skip
-    assert done.returncode == 0, done
-    assert "skip  client/unknown-status: libvirt-python is not inst" in done.stdout
-    assert "pass  client/same-verdict" in done.stdout
-
 
 
 @pytest.mark.parametrize(
@@ -432,27 +432,6 @@ def test_what_is_not_checked_any_more_is_worse(tmp_path: Path) -> None:
     assert not report.regressions([_subject(Verdict.PASS)], [], before)
 
 
-def test_pairs_are_held_against_the_baseline(tmp_path: Path) -> None:
-    good = Pairing("10.0.13", "5.2.0", "pc-i440fx-5.2", Verdict.PASS)
-    bad = replace(good, verdict=Verdict.FAIL, reason="lost")
-    subject = _subject(Verdict.PASS)
-    (line,) = report.regressions([subject], [bad], _baseline(tmp_path, subject, good))
-    assert line == "10.0.13 to 5.2.0 was pass, is fail: lost"
-    assert not report.regressions([subject], [bad], _baseline(tmp_path, subject, bad))
-
-
-# pytest
-
-
-class Collected:
-    """What a run of pytest within this one would run."""
-
-    def __init__(self) -> None:
-        self.ids: list[str] = []
-
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self.ids = [item.nodeid for item in session.items]
-
 @pytest.mark.parametrize(
     "old, new, options, is_worse",
     [
@@ -474,6 +453,27 @@ def test_what_fails_without_a_baseline_is_what_is_worse_with_one(
     found = program._conclude(args.parse_args(words), io.StringIO(), [_subject(new)], [], before)  # fmt: skip
     assert found == int(is_worse)
 
+
+def test_pairs_are_held_against_the_baseline(tmp_path: Path) -> None:
+    good = Pairing("10.0.13", "5.2.0", "pc-i440fx-5.2", Verdict.PASS)
+    bad = replace(good, verdict=Verdict.FAIL, reason="lost")
+    subject = _subject(Verdict.PASS)
+    (line,) = report.regressions([subject], [bad], _baseline(tmp_path, subject, good))
+    assert line == "10.0.13 to 5.2.0 was pass, is fail: lost"
+    assert not report.regressions([subject], [bad], _baseline(tmp_path, subject, bad))
+
+
+# pytest
+
+
+class Collected:
+    """What a run of pytest within this one would run."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.ids = [item.nodeid for item in session.items]
 
 
 def _pytest(*words: str) -> list[str]:

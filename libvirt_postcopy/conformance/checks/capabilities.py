@@ -177,6 +177,23 @@ def preempt_with_postcopy(seen: Conversation) -> None:
         granted(each)
 
 
+@check(
+    "capabilities/preempt-with-compress",
+    alias="C8",
+    source=_CAPS,
+    since="7.2",
+    scenario=_PAIRS,
+    needs=("cap:postcopy-preempt", "cap:compress"),
+)
+def preempt_with_compress(seen: Conversation) -> None:
+    """postcopy-preempt together with compress is refused, with nothing changed."""
+    tries = [e for e in seen.asked("migrate-set-capabilities") if {"postcopy-preempt", "compress"} <= set_capabilities(e).keys()]  # fmt: skip
+    first_of(tries, "the two were never asked for together")
+    for each in tries:
+        refused(each, "Postcopy preempt not compatible with compress")
+        _unchanged(seen, each)
+
+
 _FREE = ("xbzrle", "release-ram", "return-path", "auto-converge", "dirty-bitmaps", "validate-uuid", "pause-before-switchover", "late-block-activate")  # fmt: skip
 
 
@@ -421,7 +438,38 @@ def different_memory(seen: Conversation) -> None:
     """To a destination with less RAM the migration fails and the guest runs on."""
     if seen.scenario != "mismatch-ram":
         unseen("the two have the same RAM")
+    _fails_and_runs_on(seen)
+
+
+def _fails_and_runs_on(seen: Conversation) -> None:
     failed = reached(seen, "src", "failed")
     status, asked = run_state(seen, "src", failed)
     require(status == "running", "the source's guest is running", status, asked)
     alive(seen, "src")
+
+
+@check(
+    "mismatch/machine",
+    alias="C20",
+    source="migration/savevm.c configuration_post_load",
+    scenario="mismatch-machine",
+)
+def different_machine(seen: Conversation) -> None:
+    """To a destination with another machine type the migration fails and the guest runs on."""
+    if seen.scenario != "mismatch-machine":
+        unseen("the two have the same machine type")
+    _fails_and_runs_on(seen)
+
+
+@check(
+    "mismatch/page-size",
+    alias="C20",
+    source="migration/savevm.c loadvm_postcopy_handle_advise",
+    since="2.9",
+    scenario="mismatch-page-size",
+)
+def different_page_size(seen: Conversation) -> None:
+    """To a destination whose RAM has pages of another size the migration fails before the switch and the guest runs on."""
+    if seen.scenario != "mismatch-page-size":
+        unseen("the two have pages of one size")
+    _fails_and_runs_on(seen)

