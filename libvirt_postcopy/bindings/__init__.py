@@ -1,7 +1,7 @@
 """Whether what Python says about libvirt is what the C library on this machine says.
 
 A flag with another value, a function that is missing, a parameter whose type was guessed wrong: each shows only in the
-middle of a migration otherwise.  :mod:`symbols <libvirt_postcopy.bindings.symbols>` and
+middle of a migration otherwise.  :mod:`functions <libvirt_postcopy.bindings.functions>` and
 :mod:`parameters <libvirt_postcopy.bindings.parameters>` hold what is relied on.  Three witnesses are heard:
 
 - the library itself: its file (:mod:`elf <libvirt_postcopy.bindings.elf>`) and, loaded, its symbols
