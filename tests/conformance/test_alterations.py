@@ -132,6 +132,16 @@ def test_a_downtime_that_is_counted_again_is_known() -> None:
     assert judge(check, changed).verdict is Verdict.KNOWN
 
 
+@pytest.mark.parametrize("less, verdict", [("", Verdict.PASS), ("x-postcopy-ram", Verdict.WEAK)])  # fmt: skip
+def test_a_capability_without_a_property_is_weak(less: str, verdict: Verdict) -> None:
+    seen, check = recorded("10.0", "introspection"), CHECKS["introspection/lists-agree"]
+    assert isinstance(seen.facts, Facts)
+    names = {f"x-{name.removeprefix('x-')}" for name in seen.facts.capabilities}
+    rows = [{"name": name} for name in sorted(names - {less})]
+    changed = altered(seen, edit("src", "device-list-properties", lambda value: rows))
+    assert judge(check, changed).verdict is verdict
+
+
 def test_resume_may_follow_cancelled() -> None:
     seen, check = recorded("10.0", "cancel-pre-switchover-postcopy"), CHECKS["cancel/pre-switchover-postcopy"]  # fmt: skip
     changed = altered(seen, edit("src", "query-status", lambda value: value.update(status="paused")))  # fmt: skip

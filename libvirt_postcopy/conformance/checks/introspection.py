@@ -31,6 +31,10 @@ _OOB = ("migrate-recover", "migrate-pause", "yank")
 _INTRO = "introspection"
 
 
+#: Never had one, or, as postcopy-blocktime and x-ignore-shared, not before 11.1.
+_NO_PROPERTY = frozenset(["dirty-bitmaps", "late-block-activate", "pause-before-switchover", "postcopy-blocktime", "validate-uuid", "x-ignore-shared"])  # fmt: skip
+
+
 def introspected(seen: Conversation) -> tuple[Facts, Schema]:
     """What this conversation tells about its source."""
     facts = Facts.from_conversation(seen)
@@ -53,7 +57,7 @@ def _asked(seen: Conversation, name: str) -> Exchange:
     scenario=_INTRO,
 )
 def lists_agree(seen: Conversation) -> None:
-    """Every capability of the schema is in query-migrate-capabilities, and no other; the same for parameters."""
+    """Every capability of the schema is in query-migrate-capabilities, and no other, and has a property for -global; the same lists for parameters."""
     facts, schema = introspected(seen)
     asked = _asked(seen, "query-migrate-capabilities")
     enum = set(
@@ -68,6 +72,11 @@ def lists_agree(seen: Conversation) -> None:
     promised = set(schema.members(schema.walk("ret", "query-migrate-parameters")))
     extra = set(values.value) - promised
     require(not extra, f"only {sorted(promised)}", f"also {sorted(extra)}", values)
+    for listed in seen.asked("device-list-properties", "src"):
+        names = {str(row.get("name")).removeprefix("x-") for row in listed.value if isinstance(row, Mapping)}  # fmt: skip
+        lacking = {name for name in facts.capabilities if name.removeprefix("x-") not in names}  # fmt: skip
+        if names and not lacking <= _NO_PROPERTY:
+            weak("a property of each", f"none of {sorted(lacking - _NO_PROPERTY)}", listed)  # fmt: skip
 
 
 @check(
