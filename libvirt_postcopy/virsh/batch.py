@@ -3,6 +3,18 @@
 virsh reads all of a string before it runs anything of it, and so do we: the real virsh is asked whether it can
 read its own part.  Then each stretch of virsh's commands is run by a virsh of its own; what ``connect`` has
 changed is told to the next.
+
+One virsh for all of a string, and so one connection, would cost what makes it virsh (seen with 9.0.0):
+
+- A virsh that is fed command by command ends with 0 even if ``domstate nosuch`` was the last, and nothing else tells what
+  became of a command; it takes ``cd``, an error in a string; it has our pipe where ``define /dev/stdin`` wants the
+  user's standard input, and prints a prompt and each line.
+- A virsh that has the whole string can be held up where our commands stand, by an ``echo --err`` of more than a pipe of ours
+  holds, and keeps its connection and status.  But what it says on standard error comes through us then, in no
+  certain order with what it prints on the same terminal; Ctrl-C, meant for a migration of ours, ends the virsh that
+  waits; and the filler is in its log.
+
+Where lines are fed to virsh anyway (:mod:`libvirt_postcopy.virsh.feed`, ``console``) one virsh runs them all.
 """
 
 from __future__ import annotations
