@@ -215,6 +215,8 @@ class Recovery:
         else:
             is_paused = event.status == Status.POSTCOPY_PAUSED
             self._waits_since = now if is_paused and not self._is_on else None
+            if is_paused and self._moved_at is None:
+                self._moved_at = now  # no reading has told of a page before
         self.hurry(now)
 
     def hurry(self, now: float) -> None:

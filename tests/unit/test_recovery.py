@@ -328,6 +328,13 @@ def test_first_call_may_hang_too() -> None:
     assert scene.migration.is_over and scene.migration.place is Place.SPLIT
 
 
+def test_call_that_hangs_before_a_page_was_seen_to_move_is_given_up_too() -> None:
+    scene = Split(patience_s=MINUTE)
+    scene.at(1.0, *walk("postcopy-paused"))
+    scene.find(*PAUSED).until(1.0 + MINUTE)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+
+
 def test_break_that_the_destination_has_not_noticed_is_told_during_a_call_too() -> None:
     scene = Split(patience_s=MINUTE)
     scene.moves(100)
