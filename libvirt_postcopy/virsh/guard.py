@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 
 from libvirt_postcopy.errors import LibvirtError, PostcopyBroken, UsageError
@@ -54,7 +55,7 @@ def _check(words: Sequence[str], options: Globals) -> None:
 def _obstacle(uri: str, options: Globals) -> str:
     """Why the daemon at a URI must not be told to resume; empty also where that cannot be told.
 
-    Who has to log in there is asked for it once more by virsh.
+    Who has to log in there at a terminal is asked once more by virsh; what is piped is virsh's alone, answers or lines.
     """
     from libvirt_postcopy.obstacles import crash_of
     from libvirt_postcopy.vir import calls
@@ -65,8 +66,8 @@ def _obstacle(uri: str, options: Globals) -> str:
         return ""
     try:
         # Only looks, and polkit asks nobody for that.
-        opened = login(options).open_readonly
-        connection = calls.open_connection(uri, "destination", open_=opened)
+        open_ = login(options).open_readonly if _is_at_terminal() else None
+        connection = calls.open_connection(uri, "destination", open_=open_)
     except LibvirtError:
         return ""
     try:
@@ -76,6 +77,10 @@ def _obstacle(uri: str, options: Globals) -> str:
         return ""
     finally:
         calls.close_connections([connection])
+
+
+def _is_at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 _ANSWER_S = 2.0

@@ -416,6 +416,16 @@ def test_word_of_ours_goes_over_the_end_of_its_line(pair: Pair, tmp_path: Path) 
     assert b"failed to get domain 'no\\nsuch'" in shown and b"\nb\r\nc\r\n" in shown
 
 
+def test_mistake_in_lines_that_are_pasted_runs_nothing(
+    pair: Pair, tmp_path: Path
+) -> None:
+    text = b"echo a # list\rlist --foo\r" + OURS
+    keys = [(pasted(text) + b"\r", PROMPT), (b"quit\r", b"")]
+    shown = type_at_ours(pair, tmp_path, keys)
+    assert b"command 'list' doesn't support option --foo" in shown
+    assert b"\na\r" not in shown and FAILS not in shown
+
+
 WAITS = b"event --loop --timeout 1 --event lifecycle\r"
 """A command that reads nothing, and ends by itself."""
 

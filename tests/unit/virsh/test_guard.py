@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import libvirt
 import pytest
@@ -39,13 +41,12 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def there(monkeypatch: pytest.MonkeyPatch) -> FakeConnection:
     connection = FakeConnection(URI, "bbbb")
 
-    def connect(uri: str, auth: list[object], flags: int) -> FakeConnection:
-        assert flags == libvirt.VIR_CONNECT_RO, "it is only looked at"
+    def connect(uri: str) -> FakeConnection:
         if uri != URI:
             raise refused(38, "no connection driver available", domain=7)
         return connection
 
-    monkeypatch.setattr(libvirt, "openAuth", connect)
+    monkeypatch.setattr(libvirt, "open", connect)
     return connection
 
 
@@ -66,6 +67,19 @@ def test_refused(
     assert "destroy, resume and reset neither half" in said
     assert f"virsh-postcopy -c fake:///a postcopy-recover web1 {URI}" in said
     assert passed == [] and there.is_closed
+
+
+def test_who_sits_at_a_terminal_logs_in_there(
+    passed: list[str], there: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is piped are virsh's own answers, and it is as if there were no login."""
+    flags: list[int] = []
+    monkeypatch.setattr(libvirt, "openAuth", lambda uri, auth, flag: flags.append(flag) or there)  # fmt: skip
+    monkeypatch.setattr(libvirt, "open", lambda uri: pytest.fail("without a login"))
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    there.libvirt_version = 11_003_000
+    assert main(shlex.split(LINE)) == 3
+    assert flags == [libvirt.VIR_CONNECT_RO] and passed == []
 
 
 @pytest.mark.parametrize(
