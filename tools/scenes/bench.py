@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     silence_libvirt()
     bench = BENCHES[args.verb]
     if getattr(args, "read", None):
-        several = bench.merge(map(_figures, args.read))
+        several = bench.merge(map(_figures, _files(args.read)))
     elif bench is bench_shim:
         several = [bench_shim.measure(None, args)]
     else:
@@ -82,8 +82,16 @@ def _beginning(page: Path, title: str) -> str:
     return f"{above}{mark}" if mark else f"# {title}"
 
 
+def _files(paths: Iterable[Path]) -> Iterator[Path]:
+    """What is in a folder counts as if it were named."""
+    for path in paths:
+        yield from sorted(path.glob("*.json")) if path.is_dir() else (path,)
+
+
 def _figures(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LabError(f"{file}: {error}; give what --json has printed") from None
+        raise LabError(
+            f"{file}: {error}; give what --json has printed or --keep has kept"
+        ) from None

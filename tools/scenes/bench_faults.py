@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import statistics
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -58,7 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         action="append",
         metavar="FILE",
-        help="measure nothing: put together what was kept with --json; may be repeated",
+        help="measure nothing: put together what was kept with --json or --keep; may be repeated",
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="DIR",
+        help="keep each cell's figures there as soon as they are known",
     )
 
 
@@ -106,7 +114,16 @@ def measure(lab: Lab, args: argparse.Namespace) -> dict[str, Any]:
                 words = [_verdict(outcome), *complaints(cell, outcome, found)]
                 print(f"{tool.name}: {cell}: {'; '.join(words)}", file=sys.stderr)
         rows.append(_row(cell, outcomes))
+        if args.keep:
+            _keep(args.keep, {"versions": found, "cells": rows[-1:]})
     return {"versions": found, "cells": rows}
+
+
+def _keep(folder: Path, figures: Figures) -> None:
+    """In a file of its own, so that runs side by side, or one after another, lose nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{time.time_ns()}-{os.getpid()}.json"
+    file.write_text(json.dumps(figures, indent=2), encoding="utf-8")
 
 
 def _chosen(texts: Sequence[str]) -> list[Cell]:

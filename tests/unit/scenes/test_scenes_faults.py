@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +29,9 @@ from faults.faults import NotInjected, Scene
 from faults.inventory import Inventory, left_behind
 from faults.matrix import P2P
 from faults.test_faults import EVERY_TIME
+from labkit import Lab
 from libvirt_postcopy.events import PassSeen, Resumed, Side, SplitFailed, StatusSeen
+from scenes import bench_faults
 from scenes.bench import FIGURES, main
 from scenes.bench_faults import TITLE, is_good, merge, no_cells, report, table
 from scenes.stage import Stage
@@ -469,6 +472,31 @@ def test_name_of_a_cell_means_that_one_alone() -> None:
         "split, sockets killed"
     ]
     assert len(cells("sockets killed")) > 2
+
+
+def test_each_cell_is_kept_as_soon_as_it_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What breaks off a run of hours has lost no more than the cell that it was in."""
+
+    def run_cell(lab: object, tool: object, which: Cell) -> Outcome:
+        if which.moment is not Moment.SPLIT:
+            raise KeyboardInterrupt
+        return ARRIVED
+
+    monkeypatch.setattr(bench_faults, "run_cell", run_cell)
+    monkeypatch.setattr(bench_faults, "versions", lambda lab: DEFAULT)
+    monkeypatch.setattr(bench_faults, "ensure_event_loop", lambda: None)
+    names = ["split, sockets killed", "finishing, sockets killed"]
+    args = Namespace(only=names, tool=["virsh"], runs=2, keep=tmp_path / "kept")
+    with pytest.raises(KeyboardInterrupt):
+        bench_faults.measure(cast(Lab, None), args)
+    capsys.readouterr()
+    main(["faults", "--read", str(args.keep)])
+    assert (
+        "| split | sockets killed | 2 × destination, exit 0 |"
+        in capsys.readouterr().out
+    )
 
 
 def test_page_keeps_what_was_written_above_its_figures(
