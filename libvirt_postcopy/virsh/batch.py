@@ -128,9 +128,16 @@ def run(commands: Sequence[Command], line: CommandLine, ours: Runner) -> int:
 def stretches(
     commands: Sequence[Command], ours: Runner
 ) -> Iterator[tuple[bool, list[Command]]]:
-    """Commands that are run together; what changes the connection, or ends virsh, is the last of them."""
+    """Commands that are run together.
+
+    What changes the connection, or ends virsh, is the last of them where something of ours comes later.
+    """
     given = [command for command in commands if command.words]
-    for is_ours, group in groupby(given, key=lambda each: ours.claims(each.words)):
+    groups = [
+        (is_ours, list(group))
+        for is_ours, group in groupby(given, lambda each: ours.claims(each.words))
+    ]
+    for is_ours, group in groups[:-1]:
         stretch: list[Command] = []
         for command in group:
             stretch.append(command)
@@ -139,6 +146,7 @@ def stretches(
                 stretch = []
         if stretch:
             yield is_ours, stretch
+    yield from groups[-1:]
 
 
 _BREAK = "\n\\"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +78,21 @@ def test_connect_counts_for_what_follows(pair: Pair) -> None:
     refused = b"read only access prevents virDomainMigrateStartPostCopy"
     assert done.out.count(refused) == 1 and b"read only access prevents virDomainSuspend" in done.out  # fmt: skip
     assert done.out.index(refused) > done.out.index(b"not supported by the connection driver")  # fmt: skip
+
+
+def test_what_follows_the_last_of_ours_is_run_by_one_virsh(
+    pair: Pair, tmp_path: Path
+) -> None:
+    log, virsh = tmp_path / "log", tmp_path / "virsh"
+    virsh.write_text(f'#!/bin/sh\necho "$2" >>{log}\nexec {pair.virsh} "$@"\n')
+    virsh.chmod(0o700)
+    theirs = "connect test:///default; suspend test; quit; echo b"
+    string = f"echo a; {OURS}; {theirs}"
+    words = ["env", f"VIRSH_POSTCOPY_VIRSH={virsh}", "virsh", "--connect=test:///default", string]  # fmt: skip
+    done = ended(words, pair.environs[1], b"")
+    assert done.status == 0 and done.out.count(b"suspended") == 1
+    asked, first, second = log.read_text().splitlines()[-3:]
+    assert (first.strip(), second.strip()) == ("echo a;", theirs)
 
 
 def test_connect_that_fails_changes_nothing(pair: Pair) -> None:
