@@ -1,5 +1,7 @@
 """What virsh says of a command where it is debugged (``-d``, ``VIRSH_DEBUG``), said of ours.
 
+virsh 12.8 says nothing of most of its commands any more; who debugs ours gets all of it.
+
 Source: libvirt ``tools/vsh.c`` ``vshDebug``, ``vshCommandParse``, ``vshInitDebug`` (9.0.0).
 """
 
