@@ -147,6 +147,7 @@ class NativeDriver:
         )
         self._cannot_ask = ""  # why the destination's daemon has no pulse to be felt
         self._control = dom
+        self._way_to_switch = vir.way_to_start_postcopy()
         self._readings: Domain | None = None
         self._turn = threading.RLock()
         self._sink: Sink = lambda event: None
@@ -184,7 +185,7 @@ class NativeDriver:
             return SwitchHeld(silence)
         try:
             with self._controlled() as dom:
-                vir.start_postcopy(dom)
+                vir.start_postcopy(dom, way=self._way_to_switch)
         except LibvirtError as error:
             is_final = is_final_refusal(error.code, error.what)
             if is_lost_answer(error.domain) and not is_final:

@@ -40,6 +40,7 @@ __all__ = [
     "open_connection",
     "close_connections",
     "start_postcopy",
+    "way_to_start_postcopy",
     "migrate3",
     "migrate_to_uri3",
     "read_stats",
@@ -140,17 +141,23 @@ def close_connections(connections: list[Connection]) -> None:
             LOG.debug("not closed: %s", error)
 
 
-def start_postcopy(dom: Domain, flags: int = 0) -> None:
+def way_to_start_postcopy() -> Path:
+    """Which way that call takes: to be asked beforehand where the call itself has no time for it."""
+    return fallback.path(fallback.START)
+
+
+def start_postcopy(dom: Domain, flags: int = 0, way: Path | None = None) -> None:
     """Send ``migrate-start-postcopy``.
 
     Success means that QEMU has noted the wish, not that the guest has moved.
 
     :param flags: None are defined; must be 0.
+    :param way: As :func:`way_to_start_postcopy` says.
     :raises NotSupportedError: If this libvirt-python has no ``migrateStartPostCopy``, and there is no way past it.
     :raises LibvirtError: If libvirt or QEMU refuses.
     :source: libvirt ``virDomainMigrateStartPostCopy`` (since 1.3.3)
     """
-    way = fallback.path(fallback.START)
+    way = way or way_to_start_postcopy()
     with refusals("source"):
         if way is Path.BINDING:
             dom.migrateStartPostCopy(flags)

@@ -33,6 +33,7 @@ from libvirt_postcopy.events import (
     SwitchRefused,
     SwitchUnanswered,
 )
+from libvirt_postcopy.features import Path
 from libvirt_postcopy.phases import conclude
 from libvirt_postcopy.stats import Stats
 from unit.fakes import (
@@ -530,8 +531,11 @@ def test_switch_that_cannot_be_sent_is_refused_for_good(
 ) -> None:
     """As where libvirt-python lacks the call, and there is no way past it."""
 
-    def start_postcopy(dom: object) -> None:
+    def start_postcopy(dom: object, way: Path) -> None:
+        assert way is Path.BINDING  # decided beforehand: a switch has no time for that
         raise kind("no way")
+
+    monkeypatch.delattr(native.vir, "way_to_start_postcopy")
 
     monkeypatch.setattr(native.vir, "start_postcopy", start_postcopy)
     assert driver.switch() == SwitchRefused("no way", is_final=True)
