@@ -46,7 +46,8 @@ class Moment:
     """What one line shows.
 
     :ivar passes: Passes over memory that are done.
-    :ivar downtime_ms: Known from the moment at which the guest runs on the destination.
+    :ivar blackout_ms: From the source's STOP to the destination's RESUME, both as seen here; known from then on.
+        Waits for single pages come later, and QEMU counts them (``blocktime``).
     :ivar shown_percent: What has been shown: a pass or the switch finds more to be sent, and what people read
         as progress must not go back.
     """
@@ -54,7 +55,7 @@ class Moment:
     phase: Phase
     stats: Stats | None = None
     passes: int = 0
-    downtime_ms: float | None = None
+    blackout_ms: float | None = None
     shown_percent: float = 0.0
 
     @property
@@ -110,8 +111,8 @@ def _figures(moment: Moment) -> Iterator[str]:
     if moment.phase is Phase.PRECOPY and stats.dirty_bytes_per_s:
         yield f"dirty rate {_size(stats.dirty_bytes_per_s)}/s"
     if moment.phase.is_split:
-        if moment.downtime_ms is not None:
-            yield f"downtime {moment.downtime_ms:.0f} ms"
+        if moment.blackout_ms is not None:
+            yield f"blackout {moment.blackout_ms:.0f} ms"
         yield _requests(stats.postcopy_requests or 0)
 
 
@@ -265,7 +266,8 @@ class Progress:
             phase=job.phase,
             stats=job.stats(),
             passes=summary.passes,
-            downtime_ms=summary.downtime_ms if self.is_resumed else None,
+            # Ours: QEMU's own comes into the summary with the end only.
+            blackout_ms=summary.downtime_ms if self.is_resumed else None,
             shown_percent=self._percent,
         )
 
@@ -288,7 +290,7 @@ class Progress:
 
 
 def _step(moment: Moment) -> tuple[Phase, bool, int, int]:
-    has_arrived = moment.downtime_ms is not None
+    has_arrived = moment.blackout_ms is not None
     return (
         moment.phase,
         has_arrived,

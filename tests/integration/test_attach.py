@@ -56,7 +56,7 @@ def virsh_migrates(
 def kill_in_postcopy(options: list[str]) -> None:
     """Leave a migration behind that has switched, by kill -9."""
     with Typed([*SLOW, "--postcopy-after", "0", *options]) as typed:
-        typed.wait_for("post-copy, .*downtime")  # it runs on the destination
+        typed.wait_for("post-copy, .*blackout")  # it runs on the destination
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_killed_after_the_switch_and_then_broken(
 def test_killed_while_broken(stage: Stage, moved: Check, options: list[str]) -> None:
     stage.start()
     with Typed([*SLOW, "--postcopy-after", "0", "--postcopy-recover", "never", *options]) as typed:  # fmt: skip
-        typed.wait_for("post-copy, .*downtime")
+        typed.wait_for("post-copy, .*blackout")
         assert stage.lab.break_migrations() > 0
         code, text = typed.end()
     assert code == 3, text
@@ -229,7 +229,7 @@ def test_what_is_driven_is_refused_and_listed(stage: Stage, moved: Check) -> Non
     stage.start()
     assert migrations("a") == []
     with Typed([*SLOW, "--postcopy-after", "0", "--p2p"]) as typed:
-        typed.wait_for("post-copy, .*downtime")
+        typed.wait_for("post-copy, .*blackout")
         refused = attach()
         (outgoing,), (incoming,) = migrations("a"), migrations("b")
         code, text = typed.end()

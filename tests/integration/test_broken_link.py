@@ -77,7 +77,7 @@ def test_command_says_where_the_halves_are_and_what_to_type(
     options = ["--live", "--postcopy-after", "0", "--postcopy-bandwidth", "16"]
     options += ["--postcopy-recover", "never"]
     with Typed([*options, "--verbose"]) as typed:
-        typed.wait_for("post-copy, .*downtime")  # it runs on the destination
+        typed.wait_for("post-copy, .*blackout")  # it runs on the destination
         assert stage.lab.break_migrations() > 0
         code, text = typed.end()
     assert code == 3
@@ -126,7 +126,7 @@ def test_command_brings_guest_back_and_ends_well(stage: Stage, moved: Check) -> 
     stage.start()
     options = ["--live", "--postcopy-after", "0", "--postcopy-bandwidth", "16"]
     with Typed([*options, "--verbose"]) as typed:
-        typed.wait_for("post-copy, .*downtime")
+        typed.wait_for("post-copy, .*blackout")
         assert stage.lab.break_migrations() > 0
         code, text = typed.end()
     assert code == 0, text

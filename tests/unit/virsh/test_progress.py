@@ -63,10 +63,10 @@ MOMENTS = [
     Moment(Phase.SWITCHING, HALF, passes=2),
     Moment(Phase.POSTCOPY, replace(HALF, postcopy_requests=None)),
     Moment(Phase.POSTCOPY, replace(HALF, postcopy_requests=1)),
-    Moment(Phase.POSTCOPY, HALF, downtime_ms=79.4),
-    Moment(Phase.POSTCOPY, HALF, downtime_ms=79.4, shown_percent=98.5),
-    Moment(Phase.BROKEN, HALF, downtime_ms=79.4),
-    Moment(Phase.RECOVERING, HALF, downtime_ms=79.4),
+    Moment(Phase.POSTCOPY, HALF, blackout_ms=79.4),
+    Moment(Phase.POSTCOPY, HALF, blackout_ms=79.4, shown_percent=98.5),
+    Moment(Phase.BROKEN, HALF, blackout_ms=79.4),
+    Moment(Phase.RECOVERING, HALF, blackout_ms=79.4),
     Moment(Phase.GOING_BACK, HALF),
     Moment(Phase.COMPLETED, HALF),
 ]
@@ -77,10 +77,10 @@ def test_lines() -> None:
 
 
 def test_figures_that_do_not_fit_are_left_out_whole() -> None:
-    moment = Moment(Phase.POSTCOPY, HALF, downtime_ms=79.4)
+    moment = Moment(Phase.POSTCOPY, HALF, blackout_ms=79.4)
     whole = describe(moment)
     lines = {describe(moment, columns) for columns in range(len(whole) + 5)}
-    figures = ["188 MiB left", "48.0 MiB/s", "downtime 79 ms", "345 page requests"]
+    figures = ["188 MiB left", "48.0 MiB/s", "blackout 79 ms", "345 page requests"]
     head = "Migration: [63.28 %] post-copy, guest on destination"
     assert lines == {", ".join([head, *figures[:count]]) for count in range(5)}
     for columns in range(len(head), len(whole)):
@@ -198,9 +198,9 @@ def test_plain_lines_come_with_each_phase(plain: Scene) -> None:
 
 def test_plain_line_comes_with_the_guest_on_the_destination(plain: Scene) -> None:
     plain.job.phase = Phase.POSTCOPY
-    assert "downtime" not in plain.news(0)
+    assert "blackout" not in plain.news(0)
     plain.progress.see(Resumed(Side.DESTINATION))
-    assert "downtime 300 ms" in plain.quiet(1)
+    assert "blackout 300 ms" in plain.quiet(1)
     assert plain.news(2) == ""
 
 
@@ -231,14 +231,14 @@ def test_line_does_not_show_the_end_before_it_has_come(plain: Scene) -> None:
     assert plain.news(0) == ""
 
 
-def test_expected_downtime_is_not_shown_as_the_measured_one(tty: Scene) -> None:
+def test_expected_downtime_is_not_shown_as_the_blackout(tty: Scene) -> None:
     tty.job.phase = Phase.POSTCOPY
     tty.job.figures = replace(HALF, memory_remaining=None, bytes_per_s=None)
-    assert "downtime" not in tty.news(0)
+    assert "blackout" not in tty.news(0)
     tty.progress.see(Resumed(Side.SOURCE))
-    assert "downtime" not in tty.quiet(1) and not tty.progress.is_resumed
+    assert "blackout" not in tty.quiet(1) and not tty.progress.is_resumed
     tty.progress.see(Resumed(Side.DESTINATION))
-    assert "downtime 300 ms" in tty.quiet(2) and tty.progress.is_resumed
+    assert "blackout 300 ms" in tty.quiet(2) and tty.progress.is_resumed
 
 
 def test_percentage_never_goes_back(tty: Scene) -> None:
