@@ -142,7 +142,7 @@ def client_lost(stage: Stage) -> Iterator[None]:
     stage.start()
     slow = ["--live", "--postcopy-after", "0", "--postcopy-bandwidth", "8"]
     with Typed([*slow, "--verbose"], stage.name) as migrate:
-        migrate.wait_for("post-copy, .*downtime")  # it runs on the destination
+        migrate.wait_for("post-copy, .*blackout")  # it runs on the destination
     wait_until(lambda: "failed" in look(stage)[0].stdout, "libvirt's notice", 20)
     yield
 
