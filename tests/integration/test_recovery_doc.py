@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from commands import Typed
+from main_loop import IDLE, Begun, lookout, stop_main_loop
 from observers import Awaited, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
+from labkit import Lab
 from labkit.network import KERNELS_OWN
 from libvirt_postcopy.events import PassSeen, Resumed, Side
 from scenes.stage import VENV, Stage
@@ -244,7 +246,14 @@ def test_nothing_that_can_be_typed_is_left_out() -> None:
     assert lines == [line for title in TITLES for line in commands(title)]
 
 
-TITLES = ("Look", "Bring it back", "Watch it", "Make the destination notice")
+NO_COMMAND = "When the destination's QEMU takes no command"
+TITLES = (
+    "Look",
+    "Bring it back",
+    "Watch it",
+    "Make the destination notice",
+    NO_COMMAND,
+)
 
 #: What stands in the text, and the test that types it.
 INLINE = {
@@ -259,6 +268,7 @@ INLINE = {
     "--undefinesource": "test_options_of_the_first_call",
     "--shadow": "test_shadow_only_says_what_it_would_do",
     "--postcopy-monitor-dir": "test_way_round_is_asked_for_beforehand",
+    "--postcopy-blocktime": "test_way_round_is_asked_for_beforehand",
     "ss -t -n -p": "test_destination_is_made_to_notice",
     "virsh-postcopy -c qemu+tls://a/system postcopy-check web1 qemu+tls://b/system": "test_preflight",
     "/var/log/libvirt/qemu/web1.log": "test_log_that_tells_why_it_ended",
@@ -354,6 +364,44 @@ def test_destination_is_made_to_notice(stage: Stage, moved: Check) -> None:
     moved()
 
 
+@pytest.fixture
+def idle(network: Lab) -> Iterator[Stage]:
+    """A guest that the switch finds waiting."""
+    with Stage(network, IDLE, name="idle") as stage:
+        yield stage
+
+
+def test_qemu_that_takes_no_command_is_told_apart(idle: Stage, stage: Stage) -> None:
+    with broken(stage):
+        answering = _waits_in(stage)
+    assert "poll" in answering
+    dom = idle.start(qemu_args=lookout(idle))
+    begun = Begun()
+    job = postcopy.start(
+        dom,
+        "qemu+tcp://b/system",
+        policy="manual",
+        params={"bandwidth.postcopy": 2},
+        recover="never",
+        observer=begun,
+    )
+    begun.wait()
+    stop_main_loop(idle)
+    with pytest.raises(postcopy.PostcopyBroken):
+        job.wait(60)
+    assert "futex" in _waits_in(idle)
+    done = typed(f"{commands('Bring it back')[0]} --postcopy-recover 20", idle)
+    assert done.returncode == 3, done.stderr
+    assert "does not come back" in done.stderr
+
+
+def _waits_in(stage: Stage) -> str:
+    """Where the kernel says that a destination's main loop waits."""
+    (command,) = commands(NO_COMMAND)
+    command = of_this_lab(command, stage)
+    return str(stage.lab.host("b").run(["bash", "-c", command]).stdout)
+
+
 def test_preflight(stage: Stage) -> None:
     stage.start()
     (command,) = (each for each in inline() if "postcopy-check" in each)
@@ -362,11 +410,14 @@ def test_preflight(stage: Stage) -> None:
     assert "0 errors" in done.stdout
 
 
-def test_way_round_is_asked_for_beforehand(stage: Stage, moved: Check) -> None:
+@pytest.mark.parametrize("more", ["", "--postcopy-blocktime"])
+def test_way_round_is_asked_for_beforehand(
+    stage: Stage, moved: Check, more: str
+) -> None:
     stage.start()
     done = typed(
         "virsh-postcopy -c qemu+tls://a/system migrate --live --postcopy-after-precopy"
-        f" --postcopy-monitor-dir {stage.lab.shared} web1 qemu+tls://b/system",
+        f" --postcopy-monitor-dir {stage.lab.shared} {more} web1 qemu+tls://b/system",
         stage,
     )
     assert done.returncode == 0, done.stderr

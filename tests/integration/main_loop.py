@@ -1,0 +1,96 @@
+"""A destination whose QEMU's main loop waits for a page, so that it answers nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+
+from guest import GuestParams
+from libvirt_postcopy.events import PassSeen
+from libvirt_postcopy.qmp.commands import Qemu
+from libvirt_postcopy.qmp.socket import SocketMonitor
+from scenes.stage import Stage
+from waiting import wait_until
+
+__all__ = ["IDLE", "Begun", "lookout", "stop_main_loop"]
+
+IDLE = GuestParams(
+    memory_mib=128, fill_mib=127, working_set_mib=48, rate_mib_s=1, high_stack=True
+)
+"""It mostly waits for the next tick, so the first that it does on the destination is to take one: TCG pushes an
+interrupt's frame with QEMU's big lock held.  The page for that is the last to be pushed by itself."""
+
+_S = 20.0
+
+
+class Begun:
+    """An observer: the first pass goes on."""
+
+    def __init__(self) -> None:
+        self._seen = Event()
+
+    def __call__(self, what: object) -> None:
+        if isinstance(what, PassSeen):
+            self._seen.set()
+
+    def wait(self) -> None:
+        assert self._seen.wait(_S), "no pass was seen"
+
+
+def lookout(stage: Stage) -> list[str]:
+    """QEMU's arguments for a monitor of the test's own: at first the source's, then the destination's."""
+    return ["-qmp", f"unix:{_path(stage)},server=on,wait=off"]
+
+
+def _path(stage: Stage) -> str:
+    return f"{stage.lab.shared}/{stage.name}-lookout.sock"
+
+
+def stop_main_loop(stage: Stage) -> None:
+    """Switch a migration that is in pre-copy, and break it where the destination's main loop cannot notice.
+
+    The daemon that would start the guest there is held until all that the guest asks for is swallowed.
+    """
+    with _held_daemon(stage):
+        domain = stage.find("a")
+        assert domain is not None
+        domain.migrateStartPostCopy(0)
+        _wait_until_loaded(stage)
+        stage.lab.swallow_migrations()
+    try:
+        wait_until(lambda: _stands_still(stage), "the main loop to wait", _S)
+        assert stage.lab.break_migrations() > 0
+    finally:
+        stage.lab.pass_migrations()
+
+
+@contextmanager
+def _held_daemon(stage: Stage) -> Iterator[None]:
+    (daemon,) = stage.run("b", ["pgrep", "-o", "-x", "libvirtd"]).stdout.split()
+    stage.run("b", ["kill", "-STOP", daemon])
+    try:
+        yield
+    finally:
+        stage.run("b", ["kill", "-CONT", daemon])
+
+
+def _wait_until_loaded(stage: Stage) -> None:
+    monitor = SocketMonitor(_path(stage), "destination")
+    try:
+        monitor.connect()
+        qemu = Qemu(monitor)
+        wait_until(lambda: qemu.run_state() != "inmigrate", "the device state", _S)
+    finally:
+        monitor.close()
+
+
+def _stands_still(stage: Stage) -> bool:
+    """Whether the main thread waits for a lock, and a vCPU for a page."""
+    (qemu,) = stage.qemus("b")
+    of = f"/proc/{qemu}/task"
+    main, all_ = (
+        stage.run("b", ["bash", "-c", f"cat {threads}/wchan"]).stdout
+        for threads in (f"{of}/{qemu}", f"{of}/*")
+    )
+    return "futex" in main and "handle_userfault" in all_

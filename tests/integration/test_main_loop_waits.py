@@ -1,0 +1,71 @@
+"""A link that breaks in the instant in which the guest arrives stops the destination's main loop: only out of band is it
+reached, and libvirt goes no such way.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from commands import URI, Typed
+from main_loop import IDLE, Begun, lookout, stop_main_loop
+from observers import Recorder
+
+import libvirt_postcopy as postcopy
+from labkit import Lab
+from libvirt_postcopy.actions import Note
+from libvirt_postcopy.api import Wishes
+from scenes.stage import Stage
+
+Check = Callable[[], None]
+SLOW = {"bandwidth.postcopy": 2}
+"""MiB/s: what is not asked for does not come in time."""
+
+
+@pytest.fixture
+def stage(network: Lab) -> Iterator[Stage]:
+    with Stage(network, IDLE) as stage:
+        yield stage
+
+
+def test_guest_is_brought_back_out_of_band(stage: Stage, moved: Check) -> None:
+    dom = stage.start(qemu_args=lookout(stage))
+    begun, shown = Begun(), Recorder()
+
+    def observe(what: object) -> None:
+        begun(what)
+        shown(what)
+
+    job = postcopy.start(
+        dom,
+        URI,
+        policy="manual",
+        params=SLOW,
+        wishes=Wishes(monitor_dir=str(stage.lab.shared)),
+        recover=60,
+        recover_bandwidth=0,
+        observer=observe,
+    )
+    begun.wait()
+    stop_main_loop(stage)
+    result = job.wait(90)
+    moved()
+    assert result.notes == ()
+    assert not [note for note in shown.of(Note) if "takes no command" in note.text]
+
+
+def test_without_a_second_monitor_it_is_told_and_left_split(stage: Stage) -> None:
+    stage.start(qemu_args=lookout(stage))
+    options = ["--live", "--postcopy", "--postcopy-bandwidth", "2", "--verbose"]
+    with Typed([*options, "--postcopy-recover", "20"]) as typed:
+        typed.wait_for("pass 1|pre-copy")
+        stop_main_loop(stage)
+        typed.wait_for("the destination's takes no command", timeout=15)
+        code, text = typed.end()
+    assert code == 3, text
+    error = text.strip().splitlines()[-1]
+    assert "given up after 20 s" in error and "takes no command" in error
+    assert "destroy, resume and reset neither half" in error
+    assert re.search(r"virsh-postcopy .*postcopy-recover busy", error)
+    assert stage.active_on() == ["a", "b"]
