@@ -220,6 +220,21 @@ class Landing:
             # Before the switch a question can delay it.
             if was_deaf or self._course.was_split:
                 self._ends.ask_source()
+        self._leave_connecting()
+
+    def _leave_connecting(self) -> None:
+        """See whether a cancelled source still waits for a connection that a dead link never makes, two minutes as a rule.
+
+        :raises PostcopyError: If it does: nothing was sent, and nothing will be.
+        """
+        if self._course.status(Side.SOURCE) != Status.CANCELLING:
+            return
+        info = self._source.ask_migration() or {}
+        sent = info.get("ram", {}).get("transferred", 0)
+        if info.get("status") == Status.CANCELLING and not sent:
+            raise PostcopyError(
+                "it was cancelled before it was connected", side="source"
+            )
 
     def _be_patient(self) -> None:
         """The source's daemon does not answer.

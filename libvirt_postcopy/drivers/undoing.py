@@ -3,8 +3,8 @@
 The destination's domain, which a run of ours has made, is destroyed on this way alone, and only when no part of the
 guest can be in it, nor come into it any more:
 
-- nothing was sent; or the source's QEMU says that its migration is over without a switch, or has ended, or the
-  destination says that it lacks something;
+- nothing was sent; or the source's QEMU says that its migration is cancelled or over without a switch, or has ended, or
+  the destination says that it lacks something;
 - nothing of ours sends a switch from then on (``switching``), nor starts its vCPUs (``Starter.forbid``);
 - the domain bears the mark of this run, by an answer of its daemon right before, over the same connection.
 

@@ -9,7 +9,7 @@ import pytest
 from libvirt_postcopy.constants import ErrorNumber
 from libvirt_postcopy.drivers import ends, landing
 from libvirt_postcopy.errors import LibvirtError
-from libvirt_postcopy.events import Half, SwitchAccepted
+from libvirt_postcopy.events import Ended, Half, SwitchAccepted
 from unit.drivers.plays import (
     PATIENCE_S,
     Play,
@@ -307,3 +307,40 @@ def test_destination_that_does_not_answer_is_known_by_what_it_announced(
     pair.say("dst", "postcopy-paused")
     assert play.driver.look(DST).half is Half.SPLIT_FAILED
     silent.set()
+
+
+def _cancelled_in_setup(pair: Pair, hosts: Hosts) -> Play:
+    """Its connection is not made yet, and QEMU waits for that."""
+    play, source = Play(hosts), pair.models["src"]
+    source._migrate = lambda **given: source.say("setup") or ok()  # type: ignore[method-assign, func-returns-value]
+    source._migrate_cancel = lambda: source.say("cancelling") or ok()  # type: ignore[method-assign, func-returns-value]
+    play.begin().until_status("setup")
+    return play
+
+
+def test_connection_that_is_never_made_is_not_waited_for(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _cancelled_in_setup(pair, hosts)
+    there = hosts.there
+    assert play.driver.abort() is None
+    ended = play.ended()
+    assert (ended.here, ended.there) == (Half.WHOLE, Half.GONE)
+    assert "cancelled before it was connected" in str(ended.error)
+    assert there.calls == [("destroy",)] and hosts.dom.calls == []
+
+
+def test_cancelled_source_that_has_sent_something_is_waited_for(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _cancelled_in_setup(pair, hosts)
+    told = {"status": "cancelling", "ram": {"transferred": 4096}}
+    pair.replies["src", "query-migrate"] = ok({**told, "status": "setup"})
+    assert play.driver.abort() is None
+    pair.replies["src", "query-migrate"] = ok(told)
+    asked = hosts.dom.commands.count("query-migrate")
+    until(lambda: hosts.dom.commands.count("query-migrate") > asked + 3)
+    assert not [each for each in play.so_far() if isinstance(each, Ended)]
+    pair.replies.clear()
+    pair.say("src", "cancelled")
+    assert play.ended().here is Half.WHOLE
