@@ -232,6 +232,8 @@ class Host:
         if dom is None:
             return Looked(self.side, Half.GONE)
         half = vir.half(dom)
+        if self.side is Side.SOURCE and half not in _HALVES and _is_left_over(dom):
+            half = Half.SPLIT_FAILED
         # What cannot be asked leaves a half unknown, so that it is looked at again and not resumed meanwhile.
         obstacle = self._obstacle(dom, connection) if half in _HALVES else ""
         if self.side is Side.DESTINATION:
@@ -315,6 +317,30 @@ class Host:
                 )
         if self._is_closed:
             line.release()
+
+
+def _is_left_over(dom: Domain) -> bool:
+    """Whether it is half of a guest that libvirt takes for one that is paused and never left.
+
+    libvirt up to 12.8 does not know ``postcopy-device``, so a daemon that is started again has not heard of the switch.
+    """
+    if not vir.is_paused(dom):
+        return False
+    try:
+        return vir.query_migration(dom).get("status") in _IN_POSTCOPY
+    except LibvirtError as error:
+        LOG.info("the source's QEMU cannot be asked: %s", error)
+        return False
+
+
+_IN_POSTCOPY = frozenset(
+    (
+        Status.POSTCOPY_ACTIVE,
+        Status.POSTCOPY_PAUSED,
+        Status.POSTCOPY_RECOVER_SETUP,
+        Status.POSTCOPY_RECOVER,
+    )
+)
 
 
 def _ask_source(dom: Domain, half: Half) -> tuple[str | None, Stats | None]:

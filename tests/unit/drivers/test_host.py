@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from libvirt_postcopy.constants import DomainState, PausedReason
 from libvirt_postcopy.drivers import host as module
 from libvirt_postcopy.drivers.host import ANSWER_S, RESTART_S, Host, Pulse
 from libvirt_postcopy.errors import LibvirtError
@@ -183,6 +184,35 @@ def test_lookout_of_the_source_says_unknown_where_the_job_cannot_be_told() -> No
     dom.errors["jobStats"] = NO_ANSWER
     host = Host(SRC, UUID, None, lambda uri, side: source, shared=source)
     assert host.look() == Looked(SRC, Half.UNKNOWN)
+
+
+PAUSED_HERE = (DomainState.VIR_DOMAIN_PAUSED, PausedReason.VIR_DOMAIN_PAUSED_MIGRATION)
+
+
+@pytest.mark.parametrize(
+    "status, half",
+    [
+        ("postcopy-paused", Half.SPLIT_FAILED),
+        ("active", Half.MIGRATING),
+        ("completed", Half.MIGRATING),
+        (None, Half.MIGRATING),
+    ],
+)
+def test_half_that_libvirt_takes_for_a_paused_guest_is_known_by_its_qemu(
+    status: str | None, half: Half
+) -> None:
+    source = FakeConnection()
+    dom = FakeDomain(source, state=PAUSED_HERE)
+    dom.migrate_info = {} if status is None else {"status": status}
+    host = Host(SRC, UUID, None, lambda uri, side: source, shared=source)
+    assert host.look().half is half
+
+
+def test_qemu_of_a_guest_that_runs_is_not_asked() -> None:
+    source = FakeConnection()
+    FakeDomain(source).migrate_info = {"status": "postcopy-paused"}
+    host = Host(SRC, UUID, None, lambda uri, side: source, shared=source)
+    assert host.look().half is Half.WHOLE
 
 
 # The pulse
