@@ -108,17 +108,18 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split("."))
 
 
+_NEVER = (1000,)
 _SPLIT = (Moment.SPLIT, Moment.FINISHING)
 _RECOVERY = (Moment.BROKEN, Moment.RECOVERING, Moment.RECOVERED)
 
 # Since QEMU 10.2 (qapi/migration.json, MigrationStatus) a source that has switched is in ``postcopy-device`` until the
-# destination has all of the devices' state, and can go back until then.
+# destination has all of the devices' state, and can go back until then.  libvirt starts the destination later.
 DEFECTS = (
     Defect(
-        "the destination's QEMU dies if the link breaks while it recovers (seen with 7.2.22)",
+        "the destination's QEMU dies if the link breaks while it recovers (seen with 7.2.22 and 11.1.2)",
         "QEMU",
         (7, 2),
-        (7, 3),
+        (11, 2),
         (Moment.RECOVERING,),
         (_SOCKETS,),
     ),
@@ -159,6 +160,25 @@ DEFECTS = (
         (10, 2),
         (Moment.SWITCH,),
         ("source's daemon killed",),
+    ),
+    Defect(
+        "no QEMU goes back to the source once the destination has all of the devices' state, and libvirt destroys the"
+        " destination's half where it cannot start it",
+        "QEMU",
+        (10, 2),
+        _NEVER,
+        (Moment.SWITCH,),
+        (_CUT, _SOCKETS, _PAUSE, *_DAEMONS),
+    ),
+    Defect(
+        "no QEMU goes back to the source once the destination has all of the devices' state, and without the client that"
+        " manages it libvirt destroys the destination's half before it runs; --p2p survives",
+        "QEMU",
+        (10, 2),
+        _NEVER,
+        (Moment.SWITCH,),
+        (_CLIENT,),
+        ways=(False,),
     ),
     Defect(
         "libvirt 11.2.0 to 11.3.0 crash when a migration is resumed through them, so it is never tried and both"

@@ -47,6 +47,7 @@ _NEXT = {
 }
 """What ends a moment, fault or no fault; where nothing is named, the end of the migration does."""
 
+_TENTHS = 30  #: QEMU 11.1 begins with pass 2, and counts ten a second whatever has been sent; all has after so many
 _ANSWERED = 8  #: requests; after more the first are answered
 _LAST_BYTES = 8 << 20
 _POLL_S = 0.05
@@ -62,6 +63,7 @@ class Moments:
         self._paused: set[Side] = set()
         self._recovered_at: list[float] = []
         self._troubles = 0
+        self._saw_pass_one = False
         self._is_over = False
         self._held: Moment | None = None
         self._hold: Callable[[], None] = lambda: None
@@ -191,8 +193,10 @@ class Moments:
     def _take(self, side: Side, event: Event) -> None:
         if isinstance(event, ev.Resumed) and side is Side.DESTINATION:
             self._reach(Moment.SPLIT)
-        elif isinstance(event, ev.PassSeen) and event.number > 1:
-            self._reach(Moment.LATER_PASS)
+        elif isinstance(event, ev.PassSeen):
+            self._saw_pass_one |= event.number == 1
+            if event.number > (1 if self._saw_pass_one else _TENTHS):
+                self._reach(Moment.LATER_PASS)
         elif isinstance(event, ev.SplitFailed) and side is Side.SOURCE:
             self._troubles += 1
         elif isinstance(event, ev.StatusSeen):
