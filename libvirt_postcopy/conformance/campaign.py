@@ -141,7 +141,7 @@ def _run_one(
 
         run_all(bench, jobs, options.workers, done)
     if options.record is not None:
-        save(found, options.record / re.sub("[ /]+", "-", label).lower())
+        save(found, options.record / _file_name(label).lower())
     ran = [
         check
         for check in chosen
@@ -167,6 +167,10 @@ def _label(target: Target, facts: Facts, taken: Collection[str]) -> str:
     kind = "" if target.board is PC else f" {target.board.target}"
     label = target.label or f"QEMU {facts.text}{kind}"
     return f"{label} {target.path}" if label in taken else label
+
+
+def _file_name(label: str) -> str:
+    return re.sub("[ /]+", "-", label)
 
 
 def _problem(subject: Subject, driven: Sequence[Scenario]) -> str:
@@ -291,7 +295,7 @@ def _run_pair(
         verdict = Verdict.FAIL if problem else Verdict.SKIP
         return Pairing(one.label, two.label, name, verdict, problem or "no machine type that both have")  # fmt: skip
     seen = converse(bench, CROSS, (one.target, two.target), (one.facts, two.facts), name)  # fmt: skip
-    kept[f"{one.label}-to-{two.label}".replace("/", "_")] = seen
+    kept[_file_name(f"{one.label}-to-{two.label}")] = seen
     (finding,) = judge_all([CHECKS["memory/other-version"]], [seen], one.facts)
     options.say(f"{one.label} to {two.label}: {finding.verdict.value}")
     return Pairing(one.label, two.label, name, finding.verdict, finding.reason or finding.actual)  # fmt: skip
