@@ -162,6 +162,9 @@ class Stage:
         for host in self.lab.hosts():
             domain = self.find(host.name)
             if domain is not None:
+                for number in self.qemus(host.name):
+                    # A split one ends only ten seconds after libvirt has told it to.
+                    host.run(["kill", "-KILL", str(number)], check=False)
                 _remove(domain)
         for connection in self._connections.values():
             connection.close()
