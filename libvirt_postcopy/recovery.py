@@ -87,8 +87,8 @@ _HANGS = (
 )
 
 _SHELL_IS_LEFT = (
-    "the guest is on the destination; libvirt has missed that on the source, and keeps what is left of it there until its"
-    " daemon is restarted"
+    "the guest is on the destination; libvirt has missed that on the source, and keeps what is left of it there: it is"
+    " empty, and must not be resumed"
 )
 
 _WAITS_IN_VAIN = "the destination's QEMU has ended, and the source's waits for it"

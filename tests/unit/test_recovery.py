@@ -532,7 +532,7 @@ def test_guest_that_libvirt_has_not_seen_off_is_on_the_destination() -> None:
     assert lasting.migration.place is Place.DESTINATION
     assert lasting.phase is Phase.COMPLETED and lasting.resumes == []
     (note,) = lasting.notes
-    assert "until its daemon is restarted" in note
+    assert "must not be resumed" in note
 
 
 def test_half_that_is_gone_must_stay_gone_to_be_lost() -> None:
