@@ -72,8 +72,10 @@ def closed(monitor: None) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (undoing, landing, passthrough):
-        monkeypatch.setattr(module, "_RETRY_S", 0.05)
-    monkeypatch.setattr(landing, "_POLL_S", 0.05)
+        monkeypatch.setattr(module, "_RETRY_S", 0.01)
+    for module in (undoing, switching):
+        monkeypatch.setattr(module, "_LOOK_S", 0.01)
+    monkeypatch.setattr(landing, "_POLL_S", 0.01)
     monkeypatch.setattr(landing, "_RESUME_S", 0.2)
     monkeypatch.setattr(landing, "_CONFIRM_S", 0.3)
     monkeypatch.setattr(rejoin, "_PROBE_S", 0.2)
