@@ -52,11 +52,11 @@ class Tool:
     attach: Sequence[str] = ()
 
     def comes_to(self, cell: Cell) -> bool:
-        """Whether there is such a moment: who never resumes what is broken never sees it recover."""
-        return bool(self.attach) or cell.moment not in _OF_A_RECOVERY
+        """Whether there is such a moment: who never resumes what is broken ends, and never sees it recover."""
+        has_ended = cell.moment is Moment.BROKEN and cell.fault.name == "client killed"
+        is_recovery = cell.moment in (Moment.RECOVERING, Moment.RECOVERED)
+        return bool(self.attach) or not (has_ended or is_recovery)
 
-
-_OF_A_RECOVERY = (Moment.RECOVERING, Moment.RECOVERED)
 
 _SOURCE = ("-c", "qemu+tcp://a/system")
 _LIVE = ("migrate", "--live", "--postcopy", "--postcopy-bandwidth", "16")
