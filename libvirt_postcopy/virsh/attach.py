@@ -22,7 +22,7 @@ from libvirt_postcopy.journal import Facts, entries, safe_uri
 from libvirt_postcopy.policy import Manual, Policy, parse
 from libvirt_postcopy.vir import calls
 from libvirt_postcopy.vir.events import ensure_event_loop
-from libvirt_postcopy.vir.protocols import Domain
+from libvirt_postcopy.vir.protocols import Connection, Domain
 from libvirt_postcopy.virsh.daemon import (
     connect,
     find_domain,
@@ -80,12 +80,7 @@ def follow(
         except LibvirtError as error:
             if error.code != ErrorNumber.VIR_ERR_NO_DOMAIN:
                 raise
-            facts = _last_seen(name, uri_of(connection))
-            if facts is not None and _has_arrived(facts, login(options).open):
-                terminal.say(f"'{name}' has arrived on {facts.destination}")
-                return
-            error.cure = _where_to_look(name, facts)
-            raise
+            return _tell_arrival(error, name, connection, options, terminal)
         if "shadow" not in given:
             require_writable(options, for_call="virDomainMigrateStartPostCopy")
         texts = _texts(given, dom)
@@ -108,6 +103,10 @@ def follow(
         )
     except StateError as error:
         raise _refusal(error, dom) from error
+    except LibvirtError as error:  # it may have left this moment
+        if error.code != ErrorNumber.VIR_ERR_NO_DOMAIN:
+            raise
+        return _tell_arrival(error, name, connection, options, terminal)
     try:
         _Onlooker(job, progress, signals, texts, terminal).wait()
     except LeftAlone:
@@ -117,6 +116,21 @@ def follow(
         raise texts.of(
             error, progress.seen, guest_on_source(dom) if is_back else ""
         ) from error
+
+
+def _tell_arrival(
+    error: LibvirtError,
+    name: str,
+    connection: Connection,
+    options: Globals,
+    terminal: Terminal,
+) -> None:
+    """Say that a domain that is not here has arrived where it was sent; raise the error where it has not."""
+    facts = _last_seen(name, uri_of(connection))
+    if facts is None or not _has_arrived(facts, login(options).open):
+        error.cure = _where_to_look(name, facts)
+        raise error
+    terminal.say(f"'{name}' has arrived on {facts.destination}")
 
 
 def _call(given: Mapping[str, Value], dom: Domain) -> dict[str, Any]:

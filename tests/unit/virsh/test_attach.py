@@ -156,6 +156,18 @@ def test_guest_that_has_arrived_meanwhile_is_all_that_was_wanted(
     assert there.is_closed
 
 
+def test_guest_that_arrives_while_it_is_attached_to_is_all_that_was_wanted(
+    there: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there.domains.append(FakeDomain(there, state=MIGRATED))
+    gone = attach.find_domain
+    monkeypatch.setattr(attach, "find_domain", lambda connection, name: FakeDomain())
+    monkeypatch.setattr(
+        attach.takeover, "attach", lambda dom, dest, **options: gone(dom, "web1")
+    )
+    assert typed("web1") == "'web1' has arrived on fake:///b\n"
+
+
 def test_guest_that_came_back_is_not_looked_for_elsewhere(
     there: FakeConnection,
 ) -> None:
