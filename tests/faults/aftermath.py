@@ -128,7 +128,9 @@ def place_of(
 
 
 def _is_half(status: str | None) -> bool:
-    """A monitor that does not answer vouches for nothing."""
+    """A monitor that does not answer vouches for nothing; from ``postcopy-device`` a source can go back."""
+    if status == "postcopy-device":
+        return False
     return status is None or status.startswith("postcopy")
 
 

@@ -172,6 +172,7 @@ def test_daemon_that_cannot_resume_is_excused_for_what_needs_a_resume() -> None:
         ({"a": "cancelling"}, False, False, "lost"),
         ({"b": None}, False, True, "lost"),
         ({"a": "failed"}, False, False, "stopped"),
+        ({"a": "postcopy-device"}, False, False, "stopped"),
     ],
 )
 def test_heartbeat_and_qemus_tell_where_the_guest_is(
