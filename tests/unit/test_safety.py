@@ -66,6 +66,8 @@ ALLOWED: dict[tuple[str, str], set[str]] = {
     ("drivers/runner.py", "Runner._perform"): {"self._driver.resume"},
     ("migration.py", "Migration._take_resumed"): {"self._figures.resume"},
     ("qmp/socket.py", "SocketMonitor._leave"): {"listener.cancel"},
+    ("virsh/console.py", "_Console._listening"): {"self._screen.restore"},
+    ("virsh/console.py", "_Console._stop_passing"): {"self._screen.restore"},
 }
 
 #: Where one of QEMU's is named.
