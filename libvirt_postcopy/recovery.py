@@ -81,6 +81,9 @@ _LONGEST_PAUSE_S = 10.0
 #: A source that says so sends no pages, and waits for the destination; a call waits for it, but not for one that is paused.
 _WAITS = frozenset((Status.POSTCOPY_RECOVER_SETUP, Status.POSTCOPY_RECOVER))
 
+#: What a call that nobody could have resumed waits for in vain, as with libvirt before 8.5.
+_HANGS_ON = "libvirt's call does not come back, and QEMU waits for a resume"
+
 _HANGS = (
     "libvirt's call does not come back, and both QEMUs wait: the destination's takes no command, as where its main loop"
     " waits for a page itself; only a monitor that was open before reaches it then (--postcopy-monitor-dir)"
@@ -304,6 +307,8 @@ class Recovery:
             return self._end(_WAITS_IN_VAIN)
         if not self._is_hanging:
             return []
+        if self._obstacle() and now >= self._diagnosed_at + SETTLE_S:
+            return self._end(f"{_HANGS_ON}; {self._obstacle()}")
         if now >= self._hang_ends_at:
             whys = self._impatience(), _HANGS if self._have_both_noticed else ""
             return self._end("; ".join(filter(None, whys)))
@@ -338,6 +343,8 @@ class Recovery:
         if not self._is_hanging:
             return []
         times = [self._hang_ends_at]
+        if self._obstacle():
+            times.append(self._diagnosed_at + SETTLE_S)
         if self._can_go_round and self._patience_s:
             times.append(self._resume_at)
         elif self._waiting:
@@ -391,6 +398,8 @@ class Recovery:
         is_watched = self._diagnosis is Diagnosis.FLOWING and self._is_attached
         if is_watched and self._last(Side.SOURCE).half is not Half.SPLIT_FAILED:
             return ""  # nothing was lost
+        if self._is_hanging and self._obstacle():
+            return ""  # it is not waited for
         if self._is_hanging and self._have_both_noticed:
             return f"{_HANGS}: waiting for it"
         return _WAITING.get(self._diagnosis, "")

@@ -335,6 +335,25 @@ def test_call_that_hangs_before_a_page_was_seen_to_move_is_given_up_too() -> Non
     assert scene.migration.is_over and scene.migration.place is Place.SPLIT
 
 
+@pytest.mark.parametrize("found", [PAUSED, HALF_PAUSED])
+def test_call_that_hangs_where_nothing_can_be_resumed_is_not_waited_for(
+    found: tuple[ev.Looked, ev.Looked],
+) -> None:
+    """libvirt before 8.5 does not notice that QEMU is paused, and its call never comes back."""
+    obstacle = resume_obstacle(Side.SOURCE, 7_000_000, 5_002_000)
+    scene = Split(patience_s=MINUTE)
+    scene.moves(100)
+    scene.at(1.0, *walk("postcopy-paused"))
+    scene.find(replace(found[0], obstacle=obstacle), found[1]).until(
+        1.0 + HANG_S + SETTLE_S - 0.1
+    )
+    assert not scene.migration.is_over
+    scene.until(1.0 + HANG_S + SETTLE_S)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+    assert scene.migration.given_up.endswith(obstacle) and scene.resumes == []
+    assert scene.notes == []
+
+
 def test_break_that_the_destination_has_not_noticed_is_told_during_a_call_too() -> None:
     scene = Split(patience_s=MINUTE)
     scene.moves(100)
