@@ -6,11 +6,12 @@ Source: libvirt ``src/libvirt.c`` ``virConnectAuthCallbackDefault``, ``tools/vir
 
 from __future__ import annotations
 
-import getpass
 import os
 import select
+import signal
 import subprocess
 import sys
+import termios
 from typing import Any, cast
 
 import libvirt
@@ -41,6 +42,7 @@ class Login:
     def __init__(self, *, has_agent: bool = True) -> None:
         self._has_agent = has_agent
         self._answers: dict[tuple[str | None, int, str], str] = {}
+        self._raised: BaseException | None = None
 
     def open(self, uri: str | None) -> Connection:
         """Open a connection that may do everything.
@@ -77,10 +79,13 @@ class Login:
 
     def _open(self, uri: str | None, flags: int = 0) -> Connection:
         auth = [_TYPES, self._answer, uri]
+        self._raised = None
         try:
             return cast(Connection, libvirt.openAuth(uri, auth, flags))
         except libvirt.libvirtError:
             self._forget(uri)
+            if self._raised is not None:
+                raise self._raised from None
             raise
 
     def _forget(self, uri: str | None) -> None:
@@ -88,6 +93,14 @@ class Login:
             del self._answers[key]
 
     def _answer(self, credentials: list[list[Any]], uri: str | None) -> int:
+        """Answer libvirt-python, which would only print what a signal's handler raises meanwhile."""
+        try:
+            return self._fill_in(credentials, uri)
+        except BaseException as error:
+            self._raised = error
+            return -1
+
+    def _fill_in(self, credentials: list[list[Any]], uri: str | None) -> int:
         for each in credentials:
             if each[_TYPE] == libvirt.VIR_CRED_EXTERNAL:
                 if each[_CHALLENGE] != "PolicyKit":
@@ -95,7 +108,10 @@ class Login:
                 continue  # polkit asks by itself
             key = (uri, each[_TYPE], str(each[_PROMPT]))
             if key not in self._answers:
-                self._answers[key] = _ask(*key[1:])
+                answer = _ask(*key[1:])
+                if answer is None:
+                    return -1
+                self._answers[key] = answer
             each[_RESULT] = self._answers[key] or each[_DEFAULT] or ""
         return 0
 
@@ -116,11 +132,34 @@ class Login:
         return agent
 
 
-def _ask(kind: int, prompt: str) -> str:
-    if kind in _HIDDEN and sys.stdin is not None and sys.stdin.isatty():
-        return getpass.getpass(f"{prompt}: ")
+def _ask(kind: int, prompt: str) -> str | None:
+    """Ask; None if Ctrl-C was the answer, and has not ended us."""
     print(f"{prompt}: ", end="", flush=True)
+    if kind in _HIDDEN and sys.stdin is not None and sys.stdin.isatty():
+        return _read_hidden()
     return sys.stdin.readline().rstrip("\n") if sys.stdin is not None else ""
+
+
+def _read_hidden() -> str | None:
+    """Read what is not to be shown.
+
+    As at virsh's own question no key makes a signal then: who is ended or stopped would leave a terminal that shows
+    nothing.  Ctrl-C ends the answer instead, and is sent when the terminal is as it was.
+    """
+    before, hidden = termios.tcgetattr(0), termios.tcgetattr(0)
+    interrupt = before[6][termios.VINTR]
+    hidden[3] &= ~(termios.ECHO | termios.ISIG)
+    hidden[6][termios.VEOL] = interrupt
+    termios.tcsetattr(0, termios.TCSAFLUSH, hidden)
+    try:
+        typed = os.read(0, 4096)
+    finally:
+        termios.tcsetattr(0, termios.TCSAFLUSH, before)
+    print(flush=True)
+    if typed.endswith(interrupt):
+        signal.raise_signal(signal.SIGINT)
+        return None
+    return os.fsdecode(typed).rstrip("\n")
 
 
 def _polkits(error: libvirt.libvirtError) -> int | None:

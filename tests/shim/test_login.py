@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import termios
 from pathlib import Path
 
 import pytest
 
-from shim.conftest import Pair
+from shim.conftest import PATIENCE_S, Pair, on_terminal, read_until
+from waiting import wait_until
 
 ASKED = b"Enter username for localhost: Enter alice's password for localhost: "
 
@@ -36,3 +40,28 @@ def test_destination_asks_once_for_all_of_a_migration(pair: Pair, guarded: str) 
     done = pair.run(line.split(), b"alice\nsesame\n")[1]
     assert done.out.count(b"Enter") == 2 and done.status == 1
     assert b"this function is not supported" in done.err
+
+
+@pytest.mark.parametrize("is_in_shell", [False, True])
+@pytest.mark.parametrize("is_hidden", [False, True])
+def test_ctrl_c_at_its_question_ends_us_and_leaves_the_terminal_as_it_was(
+    pair: Pair, guarded: str, is_in_shell: bool, is_hidden: bool
+) -> None:
+    """In the shell a handler of ours raises, inside a call of libvirt."""
+    argv = ["virsh", "-c", "test:///default"]
+    line = f"migrate --live --postcopy --postcopy-resume --unsafe test {guarded}"
+    argv += [] if is_in_shell else line.split()
+    with on_terminal(argv, pair.environs[1]) as (process, terminal):
+        before = termios.tcgetattr(terminal)
+        if is_in_shell:
+            read_until(terminal, b"virsh # ")
+            os.write(terminal, line.encode() + b"\r")
+        read_until(terminal, b"Enter username for localhost: ")
+        if is_hidden:
+            os.write(terminal, b"alice\r")
+            read_until(terminal, b"password for localhost: ")
+            echo = termios.ECHO
+            wait_until(lambda: not termios.tcgetattr(terminal)[3] & echo, "no echo", PATIENCE_S)  # fmt: skip
+        os.write(terminal, b"\x03")
+        assert process.wait(PATIENCE_S) == -signal.SIGINT
+        assert termios.tcgetattr(terminal) == before

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
 import io
+import os
+import pty
+import signal
 import sys
+import termios
 from types import SimpleNamespace
 
 import libvirt
@@ -92,7 +96,7 @@ def test_polkits_agent_asks_where_there_is_a_terminal(
 
     monkeypatch.setattr(login.subprocess, "Popen", start)
     monkeypatch.setattr(sys, "stdin", Terminal("alice\n"))
-    monkeypatch.setattr(login.getpass, "getpass", lambda prompt: "sesame")
+    monkeypatch.setattr(login, "_read_hidden", lambda: "sesame")
     daemon.errors = [polkit(libvirt.VIR_ERR_AUTH_UNAVAILABLE), polkit(libvirt.VIR_ERR_AUTH_FAILED)]  # fmt: skip
     assert Login().open("x") == "connection"
     assert ended == ["asked to", "is"] and len(daemon.flags) == 3
@@ -113,3 +117,54 @@ def test_only_polkit_may_ask_by_itself() -> None:
     answer = Login()._answer
     assert answer([[POLKIT, None, "PolicyKit", None, None]], "x") == 0
     assert answer([[POLKIT, None, "another", None, None]], "x") == -1
+
+
+def test_what_a_signal_raises_while_it_is_asked_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def read() -> str:
+        raise KeyboardInterrupt
+
+    def open_auth(uri: str, auth: list, flags: int) -> str:
+        assert auth[1]([[NAME, "Name", None, None, None]], auth[2]) == -1
+        raise refused(libvirt.VIR_ERR_AUTH_FAILED, "cancelled")
+
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(readline=read))
+    monkeypatch.setattr(login.libvirt, "openAuth", open_auth)
+    with pytest.raises(KeyboardInterrupt):
+        Login().open("x")
+
+
+@pytest.mark.parametrize("keys, answer, signals", [(b"sesame\n", "sesame", 0), (b"ses\x1c\x1a\x03", None, 1)])  # fmt: skip
+def test_no_key_makes_a_signal_while_nothing_is_shown(
+    monkeypatch: pytest.MonkeyPatch,
+    keys: bytes,
+    answer: str | None,
+    signals: int,
+) -> None:
+    """Ctrl-C is sent when the terminal is as it was, for a handler that goes on."""
+    terminal, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    seen: list[bool] = []
+
+    def read(file: int, size: int) -> bytes:
+        assert not termios.tcgetattr(theirs)[3] & (termios.ECHO | termios.ISIG)
+        os.write(terminal, keys)
+        return real_read(theirs, size)
+
+    real_read = os.read
+    real = {name: getattr(termios, name) for name in ("tcgetattr", "tcsetattr")}
+    for name, call in real.items():
+        monkeypatch.setattr(login.termios, name, lambda file, *rest, call=call: call(theirs, *rest))  # fmt: skip
+    monkeypatch.setattr(login.os, "read", read)
+    handler = signal.signal(
+        signal.SIGINT,
+        lambda *_: seen.append(termios.tcgetattr(theirs) == before),
+    )
+    try:
+        assert login._read_hidden() == answer
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        os.close(theirs)
+        os.close(terminal)
+    assert seen == [True] * signals
