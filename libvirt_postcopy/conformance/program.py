@@ -51,12 +51,12 @@ def _list(parser: argparse.ArgumentParser) -> None:
 def _qemus(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--qemu", action="append", default=[], metavar="PATH", help="a QEMU; may be given several times; this machine's own if none is")  # fmt: skip
     parser.add_argument("--release", action="append", default=[], metavar="RELEASE", help="the QEMU of another release, from tools/qemu-versions")  # fmt: skip
-    parser.add_argument("--accel", choices=("tcg", "kvm"), default="tcg")
+    parser.add_argument("--accel", choices=("tcg", "kvm"), default="tcg", help="what runs the guest; tcg, software emulation, unless given")  # fmt: skip
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", choices=_FORMATS, default="text")
-    parser.add_argument("-o", "--output", metavar="FILE", type=Path)
+    parser.add_argument("--format", choices=_FORMATS, default="text", help="of the report; text unless given")  # fmt: skip
+    parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="where the report is written; standard output unless given")  # fmt: skip
     parser.add_argument("-v", "--verbose", action="store_true", help="with all messages, and what was skipped and why")  # fmt: skip
     parser.add_argument("--baseline", metavar="FILE", type=Path, help="an earlier JSON report: only what is worse fails")  # fmt: skip
     parser.add_argument("--known-ok", action="store_true", help="known deviations do not fail")  # fmt: skip
@@ -83,7 +83,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
 
 def _replay(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", nargs="+", metavar="PATH", type=Path, help="a recorded conversation, or a folder of them")  # fmt: skip
-    parser.add_argument("--check", action="append", default=[], metavar="CHECK")
+    parser.add_argument("--check", action="append", default=[], metavar="CHECK", help="id, beginning of ids, or alias; may be given several times")  # fmt: skip
     _report(parser)
 
 
@@ -91,7 +91,7 @@ def _schema(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", nargs="*", metavar="FILE", type=Path, help="a .replies file as libvirt keeps them, a reply to query-qmp-schema, or a recorded conversation")  # fmt: skip
     _qemus(parser)
     parser.add_argument("--json-schema", metavar="NAME", help="of a command or event, in place of the features")  # fmt: skip
-    parser.add_argument("--part", choices=("arg", "ret", "event"), default="ret")
+    parser.add_argument("--part", choices=("arg", "ret", "event"), default="ret", help="of it: the arguments of a command, what it returns (unless given), or the data of an event")  # fmt: skip
     parser.add_argument("--open", action="store_true", help="allow members that are not promised, for use across versions")  # fmt: skip
 
 
