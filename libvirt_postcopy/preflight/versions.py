@@ -21,7 +21,7 @@ _LIBVIRT_RECOVERY, _QEMU_RECOVERY = 8_005_000, 3_000_000
 _LIBVIRT_PREEMPT, _QEMU_PREEMPT = 10_000_000, 7_001_000
 _PREEMPT = "postcopy-preempt"
 _RESUME_BROKEN, _RESUME_FIXED = 11_002_000, 11_004_000  # libvirt
-_WINDOW_CLOSED = 10_002_000  # QEMU
+_GOES_BACK = 10_002_000  # QEMU, until the destination has the state of the devices
 
 
 def _hosts(facts: Facts) -> list[tuple[str, Host]]:
@@ -104,18 +104,19 @@ def resume_crash(facts: Facts) -> Iterator[Seen]:
     "versions/lost-window",
     severity=NOTE,
     side="",
-    cure="let the daemons talk to each other (--p2p): the moment is shorter",
-    fixed_in="QEMU 10.2",
+    cure="let the daemons talk to each other (--p2p), or upgrade to QEMU 10.2: either makes the moment shorter",
 )
 def lost_window(facts: Facts) -> Iterator[Seen]:
     """Between the switch and the start on the destination there is a moment, some milliseconds, in which the guest is lost
-    if either daemon or the connection between them fails; a later QEMU can go back from there.
+    if either daemon or the connection between them fails, or the client that manages it without --p2p.  QEMU from 10.2
+    on can go back until the destination has the state of the devices, a millisecond or two; what fails after that and
+    before libvirt has started the guest there loses it with every release (seen with libvirt 12.8 and QEMU 11.1).
     """
     for side, host in _hosts(facts):
         qemu = known(host.qemu)
-        if qemu < _WINDOW_CLOSED:
+        if qemu < _GOES_BACK:
             yield Seen(
-                f"QEMU is {version_text(qemu)}: a failure just at the switch loses the guest",
+                f"QEMU is {version_text(qemu)} and cannot go back: a failure just at the switch loses the guest",
                 side=side,
             )
             return

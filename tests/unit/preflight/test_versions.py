@@ -66,6 +66,12 @@ def test_daemon_that_crashes_at_a_resume(libvirt: int, count: int) -> None:
 def test_moment_in_which_the_guest_can_be_lost(change, side: str) -> None:
     found = one("versions/lost-window", change(qemu=10_001_000))
     assert (found.severity, found.side) == (NOTE, side)
+    assert "cannot go back" in found.evidence
+    assert not found.fixed_in  # what comes after that moment loses it still
+
+
+def test_moment_is_not_said_where_qemu_can_go_back() -> None:
+    assert seen("versions/lost-window", source(destination(qemu=10_002_000), qemu=10_002_000)) == []  # fmt: skip
 
 
 def test_moment_is_said_once() -> None:
