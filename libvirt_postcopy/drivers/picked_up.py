@@ -55,6 +55,7 @@ class PickedUpDriver(QemuDriver):
             )
         self._prepare_rejoin()
         self._pause.read_on_the_way()
+        self._destination.half()  # so that no connection is opened while the guest stands still
         with self._destination.seat.domain() as dom:
             if self._has_run_there or monitor.is_running(dom):
                 self._starter.hear_resumed()
