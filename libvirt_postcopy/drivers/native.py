@@ -22,7 +22,7 @@ from typing import Any
 
 import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.constants import MigrateFlags, MigrateParam
-from libvirt_postcopy.drivers.carried import without_leftovers
+from libvirt_postcopy.drivers.carried import lift_limit, without_leftovers
 from libvirt_postcopy.drivers.frail import FrailWay
 from libvirt_postcopy.drivers.host import Connect, Host, Pulse
 from libvirt_postcopy.drivers.runner import Sink
@@ -248,6 +248,8 @@ class NativeDriver:
         """Leave the destination's domain, and its connection, to whoever gets it."""
         self._pulse.stop()
         self.domain = self._destination.domain_for_caller() or self.domain
+        if self.error is not None and self.domain is not None:
+            lift_limit(self.domain, self._params)
         self._destination.release()
 
     def close(self) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "is_paused_by_others",
     "is_persistent",
     "is_running",
+    "lift_postcopy_speed",
     "live_xml",
     "max_speed_mib_s",
     "migratable_xml",
@@ -75,6 +76,8 @@ class _Domain(Domain, Protocol):
     def undefineFlags(self, flags: int = 0) -> int: ...
 
     def migrateGetMaxSpeed(self, flags: int = 0) -> int: ...
+
+    def migrateSetMaxSpeed(self, bandwidth: int, flags: int = 0) -> int: ...
 
 
 # The monitor
@@ -205,6 +208,16 @@ def postcopy_speed_mib_s(dom: Domain) -> int:
     except LibvirtError as error:  # libvirt < 5.1, or QEMU < 3.0
         LOG.debug("no limit for post-copy: %s", error)
         return 0
+
+
+def lift_postcopy_speed(dom: Domain) -> None:
+    """Take that limit off; libvirt's own call, which does not taint the domain.
+
+    :raises LibvirtError: If libvirt refuses, as while a migration comes in.
+    """
+    with refusals("destination"):
+        limit = MaxSpeedFlags.VIR_DOMAIN_MIGRATE_MAX_SPEED_POSTCOPY
+        cast(_Domain, dom).migrateSetMaxSpeed(0, int(limit))
 
 
 def hostname(connection: Connection) -> str:

@@ -4,9 +4,13 @@ import pytest
 
 from libvirt_postcopy import incoming
 from libvirt_postcopy.constants import MigrateFlags
-from libvirt_postcopy.drivers.carried import with_arguments, without_leftovers
+from libvirt_postcopy.drivers.carried import (
+    lift_limit,
+    with_arguments,
+    without_leftovers,
+)
 from unit.drivers.qemus import XML, Machine
-from unit.fakes import NO_ANSWER, RUNNING, FakeConnection
+from unit.fakes import NO_ANSWER, RUNNING, SPLIT_THERE, FakeConnection, refused
 
 LIVE = MigrateFlags.VIR_MIGRATE_LIVE
 PERSIST = LIVE | MigrateFlags.VIR_MIGRATE_PERSIST_DEST
@@ -58,3 +62,51 @@ def test_daemon_that_does_not_answer_is_for_the_migration_to_tell(
 
     monkeypatch.setattr(dom, "XMLDesc", refuse)
     assert without_leftovers(dom, {}, PERSIST) == {}
+
+
+LIFTED = [("migrateSetMaxSpeed", 0, 1)]
+
+
+class Limited(Machine):
+    """A domain whose QEMU has a limit for post-copy."""
+
+    limit_mib_s = 16
+
+    def migrateGetMaxSpeed(self, flags: int = 0) -> int:
+        assert flags == 1  # that of pre-copy is of no interest
+        return self.limit_mib_s
+
+    def migrateSetMaxSpeed(self, bandwidth: int, flags: int = 0) -> int:
+        self._do("migrateSetMaxSpeed", bandwidth, flags)
+        self.limit_mib_s = bandwidth
+        return 0
+
+
+@pytest.fixture
+def limited() -> Limited:
+    return Limited(FakeConnection(), RUNNING)
+
+
+def test_limit_that_the_migration_has_left_is_taken_off(limited: Limited) -> None:
+    lift_limit(limited, {"bandwidth.postcopy": 16})
+    assert limited.calls == LIFTED
+    lift_limit(limited, {"bandwidth.postcopy": 16})
+    assert limited.calls == LIFTED  # and once it is off there is nothing to do
+
+
+@pytest.mark.parametrize("params", [{}, {"bandwidth.postcopy": 0}, {"bandwidth.postcopy": 8}])  # fmt: skip
+def test_limit_of_somebody_else_is_kept(limited: Limited, params: dict[str, int]) -> None:  # fmt: skip
+    lift_limit(limited, params)
+    assert limited.calls == []
+
+
+def test_nothing_is_changed_in_a_half(limited: Limited) -> None:
+    limited.now = SPLIT_THERE
+    lift_limit(limited, {"bandwidth.postcopy": 16})
+    assert limited.calls == []
+
+
+def test_limit_that_libvirt_will_not_take_off_is_left(limited: Limited) -> None:
+    limited.errors["migrateSetMaxSpeed"] = refused(68, "cannot acquire state change lock")  # fmt: skip
+    lift_limit(limited, {"bandwidth.postcopy": 16})
+    assert limited.calls == LIFTED and limited.limit_mib_s == 16

@@ -842,6 +842,28 @@ def test_connection_of_the_guest_that_has_arrived_is_left_to_the_caller(
     assert not hosts.destination.is_closed
 
 
+@pytest.mark.parametrize("error, is_lifted", [(BROKEN_OFF, True), (None, False)])
+def test_limit_is_taken_off_where_libvirts_call_has_failed(
+    hosts: Hosts,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception | None,
+    is_lifted: bool,
+) -> None:
+    """A call that succeeds has put all back itself."""
+    lifted: list[tuple[object, object]] = []
+    monkeypatch.setattr(
+        native, "lift_limit", lambda dom, params: lifted.append((dom, params))
+    )
+    if error is not None:
+        hosts.dom.errors["migrateToURI3"] = error
+    run = Run(hosts, to_uri(), **{"bandwidth.postcopy": 16})
+    there = FakeDomain(hosts.destination, state=MIGRATED)
+    run.driver._destination.domain_for_caller = lambda: there  # type: ignore[method-assign,assignment,return-value]
+    run.driver.hand_over()
+    assert bool(lifted) is is_lifted
+    assert not is_lifted or lifted == [(there, {"bandwidth.postcopy": 16})]
+
+
 @pytest.mark.parametrize("is_peer2peer", [True, False])
 def test_who_gives_a_connection_gets_the_domain_of_that_one(
     hosts: Hosts, is_peer2peer: bool
