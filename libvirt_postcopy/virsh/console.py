@@ -114,10 +114,6 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
     raise _Ended(number)
 
 
-def _stop_typing(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Stopped(readline.get_line_buffer())
-
-
 @contextmanager
 def _handling(handlers: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
     """Handle signals, unless we were started with them ignored."""
@@ -154,6 +150,7 @@ class _Console(Shell):
         self._end_of_file = b""
         self._end_of_line = b"\n"
         self._is_starting = True
+        self._is_typing = False
 
     def interact(self) -> None:
         """Read lines, and have them run, until there are no more or virsh has ended."""
@@ -179,19 +176,34 @@ class _Console(Shell):
         begun = ""
         handlers: Mapping[signal.Signals, _Handler] = {
             signal.SIGQUIT: _end,
-            signal.SIGTSTP: _stop_typing,
+            signal.SIGTSTP: self._stop_typing,
         }
         try:
             while True:
                 readline.set_startup_hook(partial(readline.insert_text, begun))
                 try:
                     with _handling(handlers):
-                        return input(self._shown)
+                        return self._input()
                 except _Stopped as stopped:
                     begun = stopped.text
                     self._stop()
         finally:
             readline.set_startup_hook()
+
+    def _input(self) -> str:
+        """Read a line; Ctrl-Z leaves it."""
+        self._is_typing = True
+        try:
+            return input(self._shown)
+        finally:
+            self._is_typing = False
+
+    def _stop_typing(self, number: int, frame: FrameType | None) -> None:
+        """Leave readline to stop; just before it and after it stop at once, so that the line is not lost."""
+        if not self._is_typing:
+            return self._stop()
+        self._is_typing = False
+        raise _Stopped(readline.get_line_buffer())
 
     def _stop(self) -> None:
         """Stop as programs do that know nothing of it, and virsh with us, until we are let go on."""

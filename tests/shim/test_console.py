@@ -519,6 +519,30 @@ def test_who_is_stopped_goes_on(pair: Pair, tmp_path: Path, is_running: bool) ->
         read_until(terminal, b"status 0")
 
 
+LATE = """
+import signal, sys
+def put_back(number, handler, put=signal.signal):
+    if handler == signal.SIG_DFL and getattr(signal.getsignal(number), "__name__", "") == "_stop_typing":
+        signal.signal = put
+        print("late", flush=True)
+        signal.raise_signal(number)
+    return put(number, handler)
+signal.signal = put_back
+sys.argv[0] = "virsh-postcopy"
+from libvirt_postcopy.virsh.main import entry
+entry()
+"""
+"""Ctrl-Z comes when a line has been read, and before its handler is put away."""
+
+
+def test_ctrl_z_just_after_a_line_loses_nothing(pair: Pair, tmp_path: Path) -> None:
+    """The system stops nobody here: no shell is there to let us go on."""
+    argv = [sys.executable, "-c", LATE, *VIRSH[1:]]
+    env = environ(pair.environs[1], tmp_path)
+    status, shown = session(env, [(b"echo a\r", b"late\r\n"), (b"quit\r", b"")], argv)
+    assert status == 0 and b"late\r\na\r\n" in shown
+
+
 def state(process: int) -> str:
     with open(f"/proc/{process}/stat", encoding="ascii") as file:
         return file.read().rpartition(")")[2].split()[0]
