@@ -62,6 +62,7 @@ class Figures:
         self._stopped: float | None = None
         self._resumed: float | None = None
         self._switched: float | None = None
+        self._was_switch_seen = False
         self._ended: float | None = None
         self._last: Stats | None = None
         self._at_switch: Stats | None = None
@@ -85,7 +86,7 @@ class Figures:
     @property
     def wants_reading(self) -> bool:
         """The bytes of the two phases cannot be told apart yet."""
-        return self._switched is not None and self._at_switch is None
+        return self._was_switch_seen and self._at_switch is None
 
     @property
     def downtime_ms(self) -> float | None:
@@ -112,16 +113,20 @@ class Figures:
         if self._resumed is None:
             self._resumed = now
 
-    def switch(self, now: float) -> None:
-        """The switch took effect."""
+    def switch(self, now: float, *, was_seen: bool = True) -> None:
+        """The switch took effect.
+
+        :param was_seen: False if it came before anybody looked: the bytes cannot be divided then.
+        """
         if self._switched is None:
             self._switched = now
+            self._was_switch_seen = was_seen
 
     def read(self, stats: Stats, asked: float) -> None:
         """Take a reading; the first one asked for after the switch divides the bytes between the phases."""
         self._last = stats
         is_after = self._switched is not None and asked >= self._switched
-        if is_after and self._at_switch is None:
+        if is_after and self.wants_reading:
             self._at_switch = stats
 
     def finish(self, stats: Stats) -> None:
@@ -141,7 +146,10 @@ class Figures:
         # QEMU's own is an expectation until the end.
         qemu_downtime_ms = final.downtime_ms if is_final else None
         downtime_ms = self.downtime_ms
-        before, after = self._sent(final) if has_switched else (final.memory_sent, None)
+        counts = self._counts(final)
+        before, after = (
+            self._sent(counts) if has_switched else (counts.memory_sent, None)
+        )
         return Summary(
             ended_ms=ours_ms,
             total_ms=ours_ms if final.elapsed_ms is None else final.elapsed_ms,
@@ -151,9 +159,18 @@ class Figures:
             passes=passes,
             precopy_bytes=before,
             postcopy_bytes=after,
-            postcopy_requests=final.postcopy_requests,
+            postcopy_requests=counts.postcopy_requests,
             switch=switch if has_switched else None,
         )
+
+    def _counts(self, final: Stats) -> Stats:
+        """What counts, and so only grows: libvirt's final statistics are older than the last reading
+        where it called post-copy failed meanwhile (seen with 9.0)."""
+        if self._last is None or (self._last.memory_sent or 0) <= (
+            final.memory_sent or 0
+        ):
+            return final
+        return self._last
 
     def _sent(self, final: Stats) -> tuple[int | None, int | None]:
         """Bytes before and after the switch."""

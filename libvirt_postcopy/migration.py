@@ -468,6 +468,7 @@ class Migration:
         if found in _WHOLE:
             self._end(found, now)
             return []
+        self._recovery.source_qemu = event.qemu or self._recovery.source_qemu
         self._recovery.begin(now)
         if event.here in _HALVES or event.there in _HALVES:
             self._enter_split(now)
@@ -564,13 +565,23 @@ class Migration:
         if phase is Phase.POSTCOPY:
             self._record_switch(now)
 
+    @property
+    def _has_seen_precopy(self) -> bool:
+        """Not if somebody else's migration had switched before; pages have been asked for then."""
+        if not self._is_attached:
+            return True
+        has_asked = self.stats is not None and bool(self.stats.postcopy_requests)
+        return self._precopy is not None and not has_asked
+
     def _record_switch(self, now: float) -> None:
         """Note the first time only: after a recovery the source is in post-copy again."""
         ms = self._figures.ms(now)
-        record = self._switch or SwitchRecord("asked for by another client", ms)
+        was_seen = self._has_seen_precopy
+        reason = "asked for by another client" if was_seen else "it came before this"
+        record = self._switch or SwitchRecord(reason, ms)
         if record.took_effect_ms is None:
             self._switch = replace(record, took_effect_ms=ms)
-            self._figures.switch(now)
+            self._figures.switch(now, was_seen=was_seen)
             self._read_at = now  # how much was sent before?
 
     def _decide(self, now: float) -> list[Action]:

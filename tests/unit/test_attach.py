@@ -199,6 +199,22 @@ def test_without_a_destination_a_source_that_is_gone_is_no_proof() -> None:
     assert migration.is_over and migration.place is Place.UNKNOWN
 
 
+@pytest.mark.parametrize("read_first", [True, False])
+def test_a_switch_before_it_was_attached_divides_no_bytes(read_first: bool) -> None:
+    migration = attached()
+    stats = Stats(memory_total=1 << 30, memory_sent=543 * MIB, postcopy_requests=597)
+    look = Looked(SRC, Half.SPLIT_FAILED, "postcopy-active", stats)
+    if read_first:
+        see(migration, 0.1, ev.StatsSeen(stats))
+    see(migration, 0.1, look)
+    see(migration, 0.2, ev.StatsSeen(stats))
+    summary = migration.summary()
+    assert summary.switch is not None
+    assert summary.switch.reason == "it came before this"
+    assert (summary.precopy_bytes, summary.postcopy_bytes) == (None, None)
+    assert summary.postcopy_requests == 597
+
+
 # Shadow
 
 

@@ -81,6 +81,27 @@ def test_first_reading_asked_for_after_the_switch_divides_the_bytes(
     assert summary.switch is CAME
 
 
+def test_bytes_are_not_divided_at_a_switch_that_nobody_saw() -> None:
+    figures = Figures(0.0)
+    figures.switch(1.0, was_seen=False)
+    assert not figures.wants_reading
+    figures.read(sent(543), 1.0)
+    figures.finish(sent(643))
+    summary = figures.summary(1, CAME)
+    assert (summary.precopy_bytes, summary.postcopy_bytes) == (None, None)
+
+
+def test_final_statistics_that_are_older_than_a_reading_do_not_count() -> None:
+    figures = Figures(0.0)
+    figures.switch(1.0)
+    figures.read(Stats(memory_sent=500, postcopy_requests=10), 1.0)
+    figures.read(Stats(memory_sent=640, postcopy_requests=1442), 2.0)
+    figures.finish(Stats(memory_sent=480, postcopy_requests=0))
+    summary = figures.summary(1, CAME)
+    assert (summary.precopy_bytes, summary.postcopy_bytes) == (500, 140)
+    assert summary.postcopy_requests == 1442
+
+
 @pytest.mark.parametrize("switch", [None, SwitchRecord("because", asked_ms=900)])
 def test_switch_that_never_came_is_none_and_all_bytes_are_of_precopy(switch) -> None:
     figures = Figures(0.0)
