@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 
 import pytest
 
@@ -89,3 +91,17 @@ def test_closed_and_broken_streams_are_no_error() -> None:
         terminal.interrupt()
         terminal.say("z")
         assert not terminal.is_interactive
+
+
+def test_log_can_be_written_by_its_owner_alone(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    umask = os.umask(0)
+    try:
+        terminal = Terminal(io.StringIO(), io.StringIO(), str(log))
+        terminal.say("error: a")
+        terminal.debug("INFO", "b")
+    finally:
+        os.umask(umask)
+    assert log.stat().st_mode & 0o777 == 0o644
+    ends = [line.partition("] ")[2] for line in log.read_text().splitlines()]
+    assert ends == ["ERROR a", "INFO b"]
