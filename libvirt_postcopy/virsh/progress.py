@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from textwrap import shorten
 from typing import Protocol
 
-from libvirt_postcopy.actions import Abort, Note
+from libvirt_postcopy.actions import Abort, Note, Resume
 from libvirt_postcopy.events import Died, Resumed, Side, StatusSeen
 from libvirt_postcopy.figures import Summary, SwitchRecord
 from libvirt_postcopy.phases import Phase
@@ -219,6 +219,8 @@ class Progress:
         elif isinstance(what, Abort) and not self._is_aborting:
             self._is_aborting = True  # it may be sent more than once
             self._notes.put("aborting: the guest stays on the source")
+        elif isinstance(what, Resume) and what.attempt == 1:
+            self._notes.put("note: the link broke: resuming the migration")
         elif isinstance(what, Resumed) and what.side is Side.DESTINATION:
             self.is_resumed = True
         elif isinstance(what, StatusSeen) and what.side is Side.DESTINATION:

@@ -130,7 +130,7 @@ def break_(lab: Lab, args: argparse.Namespace) -> int:
     killed = lab.break_migrations(args.host)
     if not killed:
         raise LabError("no migration connection is there to break")
-    print(f"{killed} ends of migration connections killed")
+    print(f"ends of migration connections killed: {killed}")
     return 0
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from libvirt_postcopy.actions import Abort, Note
+from libvirt_postcopy.actions import Abort, Note, Resume
 from libvirt_postcopy.events import (
     Ended,
     PassSeen,
@@ -276,6 +276,14 @@ def test_abort_is_said_when_it_is_carried_out_and_once() -> None:
     scene.progress.see(Abort())
     assert scene.quiet(1) == "aborting: the guest stays on the source\n"
     scene.progress.see(Abort())
+    assert scene.quiet(2) == ""
+
+
+def test_a_resume_is_said_once_also_when_not_verbose() -> None:
+    scene = Scene(io.StringIO(), is_verbose=False)
+    scene.progress.see(Resume(1))
+    assert scene.quiet(1) == "note: the link broke: resuming the migration\n"
+    scene.progress.see(Resume(2))
     assert scene.quiet(2) == ""
 
 
