@@ -13,8 +13,8 @@ both hosts are looked at, and what they say together is the :class:`Diagnosis`:
   too; where it lasts, libvirt has missed the end.
 - *unreachable*: a daemon does not answer.  It is looked at again.
 - *gone*: one half is gone.  That is also the last moment of every completion, so it must last.  A source whose QEMU
-  recovers may stay so for ever then (seen with QEMU 7.2), and libvirt's call with it, so this is found out during a
-  call too: where the destination's QEMU is said to have ended, or no page moves.
+  is paused or recovers may stay so for ever then (seen with QEMU 7.2), and libvirt's call with it, so this is found out
+  during a call too: where the destination's QEMU is said to have ended, the source's waits, or no page moves.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from libvirt_postcopy.events import Half, Looked, Place
 from libvirt_postcopy.phases import Status, whereabouts
 
 __all__ = [
+    "ABSENT",
     "Diagnosis",
     "HALVES",
     "NOT_ON_THE_WAY",
@@ -57,7 +58,7 @@ def diagnose(here: Looked, there: Looked) -> Diagnosis:
     """
     if here.half in (Half.WHOLE, Half.MIGRATING) and here.status in ON_THE_WAY:
         return Diagnosis.FLOWING
-    if here.half in HALVES and here.status in _STILL_SENT and there.half in _ABSENT:
+    if here.half in HALVES and here.status in _STILL_SENT and there.half in ABSENT:
         return Diagnosis.FLOWING  # its pages go somewhere: we look at the wrong host
     found = whereabouts(here.half, there.half)
     if found in (Place.SOURCE, Place.DESTINATION):
@@ -89,7 +90,7 @@ def as_qemu_says(look: Looked) -> Looked:
 
 RUNS = "running"  # QAPI RunState
 HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
-_ABSENT = frozenset((Half.GONE, Half.INACTIVE))
+ABSENT = frozenset((Half.GONE, Half.INACTIVE))
 
 #: A source that says so has somebody who takes its pages, or will be paused before long.
 _STILL_SENT = frozenset((Status.POSTCOPY_ACTIVE,))

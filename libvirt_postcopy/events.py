@@ -274,9 +274,11 @@ class Ended(Event):
     :ivar was_sent: The call was made, so something may have been started.
     :ivar here: What a look at the source found afterwards.
     :ivar there: What a look at the destination found; unknown also where it may have been the wrong host.
+    :ivar qemu: The version of the source's QEMU, as its daemon had said before the call; 0 where unknown.
     """
 
     error: str | None = None
     was_sent: bool = True
     here: Half = Half.UNKNOWN
     there: Half = Half.UNKNOWN
+    qemu: int = 0

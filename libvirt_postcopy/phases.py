@@ -153,6 +153,7 @@ SOURCE: Mapping[Phase, _Row] = MappingProxyType(
         Phase.GOING_BACK: {
             **_BACK,
             Status.COMPLETED: Phase.COMPLETED,  # the cancel came too late
+            Status.POSTCOPY_PAUSED: Phase.BROKEN,  # and postcopy-active was missed
         },
         Phase.COMPLETED: {Status.COMPLETED: Phase.COMPLETED, **_AGAIN},
         Phase.CANCELLED: {Status.CANCELLED: Phase.CANCELLED, **_AGAIN},
@@ -161,6 +162,8 @@ SOURCE: Mapping[Phase, _Row] = MappingProxyType(
             Status.CANCELLING: Phase.LOST,
             Status.CANCELLED: Phase.LOST,
             Status.FAILED: Phase.LOST,
+            # The cancel came as the link broke: seen with QEMU 7.2, which waits for a resume then.
+            Status.POSTCOPY_PAUSED: Phase.BROKEN,
         },
     }
 )

@@ -17,7 +17,8 @@ speaks against resuming.
 
 A call may never come back: the destination's QEMU answers nothing where its main loop waits for a page that only a
 recovery can bring, and libvirt waits for the answer without end.  So the hosts are looked at where a call that resumes
-takes long, and patience counts for it as for all else.
+takes long, and patience counts for it as for all else.  Nor does a call always come back where the destination's half
+was destroyed in the switch, nor a source's daemon that is started again then: it waits for a QEMU that waits itself.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from collections.abc import Callable
 
 from libvirt_postcopy.actions import Action, Look, Note, Pause, Resume
 from libvirt_postcopy.diagnosis import (
+    ABSENT,
     HALVES,
     NOT_ON_THE_WAY,
     ON_THE_WAY,
@@ -78,8 +80,15 @@ _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
 
 
-#: A source that says so sends no pages, and waits for the destination; a call waits for it, but not for one that is paused.
-_WAITS = frozenset((Status.POSTCOPY_RECOVER_SETUP, Status.POSTCOPY_RECOVER))
+#: A source that says so sends no pages, and waits for the destination.  A call waits for it, and may wait for one that is
+#: paused: libvirt 9.0's sometimes does not come back where the destination's half was destroyed in the switch.
+_WAITS = frozenset(
+    (
+        Status.POSTCOPY_PAUSED,
+        Status.POSTCOPY_RECOVER_SETUP,
+        Status.POSTCOPY_RECOVER,
+    )
+)
 
 #: What a call that nobody could have resumed waits for in vain, as with libvirt before 8.5.
 _HANGS_ON = "libvirt's call does not come back, and QEMU waits for a resume"
@@ -95,6 +104,11 @@ _SHELL_IS_LEFT = (
 )
 
 _WAITS_IN_VAIN = "the destination's QEMU has ended, and the source's waits for it"
+
+_NEVER_RAN_THERE = (
+    "the destination's half has ended before the guest ran there, and the source's daemon does not answer; whatever it"
+    " would say"
+)
 
 #: Of a source of which a resume has made nothing yet.
 _NOT_RESUMED = frozenset((None, Status.POSTCOPY_PAUSED))
@@ -157,6 +171,9 @@ class Recovery:
         self._told: set[Diagnosis] = set()
         self._was_asked_for_pages = False
         self._has_died_there = False
+        self._has_switched = False
+        self._was_there_at = float("-inf")  # the destination's half, or it was not seen
+        self.source_qemu = 0  #: its version, as it was known before anything broke
         self.has_run_there = False  #: the destination's vCPUs were seen to run
         self.attempts = 0  #: resumes that were sent
         self.found: Place | None = None  #: where the guest is; None while it goes on
@@ -195,6 +212,8 @@ class Recovery:
         self._seen[event.side] = (now, as_qemu_says(event))
         if event.side is Side.SOURCE and event.status not in _NOT_RESUMED:
             self._waits_since = None
+        if event.side is Side.DESTINATION and event.half not in ABSENT:
+            self._was_there_at = now
         found = self._diagnose(now)
         self._look_at[event.side] = now + (CALM_LOOK_S if self._is_calm else LOOK_S)
         if found is not self._diagnosis:
@@ -216,6 +235,7 @@ class Recovery:
         if event.side is Side.DESTINATION:
             self._says_there = event.status
         else:
+            self._has_switched |= event.status == Status.POSTCOPY_ACTIVE
             is_paused = event.status == Status.POSTCOPY_PAUSED
             self._waits_since = now if is_paused and not self._is_on else None
             if is_paused and self._moved_at is None:
@@ -374,6 +394,8 @@ class Recovery:
             return self._end()
         if diagnosis is Diagnosis.ARRIVED and now >= since + SETTLE_S:
             return self._end_with_a_shell_left()
+        if diagnosis is Diagnosis.UNREACHABLE and self._is_lost_unsaid(now):
+            return self._end_lost_unsaid()
         if now >= self._gives_up_at:
             return self._end(self._impatience())
         if diagnosis is Diagnosis.PAUSED:
@@ -489,6 +511,28 @@ class Recovery:
         self.found = Place.DESTINATION
         return [Note(_SHELL_IS_LEFT)]
 
+    # A source that does not answer
+
+    def _is_lost_unsaid(self, now: float) -> bool:
+        """The guest has left a source that cannot go back, and has come nowhere, whatever that one would say."""
+        there = self._last(Side.DESTINATION).half
+        since = max(self._diagnosed_at, self._was_there_at, self._forgot_at)
+        if there not in ABSENT or now < since + SETTLE_S:
+            return False
+        if not self._has_switched or self._has_been_there or not self._says_there:
+            return False  # it may have arrived, and ended since
+        return after_rejection(self.source_qemu).can_go_on is False
+
+    def _end_lost_unsaid(self) -> list[Action]:
+        self._end(f"{_NEVER_RAN_THERE}, {after_rejection(self.source_qemu).text}")
+        self.found = Place.LOST
+        return []
+
+    @property
+    def _has_been_there(self) -> bool:
+        """The destination was seen to run the guest, or to ask for its pages."""
+        return self.has_run_there or self._was_asked_for_pages
+
     # A destination that has not taken the guest over
 
     @property
@@ -503,8 +547,7 @@ class Recovery:
         # A later QEMU breaks in post-copy only when the destination has said that it has all it needs.
         is_paused = here.status == Status.POSTCOPY_PAUSED
         was_loaded = is_paused and here.qemu >= GOES_ON_BY_ITSELF
-        has_run = self.has_run_there or self._was_asked_for_pages or was_loaded
-        return stands_here and not has_run
+        return stands_here and not (self._has_been_there or was_loaded)
 
     def _judge_rejection(self) -> None:
         """Say what the source can do, and call the guest lost only where that is known."""

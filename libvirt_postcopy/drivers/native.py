@@ -58,7 +58,8 @@ from libvirt_postcopy.features import (
     version_text,
 )
 from libvirt_postcopy.journal import Journal
-from libvirt_postcopy.obstacles import crash_of
+from libvirt_postcopy.obstacles import PAUSE_TOO_LATE, crash_of
+from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir.events import ensure_event_loop
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
@@ -155,7 +156,9 @@ class NativeDriver:
         self._was_sent = False
         self._is_abandoned = False
         self._has_begun = False
+        self._has_sent_all = False  # at the last reading
         self._was_seen_there = False
+        self._source_qemu = 0  # its version
         self._sending = threading.Lock()
         self.domain: Domain | None = None  #: on the destination, once it is there
         self.error: PostcopyError | None = None  #: why the call failed
@@ -206,8 +209,10 @@ class NativeDriver:
         if not self._was_sent:  # what there is to be read is not of this migration
             return [StatsSeen(None)]
         with self._read() as dom:
-            events: list[Event] = [StatsSeen(vir.read_stats(dom))]
+            stats = vir.read_stats(dom)
             seen = _SEEN.get(vir.half(dom))
+        self._see_what_is_left(stats)
+        events: list[Event] = [StatsSeen(stats)]
         return events if seen is None else [*events, seen]
 
     def abort(self) -> Event | None:
@@ -227,11 +232,14 @@ class NativeDriver:
         """Look at one host."""
         if side is Side.SOURCE:
             looked = self._source.look()
+            self._see_what_is_left(looked.stats)
             return replace(looked, obstacle=looked.obstacle or self._way.obstacle)
         return self._doubt(self._destination.look())
 
     def pause(self) -> Event | None:
         """Make QEMU break the migration, so that it can be resumed."""
+        if self._has_sent_all:
+            return PauseRefused(PAUSE_TOO_LATE)
         if self._journal is not None:
             self._journal.pause()
         try:
@@ -239,6 +247,11 @@ class NativeDriver:
         except LibvirtError as error:
             return PauseRefused(error.what)
         return None
+
+    def _see_what_is_left(self, stats: Stats | None) -> None:
+        """Not asked for when it matters: while the link is dead the answer may not come."""
+        if stats is not None:
+            self._has_sent_all = stats.has_sent_all
 
     def resume(self) -> None:
         """Make the same call again, for the rest of the memory."""
@@ -393,7 +406,8 @@ class NativeDriver:
             self._sink(Ended(error=text, was_sent=False))
             return
         here, there = self._last_looks()
-        self._sink(Ended(error=text, here=here, there=there))
+        qemu = 0 if error is None else self._source_qemu
+        self._sink(Ended(error=text, here=here, there=there, qemu=qemu))
 
     def _last_looks(self) -> tuple[Half, Half]:
         """Where the guest is now; what takes too long to say is unknown, for others to find out."""
@@ -479,6 +493,9 @@ class NativeDriver:
         if not self._target.is_peer2peer:
             destination = self._connection_for_call()
         dom = self._over_another() or self._dom
+        # A daemon that is started again may never say so, and asking QEMU itself would taint the domain.
+        with suppress(LibvirtError), vir.refusals("source"):
+            self._source_qemu = dom.connect().getVersion()
         self._params = self._prepared(dom)
         self._note_start()
         with self._sending:

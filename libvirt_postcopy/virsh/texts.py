@@ -26,6 +26,7 @@ __all__ = ["LeftAlone", "Texts"]
 
 
 _HALVES = (Half.SPLIT, Half.SPLIT_FAILED)
+_SILENT_HERE = ((Half.UNKNOWN, Half.GONE), (Half.UNKNOWN, Half.INACTIVE))
 
 
 class LeftAlone(MigrationError):
@@ -116,6 +117,11 @@ class Texts:
         """Which half is gone, by the last looks: the call itself may have ended long before."""
         here, there = self._source, self.plan.destination
         is_here, is_there = (half in _HALVES for half in error.halves)
+        if error.halves in _SILENT_HERE:
+            return (
+                f"its half on the destination, {there}, is gone, and the source, {here}, where it had stopped for good,"
+                " does not answer"
+            )
         if is_here:
             return (
                 f"its half on the destination, {there}, is gone,"

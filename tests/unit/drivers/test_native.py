@@ -22,6 +22,7 @@ from libvirt_postcopy.events import (
     Event,
     Half,
     Looked,
+    PauseRefused,
     Place,
     SplitFailed,
     SplitSeen,
@@ -34,6 +35,7 @@ from libvirt_postcopy.events import (
     SwitchUnanswered,
 )
 from libvirt_postcopy.features import Path
+from libvirt_postcopy.obstacles import PAUSE_TOO_LATE
 from libvirt_postcopy.phases import conclude
 from libvirt_postcopy.stats import Stats
 from unit.fakes import (
@@ -290,6 +292,32 @@ def test_managed_migration_needs_its_connection(hosts: Hosts) -> None:
     assert hosts.migrate_calls == []
     assert "no connection to fake:///b" in str(run.driver.error)
     assert not run.ended.was_sent
+
+
+def test_end_tells_the_version_of_the_sources_qemu_that_was_known_before(
+    hosts: Hosts,
+) -> None:
+    """A daemon that is started again may never say so."""
+
+    def fail(*args: object) -> None:
+        hosts.source.version = 0
+        raise BROKEN_OFF
+
+    hosts.source.version = 7_002_022
+    hosts.dom.on_migrate = fail
+    assert Run(hosts, to_uri()).ended.qemu == 7_002_022
+
+
+def test_migration_is_made_though_the_sources_daemon_cannot_say_its_qemus_version(
+    hosts: Hosts,
+) -> None:
+    def refuse() -> int:
+        raise BROKEN_OFF
+
+    hosts.source.getVersion = refuse  # type: ignore[method-assign]
+    hosts.dom.errors["migrateToURI3"] = BROKEN_OFF
+    run = Run(hosts, to_uri())
+    assert len(hosts.migrate_calls) == 1 and run.ended.qemu == 0
 
 
 def test_connection_that_fails_for_no_reason_of_libvirts_ends_it(
@@ -757,6 +785,21 @@ def test_reading_tells_of_a_failed_half_too(hosts: Hosts, driver: NativeDriver) 
 def test_reading_without_a_job_is_none(hosts: Hosts, driver: NativeDriver) -> None:
     hosts.read.errors["jobStats"] = NO_ANSWER
     assert driver.read_stats() == [StatsSeen(None)]
+
+
+def test_migration_that_has_sent_all_is_not_paused(
+    hosts: Hosts, driver: NativeDriver
+) -> None:
+    """QEMU 7.2 would neither break nor go on."""
+    hosts.read.now = SPLIT_HERE
+    hosts.read.job = {"memory_total": 7, "memory_remaining": 0}
+    driver.read_stats()
+    assert driver.pause() == PauseRefused(PAUSE_TOO_LATE)
+    assert hosts.control.calls == []
+    hosts.read.job = {"memory_total": 7, "memory_remaining": 1}
+    driver.read_stats()
+    assert driver.pause() is None
+    assert [name for name, *_ in hosts.control.calls] == ["abortJobFlags"]
 
 
 def test_abort_is_libvirts_own(hosts: Hosts, driver: NativeDriver) -> None:

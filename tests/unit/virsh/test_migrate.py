@@ -500,6 +500,9 @@ HERE, THERE = "on the source, fake:///a,", "on the destination, qemu+tls://b/sys
         ((Half.GONE, Half.SPLIT_FAILED), f"its half {HERE} is gone"),
         ((Half.INACTIVE, Half.SPLIT), f"its half {HERE} is gone"),
         ((Half.GONE, Half.GONE), "both halves are gone"),
+        ((Half.UNKNOWN, Half.UNKNOWN), "both halves are gone"),
+        ((Half.UNKNOWN, Half.GONE), f"its half {THERE} is gone, and the source"),
+        ((Half.UNKNOWN, Half.INACTIVE), f"its half {THERE} is gone, and the source"),
     ],
 )
 def test_lost_guest_is_explained_by_the_half_that_is_gone(
