@@ -102,6 +102,10 @@ def follow(
             observer=progress.see,
         )
     except StateError as error:
+        # One that has left may have left its definition behind.
+        is_away = calls.half(dom) is Half.INACTIVE
+        if is_away and _has_told_arrival(name, connection, options, terminal):
+            return None
         raise _refusal(error, dom) from error
     except LibvirtError as error:  # it may have left this moment
         if error.code != ErrorNumber.VIR_ERR_NO_DOMAIN:
@@ -126,11 +130,19 @@ def _tell_arrival(
     terminal: Terminal,
 ) -> None:
     """Say that a domain that is not here has arrived where it was sent; raise the error where it has not."""
+    if not _has_told_arrival(name, connection, options, terminal):
+        error.cure = _where_to_look(name, _last_seen(name, uri_of(connection)))
+        raise error
+
+
+def _has_told_arrival(
+    name: str, connection: Connection, options: Globals, terminal: Terminal
+) -> bool:
     facts = _last_seen(name, uri_of(connection))
     if facts is None or not _has_arrived(facts, login(options).open):
-        error.cure = _where_to_look(name, facts)
-        raise error
+        return False
     terminal.say(f"'{name}' has arrived on {facts.destination}")
+    return True
 
 
 def _call(given: Mapping[str, Value], dom: Domain) -> dict[str, Any]:

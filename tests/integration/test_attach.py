@@ -258,6 +258,20 @@ def test_where_a_migration_has_gone_to(stage: Stage, moved: Check) -> None:
     assert f"its last migration from here went to {URI}" in done.stderr
 
 
+def test_definition_that_a_guest_has_left_behind_is_not_it(
+    stage: Stage, moved: Check
+) -> None:
+    domain = stage.start()
+    domain.connect().defineXML(domain.XMLDesc())
+    kill_in_postcopy(["--p2p"])
+    stage.wait_until_only_on("b", 60)
+    done = attach()
+    moved()
+    stage.find("a").undefine()
+    assert done.returncode == 0
+    assert done.stderr == f"'{stage.name}' has arrived on {URI}\n"
+
+
 def test_attach_of_the_library_takes_the_journal(stage: Stage, moved: Check) -> None:
     domain = stage.start()
     with Typed([*SLOW, "--p2p", "--postcopy-policy", "after:10m"]) as typed:

@@ -168,6 +168,24 @@ def test_guest_that_arrives_while_it_is_attached_to_is_all_that_was_wanted(
     assert typed("web1") == "'web1' has arrived on fake:///b\n"
 
 
+@pytest.mark.parametrize("is_there", [True, False])
+def test_guest_that_has_left_its_definition_has_arrived_too(
+    there: FakeConnection, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    def attach_to(*args: object, **options: object) -> None:
+        raise StateError("nothing to attach to: domain 'web1' does not run")
+
+    there.domains += [FakeDomain(there, state=MIGRATED)] if is_there else []
+    here = FakeDomain(state=SHUT_OFF)
+    monkeypatch.setattr(attach, "find_domain", lambda connection, name: here)
+    monkeypatch.setattr(attach.takeover, "attach", attach_to)
+    if is_there:
+        assert typed("web1") == "'web1' has arrived on fake:///b\n"
+        return
+    with pytest.raises(StateError, match="does not run"):
+        typed("web1")
+
+
 def test_guest_that_came_back_is_not_looked_for_elsewhere(
     there: FakeConnection,
 ) -> None:
