@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from libvirt_postcopy.events import Side
 from libvirt_postcopy.features import version_text
 
-__all__ = ["RESUME_FRAIL", "crash_of", "frail", "resume_obstacle"]
+__all__ = ["PAUSE_TOO_LATE", "RESUME_FRAIL", "crash_of", "frail", "resume_obstacle"]
 
 
 def resume_obstacle(side: Side, libvirt_version: int, qemu_version: int) -> str:
@@ -46,6 +46,10 @@ def frail(versions: Mapping[Side, int]) -> str:
             return f"QEMU {version_text(version)} on the {side.value}"
     return ""
 
+
+PAUSE_TOO_LATE = "it has sent all and awaits the destination's answer, which comes as soon as the link lets it through"
+"""Why a migration must not be paused then: QEMU 7.2 neither breaks nor goes on after that, not even when the link is back,
+and can never be resumed.  What is left to do is the kernels', which try again by themselves."""
 
 RESUME_CRASHES = range(11_002_000, 11_004_000)
 """Daemons of a destination that a resume kills: ``qemuMigrationDstPrepareResume`` uses a null pointer."""

@@ -107,6 +107,11 @@ class Stats:
         )
 
     @property
+    def has_sent_all(self) -> bool:
+        """Nothing of the guest's memory is left to be sent; false where there are no figures."""
+        return bool(self.memory_total) and self.memory_remaining == 0
+
+    @property
     def swept_bytes(self) -> int:
         """Guest memory that has been gone over, sent in full or as a constant page; repeats count again."""
         return (self.normal_bytes or 0) + (self.constant_pages or 0) * (

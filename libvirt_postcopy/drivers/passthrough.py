@@ -64,6 +64,7 @@ from libvirt_postcopy.events import (
     StatusSeen,
 )
 from libvirt_postcopy.journal import Journal
+from libvirt_postcopy.obstacles import PAUSE_TOO_LATE
 from libvirt_postcopy.phases import Status
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir.events import ensure_event_loop
@@ -150,6 +151,7 @@ class QemuDriver:
         self._rejoin: Rejoin | None = None
         self._sink: Sink = lambda event: None
         self._has_begun = False  # QEMU's answers are about this migration
+        self._has_sent_all = False  # at the last reading
         self.domain: Domain | None = None  #: on the destination, once it is there
         self.error: PostcopyError | None = None
 
@@ -188,7 +190,9 @@ class QemuDriver:
         info = self._source.readings.migration()
         status = str(info.get("status", Status.NONE.value))
         self._course.note(Side.SOURCE, status)
-        seen: list[Event] = [StatsSeen(Stats.from_query_migrate(info))]
+        stats = Stats.from_query_migrate(info)
+        self._has_sent_all = stats.has_sent_all
+        seen: list[Event] = [StatsSeen(stats)]
         return [*seen, SplitSeen(Side.SOURCE)] if status in SPLIT else seen
 
     def abort(self) -> Event | None:
@@ -220,6 +224,7 @@ class QemuDriver:
         if found is Half.INACTIVE and not self._starter.is_settled.is_set():
             found = Half.SPLIT  # all is sent, but the guest runs nowhere yet
         stats = Stats.from_query_migrate(info)
+        self._has_sent_all = stats.has_sent_all
         is_half = found in (Half.SPLIT, Half.SPLIT_FAILED)
         told = (self._source.ask_vcpus() if is_half else None) or ("", 0)
         return Looked(Side.SOURCE, found, status, stats, self._obstacle(), *told)
@@ -246,6 +251,8 @@ class QemuDriver:
         """Make both QEMUs break the migration."""
         if self._rejoin is None:
             return PauseRefused("nothing has been sent yet")
+        if self._has_sent_all:
+            return PauseRefused(PAUSE_TOO_LATE)
         if self._journal is not None:
             self._journal.pause()
         try:
