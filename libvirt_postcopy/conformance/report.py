@@ -220,6 +220,11 @@ def _why(finding: Finding) -> str:
     return f"accepted: {finding.accepted}; actual: {finding.actual}"
 
 
+def _hint(finding: Finding) -> str:
+    """What a cell of the table tells when it is pointed at: why it is no plain "ok"."""
+    return _why(finding) if finding.deviation else finding.reason or finding.actual
+
+
 def document(
     subjects: Sequence[Subject], pairs: Sequence[Pairing] = ()
 ) -> dict[str, Any]:
@@ -327,7 +332,7 @@ def _page(subjects: Sequence[Subject], pairs: Sequence[Pairing], verbose: bool) 
         for subject in subjects:
             cell = _cell(subject, id)
             verdict = cell.verdict.value if cell else ""
-            title = say((cell.reason or cell.actual) if cell else "", quote=True)
+            title = say(_hint(cell) if cell else "", quote=True)
             out.append(f'<td class="v {verdict}" title="{title}">{_MARK[verdict]}')
     out.append("</table>")
     if pairs:

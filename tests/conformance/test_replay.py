@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,9 @@ def test_reports_of_it_are_well_formed() -> None:
     assert failures == sum(s.counts()["known"] + s.counts()["fail"] for s in found) > 20
     page = report.render("html", found)
     assert "<script" not in page and "http-equiv" not in page and " src=" not in page
+    assert "the guest is lost" in "".join(
+        re.findall(r'class="v known" title="([^"]*)"', page)
+    )
     assert all(id in report.render("markdown", found) for id in CHECKS)
 
 
