@@ -218,3 +218,19 @@ def test_pass_with_nothing_left_needs_something_new() -> None:
 def test_reading_without_a_total_counts_nothing(stats: Stats) -> None:
     before = PassCount(done=1, target=7)
     assert before.advance(stats) == before
+
+
+@pytest.mark.parametrize(
+    "stats, has_sent_all",
+    [
+        (Stats(), False),
+        (Stats(memory_remaining=0), False),  # no migration has begun
+        (Stats(memory_total=MIB), False),
+        (Stats(memory_total=MIB, memory_remaining=1), False),
+        (Stats(memory_total=MIB, memory_remaining=0), True),
+    ],
+)
+def test_what_is_not_known_is_not_taken_for_sent(
+    stats: Stats, has_sent_all: bool
+) -> None:
+    assert stats.has_sent_all is has_sent_all

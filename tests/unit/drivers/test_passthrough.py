@@ -11,7 +11,8 @@ from libvirt_postcopy.drivers.native import Target
 from libvirt_postcopy.drivers.passthrough import QemuDriver
 from libvirt_postcopy.drivers.runner import Runner
 from libvirt_postcopy.drivers.wishes import Wishes
-from libvirt_postcopy.events import Event, Half, Place, StatsSeen
+from libvirt_postcopy.events import Event, Half, PauseRefused, Place, StatsSeen
+from libvirt_postcopy.obstacles import PAUSE_TOO_LATE
 from libvirt_postcopy.policy import parse
 from unit.drivers.plays import (
     LIVE,
@@ -26,7 +27,7 @@ from unit.drivers.plays import (
     split,
     switched,
 )
-from unit.drivers.qemus import Hosts, Pair, Recording
+from unit.drivers.qemus import Hosts, Pair, Recording, ok
 from unit.fakes import DST, SRC
 
 __all__ = ["closed", "hosts", "impatient", "pair"]  # fixtures
@@ -115,6 +116,26 @@ def test_break_leaves_both_halves_alone(pair: Pair, hosts: Hosts) -> None:
     here, there = play.driver.look(SRC), play.driver.look(DST)
     assert (here.half, here.status) == (Half.SPLIT_FAILED, "postcopy-paused")
     assert there.half is Half.SPLIT_FAILED and not here.obstacle
+
+
+@pytest.mark.parametrize("left, is_paused", [(0, False), (4096, True)])
+def test_migration_that_has_sent_all_is_not_paused(
+    pair: Pair, hosts: Hosts, left: int, is_paused: bool
+) -> None:
+    play = split(pair, hosts)
+    ram = {"total": 1 << 20, "remaining": left}
+    told = ok({"status": "postcopy-active", "ram": ram})
+    pair.replies["src", "query-migrate"] = told
+    pair.replies["src", "migrate-pause"] = ok({})
+    pair.replies["dst", "migrate-pause"] = ok({})
+    play.driver.read_stats()
+    said = play.driver.pause()
+    for machine in (hosts.dom, pair.models["dst"].machine):
+        assert ("migrate-pause" in machine.commands) is is_paused
+    assert said == (None if is_paused else PauseRefused(PAUSE_TOO_LATE))
+    del pair.replies["src", "query-migrate"]
+    pair.complete()
+    assert play.ended().error is None
 
 
 @pytest.mark.parametrize("status", ["postcopy-paused", "failed"])
