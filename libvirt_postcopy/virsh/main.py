@@ -99,6 +99,9 @@ def _main(words: list[str], signals: Signals) -> int:
         return _report_errors(lambda: _pass(words, commands, line), None)
     ours = _Ours(signals, line.options)
     ours.complain(line.options.complaints)
+    if not ours.terminal.can_log():  # virsh, too, runs nothing then
+        ours.complain(["failed to open the log file. check the log file path"])
+        return FAILED
     told = _without_complaints(line)
     if len(commands) == 1 and commands[0].error is None:
         if len(line.words) == 1:

@@ -67,15 +67,26 @@ class Terminal:
         self.print(printable(text) + "\n")
         self._record(kind, printable(text))
 
+    def can_log(self) -> bool:
+        """Whether the log can be written, if there is to be one."""
+        try:
+            if self._log:
+                os.close(self._open_log())
+        except OSError:
+            return False
+        return True
+
+    def _open_log(self) -> int:
+        """Source: libvirt ``tools/vsh.c`` ``vshOpenLogFile`` (9.0.0)."""
+        return os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
     def _record(self, kind: str, text: str) -> None:
-        """Source: libvirt ``tools/vsh.c`` ``vshOpenLogFile``, ``vshOutputLogFile`` (9.0.0)."""
+        """Source: libvirt ``tools/vsh.c`` ``vshOutputLogFile`` (9.0.0)."""
         if not self._log:
             return
         now = time.strftime("%Y.%m.%d %H:%M:%S")
-        with suppress(OSError):
-            log = os.open(self._log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            with open(log, "a", encoding="utf-8") as file:
-                file.write(f"[{now} virsh {os.getpid()}] {kind} {text}\n")
+        with suppress(OSError), open(self._open_log(), "a", encoding="utf-8") as file:
+            file.write(f"[{now} virsh {os.getpid()}] {kind} {text}\n")
 
     def rewrite(self, text: str) -> None:
         """Show one line on standard error in the place of the one before; what does not fit is cut off."""

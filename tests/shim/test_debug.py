@@ -53,3 +53,12 @@ def test_what_a_command_does_is_told_at_the_lowest_level(pair: Pair) -> None:
     words = ["virsh", "-c", "test:///default", "postcopy-check", "test", "nosuch:///"]
     quiet, loud = (pair.run([*words[:1], f"-d{n}", *words[1:]])[1].out for n in (1, 0))
     assert loud.count(b"postcopy-check: ") > quiet.count(b"postcopy-check: ") > 1
+
+
+@pytest.mark.parametrize("line", ["migrate-postcopy test", "'echo a; migrate-postcopy test'"])  # fmt: skip
+def test_nothing_is_run_without_the_log_that_is_asked_for(
+    pair: Pair, line: str
+) -> None:
+    theirs, ours = pair.run(["sh", "-c", f"virsh -l /nonexistent/log {line}"])
+    assert ours == theirs
+    assert ours.status == 1 and ours.err.startswith(b"error: failed to open the log")
