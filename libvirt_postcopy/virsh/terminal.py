@@ -23,7 +23,7 @@ class Terminal:
     def __init__(self, out: TextIO, err: TextIO, log: str = "") -> None:
         self._out = out
         self._err = err
-        self._log = log
+        self._log = log and os.path.abspath(log)  # the shell's "cd" moves us
         self._shown = 0  # width of the line that is being rewritten
 
     @property

@@ -62,3 +62,14 @@ def test_nothing_is_run_without_the_log_that_is_asked_for(
     theirs, ours = pair.run(["sh", "-c", f"virsh -l /nonexistent/log {line}"])
     assert ours == theirs
     assert ours.status == 1 and ours.err.startswith(b"error: failed to open the log")
+
+
+def test_log_stays_where_it_was_begun(pair: Pair, tmp_path: Path) -> None:
+    """Whatever ``cd`` makes of a relative name."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    lines = f"cd {elsewhere}\nmigrate-start-postcopy nosuch\n".encode()
+    shell = f"cd {tmp_path} && exec virsh -l log -c test:///default"
+    pair.run(["sh", "-c", shell], lines)
+    assert b"failed to get domain 'nosuch'" in (tmp_path / "log").read_bytes()
+    assert not list(elsewhere.iterdir())
