@@ -111,9 +111,8 @@ def open_connection(
         connection = (open_ or libvirt.open)(uri)
     except libvirt.libvirtError as error:
         ours = translate(error)
-        ours.side = (
-            side or ours.side
-        )  # the one that is being connected to, whatever the text says
+        # The one that is being connected to, whatever the text says; none where there is one host only.
+        ours.side = side
         raise ours from error
     try:
         if has_keepalive:

@@ -105,6 +105,18 @@ def test_connection_that_cannot_be_opened_names_the_side() -> None:
     assert isinstance(caught.value, libvirt.libvirtError)
 
 
+def test_connection_to_the_only_host_names_no_side() -> None:
+    """The words of the text alone would be taken for those of a destination."""
+    refusal = libvirt.libvirtError("Unable to resolve address 'a' service '16509'")
+
+    def open_(uri: str | None) -> libvirt.virConnect:
+        raise refusal
+
+    with pytest.raises(LibvirtError) as caught:
+        vir.open_connection("qemu+tcp://a/system", open_=open_)
+    assert (caught.value.side, bool(caught.value.cure)) == ("", True)
+
+
 # Calls
 
 
