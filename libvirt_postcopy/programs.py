@@ -7,11 +7,19 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from importlib import import_module
 from types import MappingProxyType
 
 from libvirt_postcopy.errors import PostcopyError
 
-__all__ = ["FAILED", "error_handler", "flush_streams", "open_streams", "printable"]
+__all__ = [
+    "FAILED",
+    "error_handler",
+    "flush_streams",
+    "load_libvirt",
+    "open_streams",
+    "printable",
+]
 
 FAILED = 1
 
@@ -60,6 +68,27 @@ def printable(text: str) -> str:
         char if char.isprintable() else char.encode("unicode_escape").decode("ascii")
         for char in text
     )
+
+
+_FILTERS = "LIBVIRT_LOG_FILTERS"
+_ASKED_FOR = ("LIBVIRT_DEBUG", _FILTERS, "LIBVIRT_LOG_OUTPUTS", "LIBVIRT_POSTCOPY_DEBUG")  # fmt: skip
+
+
+def load_libvirt() -> None:
+    """Load libvirt, and keep its public calls from logging warnings, unless somebody has asked for its log.
+
+    They guess: "Guest … probably left in 'paused' state on source" is said where a guest is lost too, whose half must
+    not be resumed.  libvirt reads this from the environment once, when it is loaded, and no program that we start may
+    find it there.
+    """
+    is_ours = not any(name in os.environ for name in _ASKED_FOR)
+    if is_ours:
+        os.environ[_FILTERS] = "4:libvirt.domain"  # errors only
+    try:
+        import_module("libvirt_postcopy.vir.calls")
+    finally:
+        if is_ours:
+            del os.environ[_FILTERS]
 
 
 def open_streams() -> None:

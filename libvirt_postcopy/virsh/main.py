@@ -23,6 +23,7 @@ from libvirt_postcopy.programs import (
     FAILED,
     error_handler,
     flush_streams,
+    load_libvirt,
     open_streams,
 )
 from libvirt_postcopy.virsh import batch, feed
@@ -256,6 +257,7 @@ class _Ours:
 
     def can_connect(self, options: Globals) -> bool:
         """Whether a connection can be opened; it is kept for the commands that follow."""
+        load_libvirt()
         try:
             import_module("libvirt_postcopy.virsh.daemon").connect(options)
         except LibvirtError:
@@ -289,6 +291,7 @@ class _Ours:
 
         def run() -> int:
             given = convert(verb.options, raw)
+            load_libvirt()
             status = import_module(verb.module).run(
                 given, now.options, self.terminal, self._signals
             )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import sys
 
 import pytest
@@ -45,3 +47,44 @@ def test_streams_that_cannot_be_flushed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(sys, "stdout", closed)
     monkeypatch.setattr(sys, "stderr", None)
     flush_streams()
+
+
+LOG = ("LIBVIRT_DEBUG", "LIBVIRT_LOG_FILTERS", "LIBVIRT_LOG_OUTPUTS", "LIBVIRT_POSTCOPY_DEBUG")  # fmt: skip
+
+ASK_LIBVIRT = """
+import ctypes, os, sys
+from libvirt_postcopy.virsh.main import main
+assert main(["-q", "-c", "test:///default", "postcopy-policy", "test"]) == 0
+filters = ctypes.CDLL("libvirt.so.0").virLogGetFilters
+filters.restype = ctypes.c_char_p
+print((filters() or b"").decode(), file=sys.stderr)
+print(os.environ.get("LIBVIRT_LOG_FILTERS"), file=sys.stderr)
+"""
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize(
+    "given, filters, left",
+    [
+        ({}, "4:*libvirt.domain*", "None"),
+        ({"LIBVIRT_LOG_FILTERS": "3:libvirt.domain"}, "3:*libvirt.domain*", "3:libvirt.domain"),
+        ({"LIBVIRT_DEBUG": "4"}, "", "None"),
+        ({"LIBVIRT_LOG_OUTPUTS": "3:file:/dev/null"}, "", "None"),
+        ({"LIBVIRT_POSTCOPY_DEBUG": "1"}, "", "None"),
+    ],
+)  # fmt: skip
+def test_libvirt_guesses_nothing_on_stderr_unless_its_log_is_asked_for(
+    given: dict[str, str], filters: str, left: str
+) -> None:
+    """As libvirt itself has it then; nor does a program that is started later find it in the environment."""
+    environ = {name: text for name, text in os.environ.items() if name not in LOG}
+    run = subprocess.run(
+        [sys.executable, "-c", ASK_LIBVIRT],
+        env={**environ, **given},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    said = [line.strip() for line in run.stderr.splitlines()]
+    assert said[-2:] == [filters, left]
+    assert len(said) == 2 or "LIBVIRT_POSTCOPY_DEBUG" in given
