@@ -7,7 +7,7 @@ of the guest, whether it runs, whether its memory is right; and compared with wh
 
 from faults.cell import TOOLS, Tool, run_cell
 from faults.faults import FAULTS, Fault
-from faults.matrix import CELLS, NO_CELL, Cell, cells
+from faults.matrix import CELLS, FORGOTTEN, NO_CELL, Cell, cells
 from faults.moments import Moment, Moments
 from faults.outcome import Outcome, complaints
 
@@ -15,6 +15,7 @@ __all__ = [
     "CELLS",
     "Cell",
     "FAULTS",
+    "FORGOTTEN",
     "Fault",
     "Moment",
     "Moments",

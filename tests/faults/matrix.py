@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from faults.faults import FAULTS, Fault
 from faults.moments import Moment
 
-__all__ = ["CELLS", "Cell", "NO_CELL", "cells", "reason_for_no_cell"]
+__all__ = ["CELLS", "Cell", "FORGOTTEN", "NO_CELL", "cells", "reason_for_no_cell"]
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,12 @@ class Cell:
             return self.fault.kills == "a"
         return bool(self.fault.kills)
 
+    @property
+    def what_is_forgotten(self) -> frozenset[str]:
+        """What libvirt forgets to put back, and nobody else can without a taint, as `left_behind` words it."""
+        is_forgotten = self.fault.name == _DAEMON_THERE and not self.is_before_switch
+        return FORGOTTEN if is_forgotten else frozenset()
+
     def defect(self, versions: Mapping[str, str]) -> str:
         """The defect of these versions of QEMU or libvirt that makes it fatal or final, if there is one."""
         found = (each.text for each in DEFECTS if each.applies(self, versions))
@@ -68,13 +74,26 @@ _SOCKETS = "sockets killed"
 _BLACK_HOLE = "black hole until noticed"
 _PAUSE = "migrate-pause by somebody"
 _CLIENT = "client killed"
-_DAEMONS = ("destination's daemon killed", "source's daemon killed")
+_DAEMON_THERE = "destination's daemon killed"
+_DAEMONS = (_DAEMON_THERE, "source's daemon killed")
 _SETTINGS = (
     "wrong migrate port",
     "userfaultfd forbidden",
     "destination out of memory",
 )
 _LINK = (_SHORT_CUT, _CUT, _SOCKETS, _BLACK_HOLE)
+
+
+FORGOTTEN = frozenset(
+    f"{capability}: False before, True now"
+    for capability in (
+        "late-block-activate",
+        "postcopy-preempt",
+        "postcopy-ram",
+        "return-path",
+        "switchover-ack",
+    )
+)
 
 
 @dataclass(frozen=True)

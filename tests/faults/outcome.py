@@ -71,4 +71,5 @@ def complaints(
         found.append("two copies ran")
     if not outcome.is_honest:
         found.append(f"exit status {outcome.status} where the guest is {outcome.guest}")
-    return [*found, *outcome.left_behind]
+    left = set(outcome.left_behind) - cell.what_is_forgotten
+    return [*found, *sorted(left)]

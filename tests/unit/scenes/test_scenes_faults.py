@@ -110,6 +110,26 @@ def test_guest_that_runs_where_the_exit_status_says_is_good(outcome: Outcome) ->
     assert not complaints(cell("split", SOCKETS), outcome, DEFAULT)
 
 
+LEFT_ON = "postcopy-ram: False before, True now"
+LIMITED = "max-postcopy-bandwidth: 0 before, 16777216 now"
+
+
+@pytest.mark.parametrize(
+    "moment, fault, left, is_good",
+    [
+        ("finishing", "destination's daemon killed", [LEFT_ON], True),
+        ("finishing", "destination's daemon killed", [LEFT_ON, LIMITED], False),
+        ("finishing", "source's daemon killed", [LEFT_ON], False),
+        ("first pass", "destination's daemon killed", [LEFT_ON], False),
+    ],
+)
+def test_capabilities_are_forgotten_with_the_daemon_that_knew_them(
+    moment: str, fault: str, left: list[str], is_good: bool
+) -> None:
+    outcome = replace(ARRIVED, left_behind=left)
+    assert bool(complaints(cell(moment, fault), outcome, DEFAULT)) is not is_good
+
+
 def test_own_kill_is_no_lie() -> None:
     killed = replace(STAYED, status=-9, is_killed=True)
     assert not complaints(cell("first pass", "client killed"), killed, DEFAULT)
@@ -457,6 +477,21 @@ def test_defect_is_a_footnote() -> None:
     assert is_good(figures)
     assert "- recovering, sockets killed: the destination's QEMU dies" in table(figures)
     assert "- recovering" not in table({**figures, "versions": NEXT})
+
+
+def test_what_libvirt_forgets_is_named_and_explained() -> None:
+    left = run(replace(ARRIVED, left_behind=[LEFT_ON]), moment="finishing", fault="destination's daemon killed")  # fmt: skip
+    (figures,) = merge([left])
+    assert is_good(figures)
+    assert "1 × destination, exit 0, capabilities left on |" in table(figures)
+    assert "- finishing, destination's daemon killed: libvirt forgets" in table(figures)
+
+
+def test_more_than_libvirt_forgets_is_held_against_us() -> None:
+    left = run(replace(ARRIVED, left_behind=[LEFT_ON, LIMITED]), moment="finishing", fault="destination's daemon killed")  # fmt: skip
+    (figures,) = merge([left])
+    assert not is_good(figures)
+    assert "1 × **destination, exit 0, something left behind**" in table(figures)
 
 
 def test_cells_come_in_the_order_of_a_migration() -> None:
