@@ -106,8 +106,8 @@ _SHELL_IS_LEFT = (
 _WAITS_IN_VAIN = "the destination's QEMU has ended, and the source's waits for it"
 
 _NEVER_RAN_THERE = (
-    "the destination's half has ended before the guest ran there, and the source's daemon does not answer; whatever it"
-    " would say"
+    "the destination's half has ended before the guest ran there, and the source's daemon waits in vain for the end of a"
+    " cancel"
 )
 
 #: Of a source of which a resume has made nothing yet.
@@ -172,6 +172,7 @@ class Recovery:
         self._was_asked_for_pages = False
         self._has_died_there = False
         self._has_switched = False
+        self._cancels_since: float | None = None  # the source, since a call has failed
         self._was_there_at = float("-inf")  # the destination's half, or it was not seen
         self.source_qemu = 0  #: its version, as it was known before anything broke
         self.has_run_there = False  #: the destination's vCPUs were seen to run
@@ -195,7 +196,7 @@ class Recovery:
     def begin(self, now: float) -> None:
         """No call is under way (any more), and the guest is not wholly on one host as far as is known."""
         self._is_on = True
-        self._waits_since = None
+        self._waits_since = self._cancels_since = None
         self._forget(now)
         if self._moved_at is None:
             self._moved_at = now
@@ -232,10 +233,12 @@ class Recovery:
 
     def hear(self, event: StatusSeen, now: float) -> None:
         """Take what a QEMU announces."""
+        self._has_switched |= event.status == Status.POSTCOPY_ACTIVE  # of either side
         if event.side is Side.DESTINATION:
             self._says_there = event.status
         else:
-            self._has_switched |= event.status == Status.POSTCOPY_ACTIVE
+            is_cancelling = event.status == Status.CANCELLING
+            self._cancels_since = now if is_cancelling and self._is_on else None
             is_paused = event.status == Status.POSTCOPY_PAUSED
             self._waits_since = now if is_paused and not self._is_on else None
             if is_paused and self._moved_at is None:
@@ -514,17 +517,24 @@ class Recovery:
     # A source that does not answer
 
     def _is_lost_unsaid(self, now: float) -> bool:
-        """The guest has left a source that cannot go back, and has come nowhere, whatever that one would say."""
+        """A source that had switched cannot go back, and the destination's half is gone, whatever that one's daemon would say.
+
+        A QEMU before 10.2 goes back where the cancel came before the link broke, and says so at once (seen with 7.2);
+        cancelled when it is paused, it never ends that.  The daemon that cancels passes on what it says, though it
+        answers nothing.
+        """
         there = self._last(Side.DESTINATION).half
-        since = max(self._diagnosed_at, self._was_there_at, self._forgot_at)
-        if there not in ABSENT or now < since + SETTLE_S:
+        if there not in ABSENT or self._cancels_since is None:
+            return False
+        since = max(self._diagnosed_at, self._was_there_at, self._cancels_since)
+        if now < since + UNCLEAR_S:
             return False
         if not self._has_switched or self._has_been_there or not self._says_there:
             return False  # it may have arrived, and ended since
         return after_rejection(self.source_qemu).can_go_on is False
 
     def _end_lost_unsaid(self) -> list[Action]:
-        self._end(f"{_NEVER_RAN_THERE}, {after_rejection(self.source_qemu).text}")
+        self._end(f"{_NEVER_RAN_THERE}: {after_rejection(self.source_qemu).text}")
         self.found = Place.LOST
         return []
 
