@@ -18,7 +18,7 @@ HARMFUL = frozenset("""
     destroyFlags inject injectNMI managedSave managedSaveRemove migrateSetMaxSpeed pMSuspendForDuration pMWakeup reboot
     reset restore restoreFlags resume revertToSnapshot save saveFlags saveParams setMemory shutdown shutdownFlags suspend
     undefine undefineFlags
-    create_paused cancel cont abort_job pause_postcopy
+    create_paused cancel cont abort_job lift_postcopy_speed pause_postcopy
     """.split())  # noqa: SIM905
 
 #: QEMU's commands, as they are written.
@@ -34,6 +34,11 @@ ALLOWED: dict[tuple[str, str], set[str]] = {
     # the break of one that stands still, by which it can be resumed
     ("vir/calls.py", "pause_postcopy"): {"dom.abortJobFlags"},
     ("drivers/host.py", "Host.pause"): {"vir.pause_postcopy"},
+    # the end of a limit that the migration has left, where the guest is whole
+    ("vir/monitor.py", "lift_postcopy_speed"): {
+        "cast(_Domain, dom).migrateSetMaxSpeed"
+    },
+    ("drivers/carried.py", "lift_limit"): {"monitor.lift_postcopy_speed"},
     # a paused probe, created and destroyed by the same function
     ("vir/probe.py", "_start_and_ask"): {"cast(_Host, connection).createXML"},
     ("vir/probe.py", "_remove"): {"cast(_OwnDomain, dom).destroy"},
