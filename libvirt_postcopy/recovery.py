@@ -238,7 +238,7 @@ class Recovery:
             self._says_there = event.status
         else:
             is_cancelling = event.status == Status.CANCELLING
-            self._cancels_since = now if is_cancelling and self._is_on else None
+            self._cancels_since = now if is_cancelling else None
             is_paused = event.status == Status.POSTCOPY_PAUSED
             self._waits_since = now if is_paused and not self._is_on else None
             if is_paused and self._moved_at is None:
