@@ -156,10 +156,10 @@ def test_switch_that_was_lost_is_asked_for_again(
     sent: list[float] = []
     real = vir.start_postcopy
 
-    def forgetful(dom: Any, flags: int = 0) -> None:
+    def forgetful(dom: Any, *args: Any, **options: Any) -> None:
         sent.append(time.monotonic())
         if len(sent) > 1:
-            real(dom, flags)
+            real(dom, *args, **options)
 
     monkeypatch.setattr(vir, "start_postcopy", forgetful)
     dom = stage.start()
