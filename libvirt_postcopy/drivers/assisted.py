@@ -49,6 +49,9 @@ _HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
 _NUDGE_S = 5.0
 """How long a destination may fail to notice what its source has noticed, until it is told."""
 
+_FRESH_S = 2.0
+"""A look at the source that is older does not say that the link is still broken."""
+
 
 class AssistedDriver(NativeDriver):
     """A :class:`NativeDriver` that has more to ask of the destination's QEMU than libvirt would.
@@ -83,7 +86,8 @@ class AssistedDriver(NativeDriver):
         self._second = SecondMonitor(way, counts_blocktime=wishes.blocktime)
         self._does_without = False
         self._must_go_round = False
-        self._broken_since: float | None = None  # the source waits, as a look has seen
+        # The first and the last look that has seen the source wait, with no resume or other look since.
+        self._broken: tuple[float, float] | None = None
 
     @property
     def notes(self) -> list[str]:
@@ -103,8 +107,9 @@ class AssistedDriver(NativeDriver):
             return looked
         if looked.half not in _HALVES or not self._second.is_there:
             return looked
-        if self._broken_since is not None:
-            looked = self._look_closer(looked, self._broken_since)
+        broken = self._broken
+        if broken is not None:
+            looked = self._look_closer(looked, *broken)
         if not looked.obstacle:
             return looked
         self._must_go_round = self._would_crash()
@@ -112,13 +117,15 @@ class AssistedDriver(NativeDriver):
 
     def _note_break(self, source: Looked) -> None:
         if source.status != Status.POSTCOPY_PAUSED:
-            self._broken_since = None
-        elif self._broken_since is None:
-            self._broken_since = time.monotonic()
+            self._broken = None
+            return
+        now, broken = time.monotonic(), self._broken
+        self._broken = (now if broken is None else broken[0], now)
 
-    def _look_closer(self, looked: Looked, since: float) -> Looked:
+    def _look_closer(self, looked: Looked, since: float, until: float) -> Looked:
         """See what libvirt does not tell of a destination whose source waits, and tell it of the break if need be."""
-        if looked.half is Half.SPLIT and time.monotonic() - since >= _NUDGE_S:
+        is_fresh = time.monotonic() - until < _FRESH_S  # or what flows would be broken
+        if looked.half is Half.SPLIT and is_fresh and until - since >= _NUDGE_S:
             self._second.pause()
         try:
             return replace(looked, stands_still=self._second.is_needed())
@@ -131,6 +138,11 @@ class AssistedDriver(NativeDriver):
         if refused is None:
             self._second.pause()
         return refused
+
+    def resume(self) -> None:
+        """Recover it; that its source has waited before says nothing of it any more."""
+        self._broken = None
+        super().resume()
 
     def hand_over(self) -> None:
         """Read the figures first: nobody asks that QEMU for anything yet."""

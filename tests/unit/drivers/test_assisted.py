@@ -228,6 +228,35 @@ def test_destination_has_its_time_to_notice(make: Callable[..., Scene]) -> None:
     assert qemu.sent("migrate-pause") == []
 
 
+def test_destination_is_not_told_of_a_break_that_was_resumed(
+    make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assisted, "_NUDGE_S", 0.0)
+    scene = make()
+    with MonitorServer(scene.path) as qemu:
+        _break(scene, SURVIVES)
+        _pause_source(scene)
+        scene.driver.look(Side.SOURCE)
+        scene.driver.resume()
+        assert scene.ended().there is Half.SPLIT
+        scene.driver.look(Side.DESTINATION)  # before its source was looked at again
+    assert qemu.sent("migrate-pause") == []
+
+
+def test_destination_is_not_told_of_a_break_that_was_seen_long_ago(
+    make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assisted, "_NUDGE_S", 0.0)
+    monkeypatch.setattr(assisted, "_FRESH_S", 0.0)
+    scene = make()
+    with MonitorServer(scene.path) as qemu:
+        _break(scene, SURVIVES)
+        _pause_source(scene)
+        scene.driver.look(Side.SOURCE)
+        scene.driver.look(Side.DESTINATION)
+    assert qemu.sent("migrate-pause") == []
+
+
 @pytest.mark.parametrize(("answers", "stands_still"), [({"query-status": stand_still}, True), ({}, False)])  # fmt: skip
 def test_look_tells_whether_only_the_driver_reaches_the_destination(
     make: Callable[..., Scene],
