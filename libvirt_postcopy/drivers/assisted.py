@@ -214,6 +214,7 @@ class AssistedDriver(NativeDriver):
         dom = vir.find_domain(connection, self._uuid)
         if dom is None:
             raise PostcopyError("the guest is gone from the source", side="source")
+        self._way.prove(dom)
         if self._journal is not None:
             self._journal.resume(is_peer2peer=self.is_peer2peer)
         source = Qemu(Passthrough(lambda: nullcontext(dom), "source"))
@@ -224,6 +225,7 @@ class AssistedDriver(NativeDriver):
         port = self._second.recover(channel)
         source.migrate(channel.connecting_uri(port), resume=True)
         _await_flow(source)
+        self._way.got_there()
 
     def _channel(self) -> Channel:
         name = host_of(self._there_uri)

@@ -60,6 +60,9 @@ class FrailWay:
         :param dom: The source's half.
         :raises PostcopyError: If it would not, or nobody can tell; nothing was sent.
         """
+        if self._is_tried:  # a try would end a destination that waits by now
+            text = "takes one attempt to resume only, and one is under way"
+            raise PostcopyError(f"{self._frail} {text}", side="source")
         versions = self._versions(dom)
         self._frail = frail(versions)
         self._listens_on = versions.get(Side.DESTINATION) not in RESUME_FRAIL
@@ -70,7 +73,11 @@ class FrailWay:
     def hear(self, event: Event) -> None:
         """Take what a QEMU announces: a resume that got there may be followed by another."""
         if isinstance(event, StatusSeen) and event.status in _THROUGH:
-            self._is_tried = False
+            self.got_there()
+
+    def got_there(self) -> None:
+        """The attempt has reached the destination."""
+        self._is_tried = False
 
     def failed(self) -> None:
         """The call has failed."""

@@ -94,6 +94,7 @@ class Source:
     def __init__(self, dom: FakeDomain) -> None:
         self.status = "postcopy-paused"
         self.status_after = "postcopy-recover"
+        self.version = (10, 1, 0)
         self.sent: list[dict[str, Any]] = []
         dom.answer = self.answer  # type: ignore[method-assign]
 
@@ -105,6 +106,9 @@ class Source:
             return {"return": {"max-postcopy-bandwidth": 0}}
         if command["execute"] == "query-migrate":
             return {"return": {"status": self.status}}
+        if command["execute"] == "query-version":
+            version = dict(zip(("major", "minor", "micro"), self.version))
+            return {"return": {"qemu": version, "package": ""}}
         return {"return": {}}
 
     def arguments(self, name: str) -> dict[str, Any]:
@@ -371,6 +375,36 @@ def test_source_that_does_not_go_on(
     with MonitorServer(scene.path, {"query-migrate": LISTENING}):
         scene.driver.resume()
         assert "does not go on" in str(scene.ended().error)
+
+
+@pytest.mark.parametrize(
+    ("after", "is_resumed_again"),
+    [("postcopy-paused", False), ("postcopy-recover", True)],
+)
+def test_source_that_survives_one_attempt_only_gets_no_other(
+    hosts: Hosts,
+    make: Callable[..., Scene],
+    monkeypatch: pytest.MonkeyPatch,
+    after: str,
+    is_resumed_again: bool,
+) -> None:
+    monkeypatch.setattr(assisted, "_GO_ON_S", 0.1)
+    scene = make(migrate_uri="unix:///run/m.sock")  # no way has to be seen
+    _break(scene)
+    scene.driver.look(Side.DESTINATION)
+    source = Source(hosts.for_call.domains[0])
+    source.version, source.status_after = (5, 2, 0), after
+    hosts.fresh.domains.append(hosts.for_call.domains[0])
+    hosts._ours.append(hosts.fresh)
+    with MonitorServer(scene.path):
+        for _ in range(2):
+            scene.driver.resume()
+            error = str(scene.ended().error)
+            source.status = "postcopy-paused"
+    resumed = [each for each in source.sent if each["execute"] == "migrate"]
+    assert len(resumed) == 1 + is_resumed_again
+    assert ("QEMU 5.2.0 on the source takes one attempt" in error) != is_resumed_again
+    assert bool(scene.driver.look(Side.SOURCE).obstacle) != is_resumed_again
 
 
 def test_daemon_that_survives_it_resumes_itself(

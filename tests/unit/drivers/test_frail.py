@@ -85,6 +85,17 @@ def test_qemus_that_survive_one_attempt_only(here: int, there: int, named: str) 
     assert frail({SRC: 7_002_000}) == ""
 
 
+def test_way_is_not_tried_while_a_resume_is_on_it(scene: Scene) -> None:
+    way = scene.way()
+    way.prove(scene.dom)
+    with pytest.raises(PostcopyError, match="one is under way"):
+        way.prove(scene.dom)  # the destination may listen by now
+    assert len(scene.tried) == 1
+    way.got_there()
+    way.prove(scene.dom)
+    assert len(scene.tried) == 2
+
+
 def test_way_that_is_there_is_seen_once(scene: Scene) -> None:
     way = scene.way()
     way.prove(scene.dom)
