@@ -323,15 +323,28 @@ def _is_left_over(dom: Domain) -> bool:
     """Whether it is half of a guest that libvirt takes for one that is paused and never left.
 
     libvirt up to 12.8 does not know ``postcopy-device``, so a daemon that is started again has not heard of the switch.
+
+    :raises LibvirtError: If QEMU does not say so now: a half must not be told as a whole guest meanwhile.
     """
     if not vir.is_paused(dom):
         return False
     try:
         return vir.query_migration(dom).get("status") in _IN_POSTCOPY
     except LibvirtError as error:
+        if error.code not in _NEVER_TOLD:
+            raise
         LOG.info("the source's QEMU cannot be asked: %s", error)
         return False
 
+
+#: Refusals to ask QEMU that no waiting cures.
+_NEVER_TOLD = frozenset(
+    (
+        ErrorNumber.VIR_ERR_NO_SUPPORT,
+        ErrorNumber.VIR_ERR_OPERATION_DENIED,
+        ErrorNumber.VIR_ERR_ACCESS_DENIED,
+    )
+)
 
 _IN_POSTCOPY = frozenset(
     (

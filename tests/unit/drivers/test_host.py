@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from libvirt_postcopy.constants import DomainState, PausedReason
+from libvirt_postcopy.constants import DomainState, ErrorNumber, PausedReason
 from libvirt_postcopy.drivers import host as module
 from libvirt_postcopy.drivers.host import ANSWER_S, RESTART_S, Host, Pulse
 from libvirt_postcopy.errors import LibvirtError
@@ -22,6 +22,7 @@ from unit.fakes import (
     UUID,
     FakeConnection,
     FakeDomain,
+    refused,
 )
 
 PATIENCE_S = 10.0
@@ -204,6 +205,23 @@ def test_half_that_libvirt_takes_for_a_paused_guest_is_known_by_its_qemu(
     source = FakeConnection()
     dom = FakeDomain(source, state=PAUSED_HERE)
     dom.migrate_info = {} if status is None else {"status": status}
+    host = Host(SRC, UUID, None, lambda uri, side: source, shared=source)
+    assert host.look().half is half
+
+
+@pytest.mark.parametrize(
+    "code, half",
+    [
+        (ErrorNumber.VIR_ERR_OPERATION_TIMEOUT, Half.UNKNOWN),
+        (ErrorNumber.VIR_ERR_ACCESS_DENIED, Half.MIGRATING),
+    ],
+)
+def test_paused_guest_whose_qemu_does_not_answer_is_not_told_as_whole(
+    code: ErrorNumber, half: Half
+) -> None:
+    source = FakeConnection()
+    dom = FakeDomain(source, state=PAUSED_HERE)
+    dom.errors["monitor"] = refused(code, "no")
     host = Host(SRC, UUID, None, lambda uri, side: source, shared=source)
     assert host.look().half is half
 
