@@ -146,6 +146,22 @@ def test_way_that_leads_nowhere_is_not_used(pair: Pair, hosts: Hosts) -> None:
     assert all(model.sockets == {} for model in pair.models.values())
 
 
+def test_newer_source_that_cannot_try_the_way_resumes_without(
+    pair: Pair, hosts: Hosts
+) -> None:
+    """QEMU 11.1 takes no ``reconnect``, and survives a resume that reaches nobody; that the port is free is seen."""
+    play = _frail(pair, hosts)
+    pair.models["src"].capabilities["postcopy-preempt"] = False  # it is of the newer
+    text = "Parameter 'backend.data.reconnect' is unexpected"
+    pair.replies["src", "chardev-add"] = refuse(text)
+    pair.taken.add("49184")
+    pair.on["src", "migrate"] = lambda: pair.say("src", "postcopy-recover")
+    play.driver.resume()
+    play.until_status("postcopy-recover")
+    assert sent(hosts.there, "migrate-recover") == [{"uri": "tcp:192.0.2.2:49185"}]
+    assert all(model.sockets == {} for model in pair.models.values())
+
+
 TRIGGERED = refuse("Migrate recovery is triggered already")
 
 
