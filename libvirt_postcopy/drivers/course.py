@@ -48,7 +48,7 @@ class Course:
     :ivar over: Nobody listens any more.
     :ivar was_sent: ``migrate`` has been sent, or is about to be.
     :ivar was_split: The source has been in post-copy.
-    :ivar paused_since: Since when the source waits for a new channel.
+    :ivar paused_since: Since when the source waits for a new channel, and none was tried.
     :ivar changes: How often the source's status has changed.
     """
 
@@ -83,12 +83,14 @@ class Course:
     def forget_source(self, status: str = "") -> None:
         """What its QEMU has said speaks of what went on before.
 
-        :param status: In which it is now; it is no news.
+        :param status: In which it is now; it is no news, and lasts from now on.
         """
+        is_paused = status == Status.POSTCOPY_PAUSED
         with self._news:
             while not self._of_source.empty():
                 self._of_source.get()
             self._statuses[Side.SOURCE] = status
+            self.paused_since = time.monotonic() if is_paused else None
 
     def status(self, side: Side) -> str:
         """The last one of a side; empty where it has said none."""

@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
+from libvirt_postcopy.drivers import rejoin
 from libvirt_postcopy.drivers.wishes import Wishes
 from unit.drivers.plays import Play, closed, hosts, impatient, pair, sent, split
 from unit.drivers.qemus import Hosts, Pair, ok, refuse
-from unit.fakes import NO_ANSWER, SRC
+from unit.fakes import DST, NO_ANSWER, SRC
 
 __all__ = ["closed", "hosts", "impatient", "pair"]  # fixtures
 
@@ -55,6 +56,37 @@ def test_destination_that_waits_already_is_used_again(pair: Pair, hosts: Hosts) 
         c["arguments"]["uri"] for c in hosts.dom.sent if c["execute"] == "migrate"
     ]
     assert resumes[1:] == ["tcp:192.0.2.2:49185"] * 2
+
+
+def test_destination_is_told_of_a_break_that_it_does_not_notice(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play = split(pair, hosts)
+    pair.say("src", "postcopy-paused")
+    play.ended()
+    play.driver.look(DST)
+    assert "migrate-pause" not in hosts.there.commands, "it has its time for that"
+    monkeypatch.setattr(rejoin, "_NUDGE_S", 0.0)
+    play.driver.look(DST)
+    assert hosts.there.commands.count("migrate-pause") == 1
+
+
+def test_destination_is_not_told_of_a_break_that_was_resumed(
+    pair: Pair, hosts: Hosts
+) -> None:
+    """It may be seen to go on before its source is heard to."""
+    play = split(pair, hosts)
+    for side in ("src", "dst"):
+        pair.say(side, "postcopy-paused")
+    play.ended()
+    course = play.driver._course
+    assert course.paused_since is not None
+    course.paused_since -= rejoin._NUDGE_S
+    pair.on["src", "migrate"] = lambda: pair.say("dst", "postcopy-recover")
+    play.driver.resume()
+    play.ended()  # nothing was heard of the source
+    play.driver.look(DST)
+    assert "migrate-pause" not in hosts.there.commands
 
 
 def test_release_ram_stands_against_a_resume(pair: Pair, hosts: Hosts) -> None:
