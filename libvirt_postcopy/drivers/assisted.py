@@ -139,11 +139,6 @@ class AssistedDriver(NativeDriver):
             self._second.pause()
         return refused
 
-    def resume(self) -> None:
-        """Recover it; that its source has waited before says nothing of it any more."""
-        self._broken = None
-        super().resume()
-
     def hand_over(self) -> None:
         """Read the figures first: nobody asks that QEMU for anything yet."""
         self._second.read()
@@ -197,6 +192,7 @@ class AssistedDriver(NativeDriver):
     # The way round
 
     def _resume(self, lent: list[tuple[Host, Connection]]) -> None:
+        self._broken = None  # that the source has waited says nothing any more
         if not (self._must_go_round or self._second.is_needed()):
             super()._resume(lent)
             return
