@@ -48,6 +48,7 @@ _UNDER_WAY = frozenset(
         Status.POSTCOPY_DEVICE,
     )
 )
+_ENDING = frozenset((Status.CANCELLING, Status.FAILING))
 _NOT_THE_GUEST = ("postmigrate", "finish-migrate", "inmigrate")
 
 _ALWAYS = ("return-path",)
@@ -134,6 +135,12 @@ class Setup:
                 f"QEMU is migrating it already: {status}",
                 side="source",
                 cure="look at the domain on both hosts, and destroy neither",
+            )
+        if status in _ENDING:
+            raise StateError(
+                f"QEMU has not ended the migration before yet: {status}",
+                side="source",
+                cure="try again later: to give up a connection that a dead link never makes takes minutes",
             )
         run_state = self._source.control.run_state()
         if run_state in _NOT_THE_GUEST:

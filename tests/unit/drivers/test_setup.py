@@ -95,6 +95,16 @@ def test_qemu_that_migrates_already(pair: Pair, hosts: Hosts) -> None:
     assert hosts.destination.created == []
 
 
+@pytest.mark.parametrize("status", ["cancelling", "failing"])
+def test_qemu_that_still_ends_the_one_before(
+    pair: Pair, hosts: Hosts, status: str
+) -> None:
+    """It may still connect, and to the port at which the next destination would listen."""
+    pair.models["src"].status = status
+    refuses(hosts, StateError, f"the migration before yet: {status}")
+    assert hosts.destination.created == []
+
+
 def test_shell_of_a_guest_that_is_elsewhere(pair: Pair, hosts: Hosts) -> None:
     """What a migration has left behind must not be started by another one."""
     pair.models["src"].status, pair.models["src"].run_state = "completed", "postmigrate"
