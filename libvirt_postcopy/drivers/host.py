@@ -233,7 +233,8 @@ class Host:
             return Looked(self.side, Half.GONE)
         half = vir.half(dom)
         if self.side is Side.SOURCE and half not in _HALVES and _is_left_over(dom):
-            half = Half.SPLIT_FAILED
+            # In the moment of a switch, too: libvirt is at it, and says so a little later than QEMU.
+            half = Half.SPLIT if vir.has_job(dom) else Half.SPLIT_FAILED
         # What cannot be asked leaves a half unknown, so that it is looked at again and not resumed meanwhile.
         obstacle = self._obstacle(dom, connection) if half in _HALVES else ""
         if self.side is Side.DESTINATION:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from libvirt_postcopy.constants import DomainState, ErrorNumber, PausedReason
+from libvirt_postcopy.constants import DomainState, ErrorNumber, JobType, PausedReason
 from libvirt_postcopy.drivers import host as module
 from libvirt_postcopy.drivers.host import ANSWER_S, RESTART_S, Host, Pulse
 from libvirt_postcopy.errors import LibvirtError
@@ -191,19 +191,21 @@ PAUSED_HERE = (DomainState.VIR_DOMAIN_PAUSED, PausedReason.VIR_DOMAIN_PAUSED_MIG
 
 
 @pytest.mark.parametrize(
-    "status, half",
+    "status, job, half",
     [
-        ("postcopy-paused", Half.SPLIT_FAILED),
-        ("active", Half.MIGRATING),
-        ("completed", Half.MIGRATING),
-        (None, Half.MIGRATING),
+        ("postcopy-paused", JobType.VIR_DOMAIN_JOB_NONE, Half.SPLIT_FAILED),
+        ("postcopy-active", JobType.VIR_DOMAIN_JOB_UNBOUNDED, Half.SPLIT),
+        ("active", JobType.VIR_DOMAIN_JOB_UNBOUNDED, Half.MIGRATING),
+        ("completed", JobType.VIR_DOMAIN_JOB_NONE, Half.MIGRATING),
+        (None, JobType.VIR_DOMAIN_JOB_NONE, Half.MIGRATING),
     ],
 )
 def test_half_that_libvirt_takes_for_a_paused_guest_is_known_by_its_qemu(
-    status: str | None, half: Half
+    status: str | None, job: JobType, half: Half
 ) -> None:
     source = FakeConnection()
     dom = FakeDomain(source, state=PAUSED_HERE)
+    dom.job = {"type": int(job)}
     dom.migrate_info = {} if status is None else {"status": status}
     host = Host(SRC, UUID, None, lambda uri, side: source, shared=source)
     assert host.look().half is half
