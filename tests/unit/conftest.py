@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,16 @@ from hypothesis import settings
 # The same examples in every run: a test that fails for one reader fails for the next.
 settings.register_profile("unit", deadline=None, derandomize=True, database=None)
 settings.load_profile("unit")
+
+# Thousands of tests are collected and kept: looking through all of them for garbage, again and again, took a quarter
+# of the time.
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+    gc.enable()
 
 
 STARTS = frozenset(
