@@ -13,13 +13,17 @@ from libvirt_postcopy.qmp.socket import SocketMonitor
 from scenes.stage import Stage
 from waiting import wait_until
 
-__all__ = ["IDLE", "Begun", "lookout", "stop_main_loop"]
+__all__ = ["IDLE", "SLOW", "Begun", "lookout", "stop_main_loop"]
 
 IDLE = GuestParams(
     memory_mib=128, fill_mib=127, working_set_mib=48, rate_mib_s=1, high_stack=True
 )
 """It mostly waits for the next tick, so the first that it does on the destination is to take one: TCG pushes an
 interrupt's frame with QEMU's big lock held.  The page for that is the last to be pushed by itself."""
+
+SLOW = {"bandwidth": 8, "bandwidth.postcopy": 2}
+"""MiB/s: on a loaded machine, too, most of the guest is still to be sent when it is switched, and what is not asked for
+does not come in time."""
 
 _S = 20.0
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from commands import URI, Typed
-from main_loop import IDLE, Begun, lookout, stop_main_loop
+from main_loop import IDLE, SLOW, Begun, lookout, stop_main_loop
 
 import libvirt_postcopy as postcopy
 from labkit import Lab
@@ -17,8 +17,6 @@ from libvirt_postcopy.api import Wishes
 from scenes.stage import Stage
 
 Check = Callable[[], None]
-SLOW = {"bandwidth.postcopy": 2}
-"""MiB/s: what is not asked for does not come in time."""
 
 
 @pytest.fixture
@@ -49,7 +47,8 @@ def test_guest_is_brought_back_out_of_band(stage: Stage, moved: Check) -> None:
 
 def test_without_a_second_monitor_it_is_told_and_left_split(stage: Stage) -> None:
     stage.start(qemu_args=lookout(stage))
-    options = ["--live", "--postcopy", "--postcopy-bandwidth", "2", "--verbose"]
+    slow = ["--bandwidth", "8", "--postcopy-bandwidth", "2"]
+    options = ["--live", "--postcopy", *slow, "--verbose"]
     with Typed([*options, "--postcopy-recover", "20"]) as typed:
         typed.wait_for("pass 1|pre-copy")
         stop_main_loop(stage)
