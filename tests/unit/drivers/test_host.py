@@ -89,7 +89,7 @@ def test_two_threads_never_wait_on_one_connection() -> None:
     at_once(host.look, host.half, lambda: host.watch(lambda event: None))
     pulse.stop()
     host.close()
-    assert crowded.asked > 60 and not crowded.was_shared
+    assert crowded.asked >= 2 * 20 and not crowded.was_shared  # a look and a half each
 
 
 def test_call_has_a_connection_that_nobody_looks_over() -> None:
