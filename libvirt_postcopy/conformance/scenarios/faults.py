@@ -403,29 +403,28 @@ def mismatch_preempt_destination(pair: Pair) -> None:
     pair.look()
 
 
+def _fail_in_precopy(pair: Pair) -> None:
+    pair.prepare()
+    pair.limit()
+    pair.to_precopy()
+    pair.src.wait("failed")
+    pair.src.cmd("query-migrate")
+    pair.src.cmd("query-status")
+
+
 @scenario(
     "mismatch-ram",
     Setup(guest=BUSY, dst_guest=Guest(memory_mib=32, fill_mib=8, working_mib=8)),
 )
 def mismatch_ram(pair: Pair) -> None:
     """Migrate to a destination that has less RAM."""
-    pair.prepare()
-    pair.limit()
-    pair.to_precopy()
-    pair.src.wait("failed")
-    pair.src.cmd("query-migrate")
-    pair.src.cmd("query-status")
+    _fail_in_precopy(pair)
 
 
 @scenario("mismatch-machine", Setup(guest=BUSY, dst_extra=("-machine", "{older}")))
 def mismatch_machine(pair: Pair) -> None:
     """Migrate to a destination whose machine type is an older one."""
-    pair.prepare()
-    pair.limit()
-    pair.to_precopy()
-    pair.src.wait("failed")
-    pair.src.cmd("query-migrate")
-    pair.src.cmd("query-status")
+    _fail_in_precopy(pair)
 
 
 @scenario(
@@ -434,12 +433,7 @@ def mismatch_machine(pair: Pair) -> None:
 )  # fmt: skip
 def mismatch_page_size(pair: Pair) -> None:
     """Migrate to a destination whose memory is huge pages."""
-    pair.prepare()
-    pair.limit()
-    pair.to_precopy()
-    pair.src.wait("failed")
-    pair.src.cmd("query-migrate")
-    pair.src.cmd("query-status")
+    _fail_in_precopy(pair)
 
 
 @scenario(
