@@ -95,7 +95,7 @@ ABSENT = frozenset((Half.GONE, Half.INACTIVE))
 #: A source that says so has somebody who takes its pages, or will be paused before long.
 _STILL_SENT = frozenset((Status.POSTCOPY_ACTIVE,))
 
-#: Before the switch, where somebody else's migration is watched.
+#: Before the switch.
 ON_THE_WAY = frozenset(
     (
         Status.SETUP,

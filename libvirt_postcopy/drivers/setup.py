@@ -15,6 +15,7 @@ from typing import Any
 import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy import incoming
 from libvirt_postcopy.constants import MigrateFlags, MigrateParam
+from libvirt_postcopy.diagnosis import ON_THE_WAY
 from libvirt_postcopy.domxml import read_guest
 from libvirt_postcopy.drivers.channel import Channel, channel_of, host_of
 from libvirt_postcopy.drivers.course import SPLIT, Ends
@@ -38,16 +39,6 @@ __all__ = ["Creation", "Order", "Setup"]
 
 LOG = logging.getLogger("libvirt_postcopy.drivers")
 
-_UNDER_WAY = frozenset(
-    (
-        Status.SETUP,
-        Status.WAIT_UNPLUG,
-        Status.ACTIVE,
-        Status.PRE_SWITCHOVER,
-        Status.DEVICE,
-        Status.POSTCOPY_DEVICE,
-    )
-)
 _ENDING = frozenset((Status.CANCELLING, Status.FAILING))
 _NOT_THE_GUEST = ("postmigrate", "finish-migrate", "inmigrate")
 
@@ -130,7 +121,7 @@ class Setup:
         :raises PostcopyError: If something would.
         """
         status = self._source.control.status()
-        if status in _UNDER_WAY or status in SPLIT:
+        if status in ON_THE_WAY or status in SPLIT:
             raise StateError(
                 f"QEMU is migrating it already: {status}",
                 side="source",
