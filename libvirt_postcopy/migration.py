@@ -20,7 +20,9 @@ abort in post-copy, but learns of the switch later than QEMU does.
 
 Statistics are read every :data:`POLL_S` where the policy needs them or somebody watches, and once right after
 the switch.  Where QEMU announces its passes a policy need not read: a QEMU whose link is full may answer only at
-the end of a pass, and a switch that is due at that moment would have to wait for the answer.
+the end of a pass, and a switch that is due at that moment would have to wait for the answer.  What a policy has decided
+on the announcement of a pass before it comes is kept (:meth:`Migration.foresee`): whoever misses the moment between two
+passes waits for the next, and half a millisecond of thinking can be too much.
 """
 
 from __future__ import annotations
@@ -43,7 +45,7 @@ from libvirt_postcopy.errors import StateError
 from libvirt_postcopy.events import Event, Half, Place, Side
 from libvirt_postcopy.figures import Figures, Summary, SwitchRecord
 from libvirt_postcopy.phases import Phase, Status, conclude, next_phase, place
-from libvirt_postcopy.policy import Observation, Policy
+from libvirt_postcopy.policy import Observation, OnPass, Policy
 from libvirt_postcopy.recovery import Recovery
 from libvirt_postcopy.stats import PassCount, Stats
 
@@ -160,6 +162,7 @@ class Migration:
         self._verify_at: float | None = None
         self._retry_at: float | None = None
         self._look_again_at: float | None = None
+        self._on_pass: OnPass | None = None  # decided beforehand
         self._is_switch_out = False  # sent, and not refused: it may come at any moment
         self._is_noted = False  # by QEMU, maybe: no later refusal takes that back
         self._abort_wanted = False
@@ -237,6 +240,18 @@ class Migration:
 
     # Driving it
 
+    def foresee(self, event: Event, now: float) -> Switch | None:
+        """The switch that :meth:`feed` will ask for at this event, if that was decided before it came.
+
+        It may be carried out first, and fed what came of it afterwards.
+        """
+        order = self._on_pass
+        if order is None or self._is_over or not isinstance(event, ev.PassSeen):
+            return None
+        if event.number < order.number or now < order.not_before:
+            return None
+        return Switch(order.reason, attempt=1)
+
     def feed(self, event: Event, now: float) -> list[Action]:
         """Take an event into account.
 
@@ -291,12 +306,13 @@ class Migration:
         return self._take(ev.StatusSeen(event.side, Status.POSTCOPY_ACTIVE), now)
 
     def _take_pass_seen(self, event: ev.PassSeen, now: float) -> list[Action]:
+        foreseen = self.foresee(event, now)
         if self._source is Phase.PREPARING:
             self._enter(Phase.PRECOPY, now)
         is_running = self._source is Phase.PRECOPY and not self._figures.is_stopped
         if self._precopy and is_running:  # QEMU announces one more at its stop
             self._precopy.announce(event.number)
-        return []
+        return [] if foreseen is None else self._ask(foreseen.reason, now)
 
     def _take_stats_seen(self, event: ev.StatsSeen, now: float) -> list[Action]:
         self._is_reading = False
@@ -586,6 +602,7 @@ class Migration:
 
     def _decide(self, now: float) -> list[Action]:
         """Ask the policy, unless a switch or an abort is under way."""
+        self._on_pass = None
         if self._source is not Phase.PRECOPY or self._precopy is None:
             return []
         if self._switch or self._abort_wanted or self._cannot_switch:
@@ -608,6 +625,8 @@ class Migration:
             self._look_again_at = max(decision.look_again_at, now + _SOONEST_S)
         if decision.reason is not None:
             return self._ask(decision.reason, now)
+        if self._can_ask and not self._figures.is_stopped:
+            self._on_pass = decision.on_pass
         return []
 
     @property

@@ -23,6 +23,9 @@ _HARMLESS = (Look, Note, ReadStats, VerifySwitch)
 class Shadow(Migration):
     """Asks for nothing but looks and readings."""
 
+    def foresee(self, event: Event, now: float) -> None:
+        """Nothing is sent."""
+
     def feed(self, event: Event, now: float) -> list[Action]:
         """Take an event into account; see :meth:`Migration.feed`."""
         return self._only_said(super().feed(event, now), now)

@@ -147,6 +147,7 @@ class Runner:
             ReadStats: Question("postcopy-reader", READ_S, self.put),
             VerifySwitch: Question("postcopy-verifier", VERIFY_S, self.put),
         }
+        self._answered: dict[Action, list[Event]] = {}  # carried out before its turn
         self._has_told_silence = False
         self._lookouts: dict[Side, Worker] = {}
 
@@ -221,6 +222,7 @@ class Runner:
             seen: list[object] = []
             actions = self._migration.tick(time.monotonic())
         else:
+            self._act_early(event, seen_at)
             seen = [event]
             actions = self._feed(event, seen_at)
         self._note(seen)  # the first switch waits for what this writes
@@ -229,6 +231,12 @@ class Runner:
         for what in (*seen, *actions):
             self._show(what)
         self._note(actions)
+
+    def _act_early(self, event: Event, seen_at: float) -> None:
+        """Send what was decided beforehand: its moment may be over before this event is taken into account."""
+        switch = self._migration.foresee(event, seen_at)
+        if switch is not None:
+            self._answered[switch] = _answers(switch, lambda: [self._switch()])
 
     def _give_up_late_ones(self) -> None:
         """Let the core go on without an answer that may never come."""
@@ -292,7 +300,10 @@ class Runner:
 
     def _carry_out(self, action: Action) -> None:
         """Carry it out, or say that it has failed: the core must not wait for an answer in vain."""
-        for answer in _answers(action, lambda: _some(self._perform(action))):
+        answers = self._answered.pop(action, None)
+        if answers is None:
+            answers = _answers(action, lambda: _some(self._perform(action)))
+        for answer in answers:
             self.put(answer)
 
     def _perform(self, action: Action) -> Event | None:

@@ -1,6 +1,12 @@
 """When to switch: pure functions of what was seen and the time."""
 
-from libvirt_postcopy.policy.base import WAIT, Decision, Observation, Policy
+from libvirt_postcopy.policy.base import (
+    WAIT,
+    Decision,
+    Observation,
+    OnPass,
+    Policy,
+)
 from libvirt_postcopy.policy.combine import AllOf, AnyOf
 from libvirt_postcopy.policy.simple import After, AfterPrecopy, Manual, Never
 from libvirt_postcopy.policy.spec import parse
@@ -16,5 +22,6 @@ __all__ = [
     "AllOf",
     "Observation",
     "Decision",
+    "OnPass",
     "WAIT",
 ]

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from libvirt_postcopy.stats import PassCount, Stats
 
-__all__ = ["Observation", "Decision", "Policy", "WAIT"]
+__all__ = ["Observation", "Decision", "OnPass", "Policy", "WAIT"]
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,13 @@ class Observation:
             return self.passes.done
         return max(self.passes.done, self.announced_pass - 1)
 
-    @property
-    def swept_share(self) -> float | None:
-        """How much of memory has been gone over by now: the last reading, carried on at its rate.
+    def when_swept(self, share: float) -> float | None:
+        """When so much of memory has been gone over: the last reading, carried on at its rate.
 
         Or at the rate so far where that is higher: pages of zeros hardly count on the link.  None where no reading
-        gives a rate.  More than 1 where it may have been gone over again.
+        gives a rate.
+
+        :param share: 1 is all of memory.
         """
         if self.stats is None or not self.stats.memory_total:
             return None
@@ -52,8 +53,21 @@ class Observation:
         rate = max(self.stats.bytes_per_s or 0, swept / before if before > 0 else 0)
         if not rate:
             return None
-        now = swept + max(self.now - self.stats_at, 0.0) * rate
-        return now / self.stats.memory_total
+        return self.stats_at + (share * self.stats.memory_total - swept) / rate
+
+
+@dataclass(frozen=True)
+class OnPass:
+    """A decision made beforehand: to switch as soon as QEMU announces a pass.
+
+    :ivar number: That pass, or a later one.
+    :ivar reason: Why, in words for people.
+    :ivar not_before: What is announced earlier is decided on when it is seen.
+    """
+
+    number: int
+    reason: str
+    not_before: float = float("-inf")
 
 
 @dataclass(frozen=True)
@@ -64,11 +78,14 @@ class Decision:
     :ivar look_again_at: When the answer may change though nothing was seen; None for never.
     :ivar needs_stats: The next reading of the statistics may change it.  Where none does, and nobody
         watches, QEMU is left in peace: a reading that is on its way can delay the switch.
+    :ivar on_pass: What the answer will be at such an announcement, unless something else is seen before it: the
+        switch then need not wait for the decision.
     """
 
     reason: str | None = None
     look_again_at: float | None = None
     needs_stats: bool = True
+    on_pass: OnPass | None = None
 
 
 WAIT = Decision(needs_stats=False)

@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from libvirt_postcopy.policy.base import Decision, Observation, Policy
+from libvirt_postcopy.policy.base import Decision, Observation, OnPass, Policy
 
 __all__ = ["AnyOf", "AllOf"]
 
 
-def _patience(decisions: Sequence[Decision]) -> Decision:
+def _patience(decisions: Sequence[Decision], on_pass: OnPass | None = None) -> Decision:
     """Wait, but look again as soon as any of these would."""
     times = [each.look_again_at for each in decisions if each.look_again_at is not None]
     return Decision(
         look_again_at=min(times, default=None),
         needs_stats=any(each.needs_stats for each in decisions),
+        on_pass=on_pass,
     )
+
+
+def _number(order: OnPass) -> int:
+    return order.number
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class AnyOf:
         for decision in decisions:
             if decision.reason is not None:
                 return decision
-        return _patience(decisions)
+        orders = [each.on_pass for each in decisions if each.on_pass is not None]
+        return _patience(decisions, min(orders, key=_number, default=None))
 
     def __str__(self) -> str:
         return "|".join(map(str, self.policies))

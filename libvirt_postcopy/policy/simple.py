@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from libvirt_postcopy.errors import UsageError
-from libvirt_postcopy.policy.base import WAIT, Decision, Observation
+from libvirt_postcopy.policy.base import WAIT, Decision, Observation, OnPass
 from libvirt_postcopy.units import format_duration
 
 __all__ = ["Manual", "Never", "After", "AfterPrecopy"]
@@ -86,21 +86,26 @@ class AfterPrecopy:
     def decide(self, seen: Observation) -> Decision:
         """Compare the passes done, by bytes or by a credible announcement."""
         count = "the first pass is" if self.passes == 1 else f"{self.passes} passes are"
+        reason = f"{count} done"
         if seen.passes.done >= self.passes:
-            return Decision(reason=f"{count} done")
-        is_announced = seen.saw_pass_one and seen.announced_pass > self.passes
-        if is_announced and not self._is_contradicted(seen):
-            return Decision(reason=f"{count} done")
-        return Decision(needs_stats=is_announced or not seen.saw_pass_one)
-
-    @staticmethod
-    def _is_contradicted(seen: Observation) -> bool:
-        """Whether the readings say that less than half of memory can have been gone over.
-
-        Not all of it has: QEMU begins a pass while one downtime's worth of the last is still to be sent.
-        """
-        share = seen.swept_share
-        return share is not None and share < 0.5
+            return Decision(reason=reason)
+        if not seen.saw_pass_one:
+            return Decision()
+        next_pass = OnPass(self.passes + 1, reason, _credible_from(seen))
+        if seen.announced_pass < next_pass.number:
+            return Decision(needs_stats=False, on_pass=next_pass)
+        if seen.now < next_pass.not_before:
+            return Decision()  # the next reading may confirm it
+        return Decision(reason=reason)
 
     def __str__(self) -> str:
         return "after-precopy" + (f":{self.passes}" if self.passes > 1 else "")
+
+
+def _credible_from(seen: Observation) -> float:
+    """From when on the readings allow that a pass is done: when half of memory can have been gone over.
+
+    Not all of it has: QEMU begins a pass while one downtime's worth of the last is still to be sent.
+    """
+    at = seen.when_swept(0.5)
+    return float("-inf") if at is None else at

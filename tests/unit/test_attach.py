@@ -40,6 +40,7 @@ from unit.fakes import (
     looked,
     refused,
     status,
+    walk,
 )
 from waiting import wait_until
 
@@ -286,6 +287,17 @@ def test_a_shadow_does_not_send_what_it_is_asked_for_either(event: Event) -> Non
     actions = see(migration, 2.0, event)
     assert any(isinstance(it, Note) for it in actions)
     assert all(isinstance(it, (Look, Note, ReadStats)) for it in actions)
+
+
+def test_a_shadow_sends_nothing_before_its_turn_either() -> None:
+    foreseen = {}
+    for kind in (Migration, shadow.Shadow):
+        migration = kind(parse("after-precopy"), 0.0)
+        for event in (*walk("setup", "active"), ev.PassSeen(1)):
+            migration.feed(event, 1.0)
+        foreseen[kind] = migration.foresee(ev.PassSeen(2), 2.0)
+    assert foreseen[Migration] is not None
+    assert foreseen[shadow.Shadow] is None
 
 
 def test_a_shadow_does_not_break_what_stalls() -> None:

@@ -862,6 +862,55 @@ def test_all_switches_with_the_last() -> None:
     assert late.switches == [101.0]
 
 
+# What is decided before it comes
+
+
+def announced(*events: ev.Event) -> Scene:
+    """The first pass is under way."""
+    scene = Scene("after-precopy").precopy()
+    scene.at(1.0, ev.PassSeen(1), *events)
+    return scene
+
+
+def test_switch_is_foreseen_as_it_will_be_asked_for() -> None:
+    scene = announced()
+    before = state(scene.migration)
+    foreseen = scene.migration.foresee(ev.PassSeen(2), 2.0)
+    assert foreseen == Switch("the first pass is done", attempt=1)
+    assert state(scene.migration) == before
+    assert scene.migration.feed(ev.PassSeen(2), 2.0)[0] == foreseen
+    assert scene.migration.feed(ev.PassSeen(3), 2.1) == []
+
+
+@pytest.mark.parametrize(
+    "events, event",
+    [
+        ([], ev.PassSeen(1)),
+        ([], ev.Stopped(SRC)),
+        ([ev.AbortRequested()], ev.PassSeen(2)),
+        ([ev.SwitchRequested("by hand")], ev.PassSeen(2)),
+        ([ev.Stopped(SRC)], ev.PassSeen(2)),  # QEMU announces one more at its stop
+        ([status("device")], ev.PassSeen(2)),
+        ([ended(Place.SOURCE, "failed")], ev.PassSeen(2)),
+        ([ended(Place.UNKNOWN, "no answer")], ev.PassSeen(2)),
+    ],
+)
+def test_no_switch_is_foreseen_where_none_is_asked_for(
+    events: list[ev.Event], event: ev.Event
+) -> None:
+    scene = announced(*events)
+    assert scene.migration.foresee(event, 2.0) is None
+    asked = kinds(scene.migration.feed(event, 2.0))
+    assert Switch not in asked
+
+
+def test_no_switch_is_foreseen_before_a_reading_allows_it() -> None:
+    scene = Scene("after-precopy").precopy()
+    scene.at(1.0, reading(100, total=1000, rate=40), ev.PassSeen(1))  # asked for at 0
+    assert scene.migration.foresee(ev.PassSeen(2), 9.9) is None
+    assert scene.migration.foresee(ev.PassSeen(2), 10.1) is not None
+
+
 class Broken:
     """A policy of the caller's with a bug."""
 

@@ -180,6 +180,37 @@ def test_accepted_switch_is_verified_and_repeated(
     assert runner.migration.summary().switch.attempts == 2
 
 
+def test_switch_that_was_foreseen_is_sent_once_and_before_all_else() -> None:
+    driver = FakeDriver(*walk("setup", "active"), ev.PassSeen(1), ev.PassSeen(2))
+    phases: list[object] = []
+    sent: list[int] = []
+    driver.on_switch = lambda: sent.append(len(phases)) or ev.SwitchAccepted()  # type: ignore[func-returns-value]
+    runner = started(driver, "after-precopy", phases.append)
+    driver.wait_for("switch")
+    driver.sink(status("postcopy-active"))
+    finish(driver, runner)
+    (shown,) = sent
+    assert ev.PassSeen(2) not in phases[:shown]
+    switch = Switch("the first pass is done", attempt=1)
+    told = [it for it in phases if it in (ev.PassSeen(2), switch, ev.SwitchAccepted())]
+    assert told == [ev.PassSeen(2), switch, ev.SwitchAccepted()]
+    record = runner.migration.summary().switch
+    assert record is not None
+    assert (record.reason, record.attempts) == (switch.reason, 1)
+
+
+def test_switch_that_was_foreseen_and_fails_is_asked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(migration, "VERIFY_S", 0.001)
+    driver = FakeDriver(*walk("setup", "active"), ev.PassSeen(1), ev.PassSeen(2))
+    driver.on_switch = Stumbling(LibvirtError("no answer"), ev.SwitchAccepted())
+    runner = started(driver, "after-precopy")
+    for name in ("switch", "verify_switch", "switch"):
+        driver.wait_for(name)
+    finish(driver, runner)
+
+
 def test_policy_by_time_fires_without_an_event() -> None:
     driver = FakeDriver(*walk("setup", "active"))
     runner = started(driver, "after:10ms")

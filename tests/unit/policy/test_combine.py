@@ -4,7 +4,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from libvirt_postcopy.policy import AllOf, AnyOf, Decision, Manual, Never, Observation
+from libvirt_postcopy.policy import (
+    AllOf,
+    AnyOf,
+    Decision,
+    Manual,
+    Never,
+    Observation,
+    OnPass,
+)
 
 SEEN = Observation(now=0.0, since=0.0)
 
@@ -75,3 +83,17 @@ def test_readings_are_needed_where_one_that_waits_needs_them(kind) -> None:
 def test_all_reads_nothing_for_those_that_agree_already() -> None:
     assert not AllOf((yes("a"), quiet())).decide(SEEN).needs_stats
     assert AllOf((yes("a"), wait())).decide(SEEN).needs_stats
+
+
+def on_pass(number: int) -> Says:
+    return Says(Decision(on_pass=OnPass(number, f"pass {number}")))
+
+
+def test_any_decides_beforehand_as_the_first_of_them_would() -> None:
+    decision = AnyOf((on_pass(3), wait(), on_pass(2))).decide(SEEN)
+    assert decision.on_pass == OnPass(2, "pass 2")
+    assert AnyOf((wait(), wait())).decide(SEEN).on_pass is None
+
+
+def test_all_decide_nothing_beforehand_that_one_of_them_does_not() -> None:
+    assert AllOf((on_pass(2), yes("a"), wait())).decide(SEEN).on_pass is None

@@ -1,6 +1,11 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.policy import (
@@ -10,6 +15,7 @@ from libvirt_postcopy.policy import (
     Manual,
     Never,
     Observation,
+    OnPass,
 )
 from libvirt_postcopy.stats import PassCount, Stats
 from libvirt_postcopy.units import MIB
@@ -118,21 +124,79 @@ def test_later_pass_is_believed_for_a_later_count() -> None:
 
 
 @pytest.mark.parametrize(
-    "what, fields, share",
+    "what, fields, when",
     [
         ("no reading", {}, None),
         ("no size", {"stats": Stats(normal_bytes=1, bytes_per_s=1)}, None),
         ("no rate, no time", {"stats": gone_over(100)}, None),
-        ("as read", {"stats": gone_over(300, rate=100), "stats_at": 12.0}, 0.3),
-        ("carried on", {"stats": gone_over(300, rate=100), "stats_at": 10.0}, 0.5),
-        ("by the rate so far", {"stats": gone_over(300), "stats_at": 6.0}, 0.6),
-        ("most of it zeros", {"stats": gone_over(400, rate=1), "stats_at": 10.0}, 0.48),
-        ("not carried back", {"stats": gone_over(300, rate=100), "stats_at": 13.0}, 0.3),
-        ("gone over again", {"stats": gone_over(1200, rate=1), "stats_at": 12.0}, 1.2),
+        ("as read", {"stats": gone_over(500, rate=100), "stats_at": 12.0}, 12.0),
+        ("carried on", {"stats": gone_over(300, rate=100), "stats_at": 10.0}, 12.0),
+        ("by the rate so far", {"stats": gone_over(300), "stats_at": 6.0}, 10.0),
+        ("most of it zeros", {"stats": gone_over(400, rate=1), "stats_at": 10.0}, 12.5),
+        ("carried back", {"stats": gone_over(700, rate=100), "stats_at": 12.0}, 10.0),
     ],
 )  # fmt: skip
-def test_share_gone_over_by_now(what: str, fields: dict, share: float | None) -> None:
-    assert seen(12.0, **fields).swept_share == pytest.approx(share), what
+def test_when_half_of_memory_is_gone_over(
+    what: str, fields: dict, when: float | None
+) -> None:
+    assert seen(12.0, **fields).when_swept(0.5) == pytest.approx(when), what
+
+
+def test_share_that_is_waited_for_is_the_one_asked_for() -> None:
+    observed = seen(stats=gone_over(300, rate=100), stats_at=10.0)
+    assert observed.when_swept(1.0) == pytest.approx(17.0)
+
+
+# What is decided before it is seen
+
+
+@pytest.mark.parametrize(
+    "fields, on_pass",
+    [
+        ({}, None),  # QEMU 11.1
+        ({"announced_pass": 40}, None),
+        (HONEST, None),  # it is announced, and decided on
+        ({**HONEST, "announced_pass": 1}, OnPass(2, "the first pass is done")),
+        (
+            {**HONEST, "announced_pass": 1, "stats": LESS_DONE},
+            OnPass(2, "the first pass is done", pytest.approx(10.01)),
+        ),
+    ],
+)
+def test_next_pass_is_decided_on_beforehand(
+    fields: dict, on_pass: OnPass | None
+) -> None:
+    assert AfterPrecopy().decide(seen(10.0, **fields)).on_pass == on_pass
+
+
+def test_later_pass_is_decided_on_beforehand_for_a_later_count() -> None:
+    decision = AfterPrecopy(2).decide(seen(10.0, **{**HONEST, "announced_pass": 1}))
+    assert decision.on_pass == OnPass(3, "2 passes are done")
+
+
+@given(
+    st.integers(1, 3),
+    st.integers(0, 900),
+    st.integers(0, 100),
+    st.floats(1.0, 20.0),
+    st.floats(0.0, 40.0),
+    st.integers(-1, 2),
+)
+def test_what_is_decided_beforehand_is_decided_when_it_is_seen(
+    passes: int, mib: int, rate: int, asked_at: float, wait_s: float, more: int
+) -> None:
+    policy = AfterPrecopy(passes)
+    stats = gone_over(mib, rate=rate)
+    before = seen(
+        asked_at, stats=stats, stats_at=asked_at, saw_pass_one=True, announced_pass=1
+    )
+    order = policy.decide(before).on_pass
+    assert order is not None
+    now, number = asked_at + wait_s, order.number + more
+    then = policy.decide(replace(before, now=now, announced_pass=number))
+    fires = number >= order.number and now >= order.not_before
+    assert then.reason == (order.reason if fires else None)
+    assert math.isinf(order.not_before) == (not (mib or rate))
 
 
 @pytest.mark.parametrize(
