@@ -128,7 +128,7 @@ class AssistedDriver(NativeDriver):
         if looked.half is Half.SPLIT and is_fresh and until - since >= _NUDGE_S:
             self._second.pause()
         try:
-            return replace(looked, stands_still=self._second.is_needed())
+            return replace(looked, stands_still=self._second.look().stands_still)
         except MonitorStuck:
             return looked  # nothing can be done from here
 
@@ -193,7 +193,7 @@ class AssistedDriver(NativeDriver):
 
     def _resume(self, lent: list[tuple[Host, Connection]]) -> None:
         self._broken = None  # that the source has waited says nothing any more
-        if not (self._must_go_round or self._second.is_needed()):
+        if not (self._must_go_round or self._second.look().stands_still):
             super()._resume(lent)
             return
         try:

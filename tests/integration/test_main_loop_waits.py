@@ -5,11 +5,13 @@ reached, and libvirt goes no such way.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from commands import URI, Typed
 from main_loop import IDLE, SLOW, Begun, lookout, stop_main_loop
+from sshd import SshServer
 
 import libvirt_postcopy as postcopy
 from labkit import Lab
@@ -43,6 +45,32 @@ def test_guest_is_brought_back_out_of_band(stage: Stage, moved: Check) -> None:
     result = job.wait(90)
     moved()
     assert result.notes == ()
+
+
+def test_connection_over_ssh_outlives_a_dead_link(stage: Stage, moved: Check) -> None:
+    """Another one could not be made to that QEMU."""
+    dom = stage.start(qemu_args=lookout(stage))
+    begun = Begun()
+    with SshServer(stage.lab, "b"):
+        job = postcopy.start(
+            dom,
+            URI,
+            policy="manual",
+            params=SLOW,
+            wishes=Wishes(blocktime=True),
+            recover=90,
+            recover_bandwidth=0,
+            observer=begun,
+        )
+        begun.wait()
+        stop_main_loop(stage)
+        stage.lab.cut("b")
+        time.sleep(20.0)  # the break's own length
+        stage.lab.uncut("b")
+        result = job.wait(120)
+        moved()
+        assert result.notes == ()
+    assert result.blocktime["postcopy-blocktime"] > 20_000
 
 
 def test_without_a_second_monitor_it_is_told_and_left_split(stage: Stage) -> None:
