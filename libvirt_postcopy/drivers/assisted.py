@@ -52,6 +52,10 @@ _HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
 _NUDGE_S = 5.0
 """How long a destination, or its daemon, may fail to notice what its source has noticed, until something is done."""
 
+_SILENCES = 4
+"""So often a resume is put off where the second monitor is silent.  By libvirt it may hang then, and for good; but where the
+link has been dead for long, the monitor may be silent for two minutes more."""
+
 _FRESH_S = 2.0
 """A look at the source that is older does not say that the link is still broken."""
 
@@ -89,6 +93,7 @@ class AssistedDriver(NativeDriver):
         self._second = SecondMonitor(way, counts_blocktime=wishes.blocktime)
         self._does_without = False
         self._must_go_round = False
+        self._silences = 0  # of the second monitor, one after the other
         # The first and the last look that has seen the source wait, with no resume or other look since.
         self._broken: tuple[float, float] | None = None
 
@@ -208,7 +213,12 @@ class AssistedDriver(NativeDriver):
 
     def _resume(self, lent: list[tuple[Host, Connection]]) -> None:
         self._broken = None  # that the source has waited says nothing any more
-        if not (self._must_go_round or self._second.look().stands_still):
+        told = self._second.look()
+        self._silences = self._silences + 1 if told.is_silent else 0
+        if told.is_silent and (self._must_go_round or self._silences <= _SILENCES):
+            text = "the second monitor, which may be needed, is silent: waiting for it"
+            raise PostcopyError(text, side="destination")
+        if not (self._must_go_round or told.stands_still):
             super()._resume(lent)
             return
         try:

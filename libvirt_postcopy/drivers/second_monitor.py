@@ -96,10 +96,12 @@ class Told:
 
     :ivar status: QAPI ``MigrationStatus``; None where nothing has answered.
     :ivar stands_still: Its main loop does, so that only this monitor can recover it.
+    :ivar is_silent: The connection stands, and nothing comes back: whether the main loop stands still is not known.
     """
 
     status: str | None = None
     stands_still: bool = False
+    is_silent: bool = False
 
 
 def way_to(uri: str | None, folder: str | None = None) -> Way:
@@ -120,6 +122,16 @@ def way_to(uri: str | None, folder: str | None = None) -> Way:
     if not is_ssh:
         return Way(folder or FOLDER, host)
     return Way(folder or FOLDER, host, parts.username or "", port)
+
+
+def _told(monitor: SocketMonitor) -> Told:
+    is_heard = monitor.answers(_ECHO_S)
+    if is_heard and monitor.takes_commands(_TAKES_S):
+        return Told(Qemu(monitor).status())
+    if not monitor.has_out_of_band:
+        return Told()  # nothing can be done from here
+    is_heard = is_heard and monitor.answers(_ECHO_S)  # the link may have died meanwhile
+    return Told(stands_still=is_heard, is_silent=not is_heard)
 
 
 def _completed(qemu: Qemu) -> Mapping[str, Any]:
@@ -259,10 +271,7 @@ class SecondMonitor:
             return Told()
         try:
             with self._asked(0.0) as monitor:
-                if monitor.takes_commands(_TAKES_S):
-                    return Told(Qemu(monitor).status())
-                is_stuck = monitor.has_out_of_band and monitor.answers(_ECHO_S)
-                return Told(stands_still=is_stuck)
+                return _told(monitor)
         except MonitorStuck:
             raise
         except MonitorError as error:

@@ -395,6 +395,34 @@ def test_destination_that_takes_no_command_is_recovered_out_of_band(
     assert len(hosts.migrate_calls) == 1  # libvirt was not asked to resume
 
 
+@pytest.mark.parametrize(("libvirt", "is_resumed_by_libvirt"), [(SURVIVES, True), (CRASHES, False)])  # fmt: skip
+def test_resume_is_put_off_while_the_second_monitor_is_silent(
+    hosts: Hosts,
+    make: Callable[..., Scene],
+    monkeypatch: pytest.MonkeyPatch,
+    libvirt: int,
+    is_resumed_by_libvirt: bool,
+) -> None:
+    """The main loop may stand still, and libvirt's call hang; but another link's silence must not be the end."""
+    monkeypatch.setattr(second_monitor, "_ECHO_S", 0.1)
+    scene = make()
+    with MonitorServer(scene.path) as qemu:
+        _break(scene, libvirt)
+        assert scene.driver._second.look().status == "none"
+        scene.driver.look(Side.DESTINATION)
+        hosts.fresh.domains.append(hosts.dom)
+        qemu.hold_back()
+        for _ in range(assisted._SILENCES):
+            scene.driver.resume()
+            assert "is silent: waiting for it" in str(scene.ended().error)
+        assert len(hosts.migrate_calls) == 1
+        scene.driver.resume()
+        error = str(scene.ended().error)
+    assert ("is silent: waiting for it" in error) is not is_resumed_by_libvirt
+    assert len(hosts.migrate_calls) == 1 + is_resumed_by_libvirt
+    assert qemu.sent("migrate-recover") == []
+
+
 def test_nothing_is_sent_to_a_main_loop_that_nobody_can_reach(
     hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -411,7 +439,7 @@ def test_nothing_is_sent_to_a_main_loop_that_nobody_can_reach(
 def test_qemu_without_anything_out_of_band_is_resumed_by_libvirt(
     hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(second_monitor, "_TAKES_S", 0.1)
+    monkeypatch.setattr(second_monitor, "_ECHO_S", 0.1)
     scene = make()
     _break(scene, SURVIVES)
     hosts.fresh.domains.append(hosts.dom)

@@ -306,7 +306,7 @@ def test_silent_link_is_no_main_loop_that_stands_still_and_may_come_back(
     with _served(monitor) as qemu:
         assert monitor.look() == Told("none")
         qemu.hold_back()
-        assert monitor.look() == Told()
+        assert monitor.look() == Told(is_silent=True)
         monitor.pause()
         with pytest.raises(MonitorSilent):
             monitor.recover(CHANNEL)
@@ -314,6 +314,16 @@ def test_silent_link_is_no_main_loop_that_stands_still_and_may_come_back(
         qemu.pass_on()
         assert monitor.recover(CHANNEL) == 49184
         assert len(qemu.sent("qmp_capabilities")) == 1, "it is the same connection"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_link_that_dies_during_the_look_is_no_main_loop_that_stands_still(
+    make: Make, dom: Machine
+) -> None:
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    with _served(monitor, query_status=MonitorServer.hold_back):
+        assert monitor.look() == Told(is_silent=True)
 
 
 def test_connection_that_ends_is_made_anew_before_it_is_needed(
