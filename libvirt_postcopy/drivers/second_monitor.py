@@ -376,7 +376,8 @@ class SecondMonitor:
         """
         with self._asked(patience_s) as monitor:
             if not monitor.answers(_ECHO_S):
-                raise MonitorSilent("nothing comes back from it", side="destination")
+                text = "nothing comes back from the second monitor"
+                raise MonitorSilent(text, side="destination")
             yield monitor
 
     def _drop(self) -> None:

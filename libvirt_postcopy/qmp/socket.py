@@ -86,10 +86,8 @@ class SocketMonitor:
         self._hear = hear
         self._answer_s = answer_s
         self._client: QMPClient | None = None
-        self._late: list[Future[Any]] = (
-            []
-        )  # what the main loop has not answered in time
-        self._echo: Future[Any] | None = None
+        self._late: list[Future[Any]] = []  # not answered in time by the main loop
+        self._echo: Future[Any] | None = None  # the open question of answers()
         self._counting = threading.Lock()
         self._listener: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
