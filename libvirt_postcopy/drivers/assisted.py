@@ -4,6 +4,9 @@ That is ``postcopy-blocktime``, and the way round a daemon that cannot resume: t
 when it is the destination, and none is answered by a QEMU whose main loop waits for a page.  There the destination's
 QEMU is told to wait by the second monitor, and the source's to go on through libvirt's passthrough.  libvirt hears from
 both what they do, and completes the migration, which nobody's call waits for any more.
+
+Of a break after that libvirt may take no note on the destination, and then refuses to resume.  So where the source has
+waited for a while, QEMU itself is asked there, and that way is gone again.
 """
 
 from __future__ import annotations
@@ -47,7 +50,11 @@ _LOOK_S = 0.05
 _HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
 
 _NUDGE_S = 5.0
-"""How long a destination may fail to notice what its source has noticed, until it is told."""
+"""How long a destination, or its daemon, may fail to notice what its source has noticed, until something is done."""
+
+_SILENCES = 4
+"""So often a resume is put off where the second monitor is silent.  By libvirt it may hang then, and for good; but where the
+link has been dead for long, the monitor may be silent for two minutes more."""
 
 _FRESH_S = 2.0
 """A look at the source that is older does not say that the link is still broken."""
@@ -86,6 +93,7 @@ class AssistedDriver(NativeDriver):
         self._second = SecondMonitor(way, counts_blocktime=wishes.blocktime)
         self._does_without = False
         self._must_go_round = False
+        self._silences = 0  # of the second monitor, one after the other
         # The first and the last look that has seen the source wait, with no resume or other look since.
         self._broken: tuple[float, float] | None = None
 
@@ -107,13 +115,11 @@ class AssistedDriver(NativeDriver):
             return looked
         if looked.half not in _HALVES or not self._second.is_there:
             return looked
-        broken = self._broken
-        if broken is not None:
-            looked = self._look_closer(looked, *broken)
-        if not looked.obstacle:
-            return looked
-        self._must_go_round = self._would_crash()
-        return replace(looked, obstacle="") if self._must_go_round else looked
+        closer = self._look_closer(looked)
+        is_untold = closer.half is not looked.half
+        crashes = bool(looked.obstacle) and self._would_crash()
+        self._must_go_round = crashes or is_untold
+        return replace(closer, obstacle="") if crashes else closer
 
     def _note_break(self, source: Looked) -> None:
         if source.status != Status.POSTCOPY_PAUSED:
@@ -122,15 +128,29 @@ class AssistedDriver(NativeDriver):
         now, broken = time.monotonic(), self._broken
         self._broken = (now if broken is None else broken[0], now)
 
-    def _look_closer(self, looked: Looked, since: float, until: float) -> Looked:
+    def _look_closer(self, looked: Looked) -> Looked:
         """See what libvirt does not tell of a destination whose source waits, and tell it of the break if need be."""
-        is_fresh = time.monotonic() - until < _FRESH_S  # or what flows would be broken
-        if looked.half is Half.SPLIT and is_fresh and until - since >= _NUDGE_S:
-            self._second.pause()
+        if self._broken is None:
+            return looked
         try:
-            return replace(looked, stands_still=self._second.is_needed())
+            told = self._second.look()
         except MonitorStuck:
             return looked  # nothing can be done from here
+        looked = replace(looked, stands_still=told.stands_still)
+        if looked.half is not Half.SPLIT or not self._waits_for_long():
+            return looked
+        if told.status == Status.POSTCOPY_PAUSED:
+            return replace(looked, half=Half.SPLIT_FAILED)
+        if told.status is not None or told.stands_still:
+            self._second.pause()
+        return looked
+
+    def _waits_for_long(self) -> bool:
+        """Whether the source does, and did so just now: or what flows would be broken."""
+        if (broken := self._broken) is None:
+            return False
+        since, until = broken
+        return until - since >= _NUDGE_S and time.monotonic() - until < _FRESH_S
 
     def pause(self) -> Event | None:
         """Make both QEMUs break the migration: on a link that swallows packets neither hears of the other's."""
@@ -193,7 +213,12 @@ class AssistedDriver(NativeDriver):
 
     def _resume(self, lent: list[tuple[Host, Connection]]) -> None:
         self._broken = None  # that the source has waited says nothing any more
-        if not (self._must_go_round or self._second.is_needed()):
+        told = self._second.look()
+        self._silences = self._silences + 1 if told.is_silent else 0
+        if told.is_silent and (self._must_go_round or self._silences <= _SILENCES):
+            text = "the second monitor, which may be needed, is silent: waiting for it"
+            raise PostcopyError(text, side="destination")
+        if not (self._must_go_round or told.stands_still):
             super()._resume(lent)
             return
         try:

@@ -4,9 +4,11 @@ While a migration comes in, libvirt's job keeps everybody else from the destinat
 neither ``postcopy-blocktime`` nor, in 11.2 and 11.3, how to recover.  So QEMU is given a second monitor on a unix
 socket (``<qemu:commandline>`` in the XML that the destination starts the guest with).  It is there until that QEMU ends.
 
-It is connected to from the beginning.  The destination's main loop may wait for a page of a migration that is broken,
-and answers nobody then, libvirt as little as a new client.  Only over a connection that was made before does QEMU
-still take what brings the migration back (``migrate-recover``, out of band).
+It is connected to from the beginning, and again where that connection ends.  The destination's main loop may wait for a
+page of a migration that is broken, and answers nobody then, libvirt as little as a new client.  Only over a connection
+that was made before does QEMU still take what brings the migration back (``migrate-recover``, out of band).  So a
+connection that is silent is kept: the link may be dead, and come back.  What has an effect is sent only while something
+comes back, or it might be carried out when all has changed.
 
 It is never needed for the guest to move: what cannot be had is a note.
 """
@@ -35,6 +37,7 @@ from libvirt_postcopy.qmp.commands import (
     ConnectError,
     MonitorError,
     MonitorLost,
+    MonitorSilent,
     MonitorStuck,
     Qemu,
 )
@@ -45,7 +48,7 @@ from libvirt_postcopy.vir.protocols import Domain
 if TYPE_CHECKING:
     from libvirt_postcopy.qmp.socket import SocketMonitor
 
-__all__ = ["FOLDER", "SecondMonitor", "Way", "way_to"]
+__all__ = ["FOLDER", "SecondMonitor", "Told", "Way", "way_to"]
 
 LOG = logging.getLogger("libvirt_postcopy.drivers")
 
@@ -64,6 +67,12 @@ _LAST_S = 2.0
 _TAKES_S = 3.0
 """A main loop that has not answered by then stands still."""
 
+_ECHO_S = 2.0
+"""A way on which nothing has come back by then is dead, for now."""
+
+_STAY_S = 2.0
+"""How often it is seen whether the connection stands."""
+
 _PORT_TAKEN = "in use"  # of EADDRINUSE, as QEMU ends its refusal
 
 
@@ -79,6 +88,20 @@ class Way:
     host: str = ""
     user: str = ""
     port: int | None = None
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a destination's QEMU says itself.
+
+    :ivar status: QAPI ``MigrationStatus``; None where nothing has answered.
+    :ivar stands_still: Its main loop does, so that only this monitor can recover it.
+    :ivar is_silent: The connection stands, and nothing comes back: whether the main loop stands still is not known.
+    """
+
+    status: str | None = None
+    stands_still: bool = False
+    is_silent: bool = False
 
 
 def way_to(uri: str | None, folder: str | None = None) -> Way:
@@ -99,6 +122,16 @@ def way_to(uri: str | None, folder: str | None = None) -> Way:
     if not is_ssh:
         return Way(folder or FOLDER, host)
     return Way(folder or FOLDER, host, parts.username or "", port)
+
+
+def _told(monitor: SocketMonitor) -> Told:
+    is_heard = monitor.answers(_ECHO_S)
+    if is_heard and monitor.takes_commands(_TAKES_S):
+        return Told(Qemu(monitor).status())
+    if not monitor.has_out_of_band:
+        return Told()  # nothing can be done from here
+    is_heard = is_heard and monitor.answers(_ECHO_S)  # the link may have died meanwhile
+    return Told(stands_still=is_heard, is_silent=not is_heard)
 
 
 def _completed(qemu: Qemu) -> Mapping[str, Any]:
@@ -204,8 +237,15 @@ class SecondMonitor:
         """Connect as soon as QEMU is there, and switch on what was asked for."""
         if self._is_offered:
             threading.Thread(
-                target=self._take_up, name="postcopy-second-monitor", daemon=True
+                target=self._run, name="postcopy-second-monitor", daemon=True
             ).start()
+
+    def _run(self) -> None:
+        try:
+            self._take_up()
+            self._stay()
+        except Exception:  # a bug of ours must not be seen by the guest
+            LOG.exception("the second monitor failed unexpectedly")
 
     def _take_up(self) -> None:
         try:
@@ -214,32 +254,36 @@ class SecondMonitor:
                     _count_blocktime(Qemu(monitor))
         except PostcopyError as error:
             if not self._is_over.is_set():
-                LOG.warning("the second monitor is not used: %s", error)
-        except Exception:  # a bug of ours must not be seen by the guest
-            LOG.exception("the second monitor failed unexpectedly")
+                LOG.warning("the second monitor cannot be used yet: %s", error)
 
-    def is_needed(self) -> bool:
-        """Whether QEMU's main loop stands still, so that only this monitor can recover it.
+    def _stay(self) -> None:
+        """Connect again where the connection has ended: when it is needed, it is too late."""
+        while not self._is_over.wait(_STAY_S):
+            with suppress(MonitorError):
+                self._reached(0.0)
 
-        :raises MonitorStuck: If it does, and this one was not connected to in time either.
+    def look(self) -> Told:
+        """Ask QEMU how its migration is.
+
+        :raises MonitorStuck: If its main loop stands still, and this monitor was not connected to in time either.
         """
         if not self._is_offered:
-            return False
+            return Told()
         try:
             with self._asked(0.0) as monitor:
-                return monitor.has_out_of_band and not monitor.takes_commands(_TAKES_S)
+                return _told(monitor)
         except MonitorStuck:
             raise
         except MonitorError as error:
             LOG.info("the second monitor cannot be asked: %s", error)
-            return False
+            return Told()
 
     def recover(self, channel: Channel) -> int:
         """Let the destination wait for the source's new channel; give its port, 0 for a unix socket.
 
         :raises MonitorError: If it does not.
         """
-        with self._asked(_LAST_S) as monitor:
+        with self._heard(_LAST_S) as monitor:
             qemu = Qemu(monitor)
             if channel.path:
                 qemu.recover(channel.listening_uri())
@@ -255,7 +299,7 @@ class SecondMonitor:
         if not self._is_offered:
             return
         try:
-            with self._asked(0.0) as monitor:
+            with self._heard(0.0) as monitor:
                 Qemu(monitor).pause()
         except MonitorError as error:
             LOG.info("the destination is not told of the break: %s", error)
@@ -267,7 +311,7 @@ class SecondMonitor:
         if not (self._is_offered and self._counts_blocktime):
             return
         try:
-            with self._asked(_LAST_S) as monitor:
+            with self._heard(_LAST_S) as monitor:
                 info = _completed(Qemu(monitor))
         except PostcopyError as error:
             self.forgo(error.what)
@@ -281,7 +325,8 @@ class SecondMonitor:
     def close(self) -> None:
         """Leave QEMU's monitor."""
         self._is_over.set()
-        self._leave()
+        with self._changing:
+            self._drop()
 
     # The way there
 
@@ -297,7 +342,7 @@ class SecondMonitor:
         if self._forward is None:
             way = self._way
             forward = SshForward(way.host, self.path, user=way.user, port=way.port)
-            self._local = forward.open(_OPEN_S)
+            self._local = forward.open(_OPEN_S, self._is_over)
             self._forward = forward
 
     def _check_folder(self) -> None:
@@ -308,21 +353,37 @@ class SecondMonitor:
 
     @contextmanager
     def _asked(self, patience_s: float) -> Iterator[SocketMonitor]:
-        """Its monitor; a connection that gives no answer is not used again: it may lead through a dead link.
+        """Its monitor; a connection that has ended is not used again, one that is silent may be heard later.
 
         :raises MonitorError: If it cannot be reached.
         """
         monitor = self._reached(patience_s)
         try:
             yield monitor
+        except MonitorSilent:
+            raise
         except MonitorLost:
-            self._leave()
+            with self._changing:
+                if self._monitor is monitor:  # or another thread was here before
+                    self._drop()
             raise
 
-    def _leave(self) -> None:
-        with self._changing:
-            found, self._monitor = self._monitor, None
-            forward, self._forward = self._forward, None
+    @contextmanager
+    def _heard(self, patience_s: float) -> Iterator[SocketMonitor]:
+        """Its monitor, of which something comes back just now.
+
+        :raises MonitorError: If it cannot be reached.
+        """
+        with self._asked(patience_s) as monitor:
+            if not monitor.answers(_ECHO_S):
+                text = "nothing comes back from the second monitor"
+                raise MonitorSilent(text, side="destination")
+            yield monitor
+
+    def _drop(self) -> None:
+        """End the connection, and the way there."""
+        found, self._monitor = self._monitor, None
+        forward, self._forward = self._forward, None
         if found is not None:
             found.close()
         if forward is not None:
@@ -347,6 +408,8 @@ class SecondMonitor:
     def _connected(self) -> SocketMonitor:
         if self._is_over.is_set():
             raise ConnectError("no longer asked")
+        if self._forward is not None and not self._forward.is_open:
+            self._drop()
         if self._monitor is None:
             self._open()
             # At the first use: asyncio would double the time in which a program is there.

@@ -15,6 +15,7 @@ Errors, by what the caller can do::
     ├── ConnectError      QEMU was not asked, its monitor cannot be reached
     ├── MonitorBusy       QEMU was not asked, somebody else has the domain: later
     ├── MonitorLost       it is not known whether QEMU was asked
+    │   └── MonitorSilent     the way there stands, and nothing comes back: later
     ├── MonitorStuck      QEMU is there, and takes no command: its main loop stands still
     └── ProtocolError     what answers is no monitor
 """
@@ -33,6 +34,7 @@ __all__ = [
     "MonitorBusy",
     "MonitorError",
     "MonitorLost",
+    "MonitorSilent",
     "MonitorStuck",
     "POSTCOPY_NAMES",
     "ProtocolError",
@@ -84,6 +86,10 @@ class MonitorBusy(MonitorError):
 
 class MonitorLost(MonitorError):
     """The way to the monitor is gone; the command may have been carried out."""
+
+
+class MonitorSilent(MonitorLost):
+    """Nothing comes back now, as over a link that is dead: what was sent may yet be carried out."""
 
 
 class MonitorStuck(MonitorError):

@@ -6,6 +6,9 @@ it says.
 QEMU's main loop may stand still for a page of a broken post-copy: a vCPU or a device waits for it with QEMU's big lock
 held.  Only what is sent out of band is answered then, and only over a connection that was made before, since
 ``qmp_capabilities`` is answered by the main loop.
+
+So a connection outlives an answer that is late, and a link that is dead for a while: it is silent then, not lost.  Each
+answer finds its question by the question's id, however late it is.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import suppress
 from typing import Any
@@ -34,6 +37,7 @@ from libvirt_postcopy.qmp.commands import (
     CommandError,
     ConnectError,
     MonitorLost,
+    MonitorSilent,
     MonitorStuck,
     ProtocolError,
 )
@@ -52,6 +56,11 @@ _CLOSE_S = 1.0
 
 _OUT_OF_BAND = frozenset(("migrate-pause", "migrate-recover"))
 """What brings a broken migration back, and QEMU takes while its main loop stands still (``allow-oob`` since 3.0)."""
+
+_ECHO = "query-yank"
+"""Sent out of band it changes nothing, and waits for nobody; before QEMU 6.0 its refusal does as well."""
+
+_IS_LOST = (QMPError, OSError, EOFError, CancelledError)
 
 Hear = Callable[[str, Mapping[str, Any]], None]
 """Is told an event's name and data, on the loop's thread; must not block."""
@@ -77,7 +86,9 @@ class SocketMonitor:
         self._hear = hear
         self._answer_s = answer_s
         self._client: QMPClient | None = None
-        self._question: Future[Any] | None = None  # the open one of takes_commands()
+        self._late: list[Future[Any]] = []  # not answered in time by the main loop
+        self._echo: Future[Any] | None = None  # the open question of answers()
+        self._counting = threading.Lock()
         self._listener: asyncio.Task[None] | None = None
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(_note)  # asyncio's own prints them
@@ -107,9 +118,11 @@ class SocketMonitor:
         :raises ProtocolError: If it is no monitor.
         """
         self._disconnect()
+        made = self._in_loop(self._connect(timeout_s))
         try:
-            self._client = self._wait(self._connect(timeout_s), timeout_s + _CLOSE_S)
+            self._client = made.result(timeout_s + _CLOSE_S)
         except (NotYet, asyncio.TimeoutError) as error:
+            made.cancel()  # or it would have QEMU's only place later, for nobody
             raise ConnectError(
                 f"QEMU's monitor at {self._path} does not greet within {timeout_s:g} s",
                 side=self.side,
@@ -119,64 +132,124 @@ class SocketMonitor:
             raise self._not_connected(error) from error
 
     def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
-        """See :class:`libvirt_postcopy.qmp.commands.Monitor`."""
-        client = self._client
-        if client is None:
-            raise MonitorLost(
-                f"QEMU was not asked {command}: there is no connection", side=self.side
-            )
-        sent = dict(arguments) if arguments else None
+        """See :class:`libvirt_postcopy.qmp.commands.Monitor`.
+
+        Behind eight commands that are not answered QEMU reads nothing, out of band or not: so no other is sent while
+        the main loop owes the answer to one that was waited for in vain.
+
+        :raises MonitorSilent: If there is no answer in time, or that of another one is owed.
+        """
         is_oob = command in _OUT_OF_BAND and self.has_out_of_band
+        owed = None if is_oob else self._owed()
+        if owed is not None and not self._is_answered(owed, self._answer_s):
+            raise MonitorSilent(
+                f"QEMU was not asked {command}: it has not answered what it was asked before",
+                side=self.side,
+            )
+        question = self._ask(command, arguments, oob=is_oob)
         try:
-            asked = client.execute(command, sent, oob=is_oob)
-            return self._wait(asked, self._answer_s)
+            return question.result(self._answer_s)
         except ExecuteError as error:
             raise CommandError(
                 command, error.error_class, str(error), side=self.side
             ) from error
         except NotYet as error:
-            raise MonitorLost(
+            if not is_oob:
+                self._note_late(question)
+            raise MonitorSilent(
                 f"QEMU has not answered {command} within {self._answer_s:g} s",
                 side=self.side,
             ) from error
-        except (QMPError, OSError, EOFError) as error:
-            raise MonitorLost(
-                f"QEMU was not reached with {command}: {error}", side=self.side
-            ) from error
+        except _IS_LOST as error:
+            raise self._lost(command, error) from error
 
     def takes_commands(self, timeout_s: float) -> bool:
         """Whether QEMU's main loop answers; false if it has not within the time.
 
-        One question at a time is open: behind eight that are not answered QEMU reads nothing, out of band or not.
+        It answers one after the other: where it owes an answer, it is not asked anew.
 
         :raises MonitorLost: If the connection is gone.
         """
-        client = self._client
-        if client is None:
-            raise MonitorLost("there is no connection", side=self.side)
-        if self._question is None or self._question.done():
-            self._question = asyncio.run_coroutine_threadsafe(
-                client.execute("query-status"), self._loop
-            )
-        try:
-            self._question.result(timeout_s)
-        except NotYet:
-            return False
-        except (QMPError, OSError, EOFError) as error:
-            raise MonitorLost(f"QEMU was not reached: {error}", side=self.side) from error  # fmt: skip
-        return True
+        question = self._owed() or self._ask("query-status")
+        is_answered = self._is_answered(question, timeout_s)
+        if not is_answered:
+            self._note_late(question)
+        return is_answered
+
+    def answers(self, timeout_s: float) -> bool:
+        """Whether the monitor does, whatever the main loop does where it takes commands out of band.
+
+        :raises MonitorLost: If the connection is gone.
+        """
+        if not self.has_out_of_band:
+            return self.takes_commands(timeout_s)
+        with self._counting:
+            if self._echo is None or self._echo.done():
+                self._echo = self._ask(_ECHO, oob=True)
+            echo = self._echo
+        return self._is_answered(echo, timeout_s)
 
     def close(self) -> None:
         """Disconnect; the monitor cannot be used any more."""
+        if self._loop.is_closed():
+            return
         self._disconnect()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_CLOSE_S)
         if not self._loop.is_running():
             self._loop.close()
 
-    def _wait(self, work: Coroutine[Any, Any, Any], timeout_s: float) -> Any:
-        """Let the loop do it.  What is late is not cancelled: its reply must still find somebody who takes it."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+    def _ask(
+        self,
+        command: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        oob: bool = False,
+    ) -> Future[Any]:
+        """Send a command.  What is late is not cancelled: its reply must still find somebody who takes it."""
+        client = self._client
+        if client is None:
+            raise MonitorLost(
+                f"QEMU was not asked {command}: there is no connection", side=self.side
+            )
+        sent = dict(arguments) if arguments else None
+        return self._in_loop(client.execute(command, sent, oob=oob))
+
+    def _is_answered(self, question: Future[Any], timeout_s: float) -> bool:
+        try:
+            question.result(timeout_s)
+        except NotYet:
+            return False
+        except ExecuteError:
+            return True
+        except _IS_LOST as error:
+            raise self._lost("whether it answers", error) from error
+        return True
+
+    def _lost(self, what: str, error: BaseException) -> MonitorLost:
+        return MonitorLost(f"QEMU was not reached with {what}: {error}", side=self.side)
+
+    def _owed(self) -> Future[Any] | None:
+        """A command that the main loop has not answered in time, nor since."""
+        with self._counting:
+            self._late = [each for each in self._late if not each.done()]
+            return self._late[-1] if self._late else None
+
+    def _note_late(self, question: Future[Any]) -> None:
+        with self._counting:
+            if question not in self._late:
+                self._late.append(question)
+
+    def _in_loop(self, work: Coroutine[Any, Any, Any]) -> Future[Any]:
+        """Let the loop do it.
+
+        :raises MonitorLost: If this one was closed.
+        """
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError as error:
+            work.close()
+            raise MonitorLost("it is closed", side=self.side) from error
 
     async def _connect(self, timeout_s: float) -> QMPClient:
         client = QMPClient(self.side)  # here, as before Python 3.10 it takes its loop
@@ -204,11 +277,12 @@ class SocketMonitor:
 
     def _disconnect(self) -> None:
         client, self._client = self._client, None
-        self._question = None
+        with self._counting:
+            self._late, self._echo = [], None
         if client is not None:
             # What had broken the connection is told once more here.
-            with suppress(QMPError, StateError, OSError, EOFError, NotYet):
-                self._wait(self._leave(client), _CLOSE_S)
+            with suppress(StateError, NotYet, MonitorLost, *_IS_LOST):
+                self._in_loop(self._leave(client)).result(_CLOSE_S)
 
     async def _leave(self, client: QMPClient) -> None:
         listener, self._listener = self._listener, None

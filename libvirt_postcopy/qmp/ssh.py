@@ -23,7 +23,10 @@ _OPTIONS = (
     "StreamLocalBindMask=0177",
     "ControlMaster=no",
     "ControlPath=none",  # a shared connection would outlive us with our forwarding
-    "ServerAliveInterval=5",
+    # It must outlive a link that is dead for minutes: QEMU may take no other connection then.  What is sent meanwhile makes
+    # the kernel try again ever more rarely, and give up after a quarter of an hour; what is silent goes on at once.
+    "ServerAliveInterval=0",
+    "TCPKeepAlive=no",
 )
 _LOOK_S = 0.02
 _END_S = 2.0
@@ -65,17 +68,25 @@ class SshForward:
         self._hearing: threading.Thread | None = None
         self._said = ""  # its last line that was not empty
 
-    def open(self, timeout_s: float) -> str:
+    @property
+    def is_open(self) -> bool:
+        """Whether ssh runs."""
+        process = self._process
+        return process is not None and process.poll() is None
+
+    def open(self, timeout_s: float, is_over: threading.Event | None = None) -> str:
         """Start ssh; give the path of the socket here.
 
+        :param is_over: Ends the waiting when it is set.
         :raises ConnectError: If ssh does not get there in time; with its own last words.
         """
+        is_over = is_over or threading.Event()
         self._folder = tempfile.mkdtemp(prefix="postcopy-")  # mode 0700
         local = str(Path(self._folder, "monitor"))
         try:
             self._process = self._start(local)
             self._listen(self._process)
-            self._await(local, time.monotonic() + timeout_s)
+            self._await(local, time.monotonic() + timeout_s, is_over)
         except BaseException:
             self.close()
             raise
@@ -101,7 +112,8 @@ class SshForward:
         options = [word for each in _OPTIONS for word in ("-o", each)]
         argv = ["ssh", "-T", *options, *self._more, "-L", f"{local}:{self._remote}"]
         try:
-            # What runs there ends when our end of its pipe does, however this program ends.
+            # What runs there ends when our end of its pipe does, however this program ends.  Where the link is dead, ssh
+            # cannot say so, and ends itself when the kernel gives that up.
             return subprocess.Popen(
                 [*argv, "--", self._host, "cat"],
                 stdin=subprocess.PIPE,
@@ -130,7 +142,7 @@ class SshForward:
             while line := stderr.readline(_LONGEST_LINE):
                 self._said = line.strip() or self._said
 
-    def _await(self, local: str, end_at: float) -> None:
+    def _await(self, local: str, end_at: float, is_over: threading.Event) -> None:
         """Wait until ssh has made the socket, which it does when it is let in there."""
         assert self._process is not None and self._hearing is not None
         while not Path(local).is_socket():
@@ -139,8 +151,7 @@ class SshForward:
                 self._hearing.join(_LAST_WORDS_S)
                 why = self._said or f"exit status {self._process.returncode}"
                 raise ConnectError(f"ssh {self._host}: {why}", side=self._side)
-            if time.monotonic() >= end_at:
+            if is_over.wait(_LOOK_S) or time.monotonic() >= end_at:
                 raise ConnectError(
                     f"ssh {self._host}: no connection in time", side=self._side
                 )
-            time.sleep(_LOOK_S)

@@ -5,15 +5,20 @@ reached, and libvirt goes no such way.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from commands import URI, Typed
 from main_loop import IDLE, SLOW, Begun, lookout, stop_main_loop
+from observers import Awaited, Recovered
+from sshd import SshServer
 
 import libvirt_postcopy as postcopy
 from labkit import Lab
+from libvirt_postcopy.actions import Resume
 from libvirt_postcopy.api import Wishes
+from libvirt_postcopy.events import StatusSeen
 from scenes.stage import Stage
 
 Check = Callable[[], None]
@@ -43,6 +48,61 @@ def test_guest_is_brought_back_out_of_band(stage: Stage, moved: Check) -> None:
     result = job.wait(90)
     moved()
     assert result.notes == ()
+
+
+def test_guest_is_brought_back_again(stage: Stage, moved: Check) -> None:
+    """libvirt had no part in the first recovery, and refuses the second where it takes no note of the break."""
+    dom = stage.start(qemu_args=lookout(stage))
+    begun, again = Begun(), Awaited(StatusSeen, Recovered())
+
+    def observe(what: object) -> None:
+        begun(what)
+        again(what)
+
+    job = postcopy.start(
+        dom,
+        URI,
+        policy="manual",
+        params=SLOW,
+        wishes=Wishes(monitor_dir=str(stage.lab.shared)),
+        recover=60,
+        recover_bandwidth=4,
+        observer=observe,
+    )
+    begun.wait()
+    stop_main_loop(stage)
+    again.wait()
+    assert stage.lab.break_migrations() > 0
+    result = job.wait(120)
+    moved()
+    assert result.notes == ()
+    assert len(again.of(Resume)) > 1
+
+
+def test_connection_over_ssh_outlives_a_dead_link(stage: Stage, moved: Check) -> None:
+    """Another one could not be made to that QEMU."""
+    dom = stage.start(qemu_args=lookout(stage))
+    begun = Begun()
+    with SshServer(stage.lab, "b"):
+        job = postcopy.start(
+            dom,
+            URI,
+            policy="manual",
+            params=SLOW,
+            wishes=Wishes(blocktime=True),
+            recover=90,
+            recover_bandwidth=0,
+            observer=begun,
+        )
+        begun.wait()
+        stop_main_loop(stage)
+        stage.lab.cut("b")
+        time.sleep(20.0)  # the break's own length
+        stage.lab.uncut("b")
+        result = job.wait(120)
+        moved()
+        assert result.notes == ()
+    assert result.blocktime["postcopy-blocktime"] > 20_000
 
 
 def test_without_a_second_monitor_it_is_told_and_left_split(stage: Stage) -> None:

@@ -70,6 +70,7 @@ ALLOWED: dict[tuple[str, str], set[str]] = {
     ("drivers/passthrough.py", "QemuDriver._go_on"): {"self._journal.resume"},
     ("drivers/runner.py", "Runner._perform"): {"self._driver.resume"},
     ("migration.py", "Migration._take_resumed"): {"self._figures.resume"},
+    ("qmp/socket.py", "SocketMonitor.connect"): {"made.cancel"},
     ("qmp/socket.py", "SocketMonitor._leave"): {"listener.cancel"},
     ("virsh/console.py", "_Console._listening"): {"self._screen.restore"},
     ("virsh/console.py", "_Console._stop_passing"): {"self._screen.restore"},

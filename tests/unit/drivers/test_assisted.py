@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from libvirt_postcopy.constants import DomainState, RunningReason
 from libvirt_postcopy.drivers import assisted, second_monitor
 from libvirt_postcopy.drivers.assisted import AssistedDriver
 from libvirt_postcopy.drivers.native import Target
@@ -22,6 +23,10 @@ from waiting import wait_until
 __all__ = ["hosts"]
 
 CRASHES, SURVIVES = 11_003_000, 11_004_000
+FAILED_THERE = (
+    DomainState.VIR_DOMAIN_RUNNING,
+    RunningReason.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED,
+)
 LISTENING = {"return": {"socket-address": [{"type": "inet", "port": "49185"}]}}
 FIGURES = {"return": {"status": "completed", "postcopy-blocktime": 7}}
 
@@ -206,12 +211,16 @@ def _pause_source(scene: Scene) -> None:
     looked_at.answer = answer  # type: ignore[method-assign]
 
 
+@pytest.mark.parametrize("answers", [{}, {"query-status": stand_still}])
 def test_destination_that_does_not_notice_is_told(
-    make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Scene],
+    monkeypatch: pytest.MonkeyPatch,
+    answers: dict[str, Any],
 ) -> None:
     monkeypatch.setattr(assisted, "_NUDGE_S", 0.0)
+    monkeypatch.setattr(second_monitor, "_TAKES_S", 0.1)
     scene = make()
-    with MonitorServer(scene.path) as qemu:
+    with MonitorServer(scene.path, answers) as qemu:
         _break(scene, SURVIVES)
         scene.driver.look(Side.DESTINATION)
         assert qemu.sent("migrate-pause") == [], "its source still sends"
@@ -220,6 +229,22 @@ def test_destination_that_does_not_notice_is_told(
         scene.driver.look(Side.DESTINATION)
     (told,) = qemu.sent("migrate-pause")
     assert told["exec-oob"]
+
+
+def test_destination_whose_daemon_says_that_it_has_noticed_is_not_told(
+    hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By now it may be recovering."""
+    monkeypatch.setattr(assisted, "_NUDGE_S", 0.0)
+    scene = make()
+    with MonitorServer(scene.path) as qemu:
+        _break(scene, SURVIVES)
+        hosts.destination.domains[0].now = FAILED_THERE
+        _pause_source(scene)
+        scene.driver.look(Side.SOURCE)
+        scene.driver.look(Side.DESTINATION)
+        wait_until(lambda: "query-migrate" in qemu.commands(), "the look", 5)
+    assert qemu.sent("migrate-pause") == []
 
 
 def test_destination_has_its_time_to_notice(make: Callable[..., Scene]) -> None:
@@ -290,6 +315,54 @@ def test_destination_that_nobody_reaches_is_not_the_drivers(
         assert not scene.driver.look(Side.DESTINATION).stands_still
 
 
+@pytest.mark.parametrize(("waited_s", "half"), [(0.0, Half.SPLIT_FAILED), (9.0, Half.SPLIT)])  # fmt: skip
+def test_break_of_which_libvirt_takes_no_note_is_gone_round(
+    hosts: Hosts,
+    make: Callable[..., Scene],
+    monkeypatch: pytest.MonkeyPatch,
+    waited_s: float,
+    half: Half,
+) -> None:
+    """It refuses to resume what has not failed by its own word.  It has its time to take note."""
+    monkeypatch.setattr(assisted, "_NUDGE_S", waited_s)
+    scene = make()
+    paused = {"status": "postcopy-paused", **LISTENING["return"]}
+    with MonitorServer(scene.path, {"query-migrate": {"return": paused}}) as qemu:
+        _break(scene, SURVIVES)
+        _pause_source(scene)
+        scene.driver.look(Side.SOURCE)
+        assert scene.driver.look(Side.DESTINATION).half is half
+        assert qemu.sent("migrate-pause") == [], "it has noticed"
+        source = Source(hosts.for_call.domains[0])
+        hosts.fresh.domains.append(hosts.for_call.domains[0])
+        scene.driver.resume()
+        scene.ended()
+    is_gone_round = half is Half.SPLIT_FAILED
+    assert bool(qemu.sent("migrate-recover")) is is_gone_round
+    assert ("migrate" in [each["execute"] for each in source.sent]) is is_gone_round
+    assert len(hosts.migrate_calls) == 2 - is_gone_round
+
+
+def test_break_of_which_libvirt_takes_note_is_its_own(
+    hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assisted, "_NUDGE_S", 0.0)
+    scene = make()
+    paused = {"return": {"status": "postcopy-paused"}}
+    with MonitorServer(scene.path, {"query-migrate": paused}) as qemu:
+        _break(scene, SURVIVES)
+        _pause_source(scene)
+        scene.driver.look(Side.SOURCE)
+        assert scene.driver.look(Side.DESTINATION).half is Half.SPLIT_FAILED
+        hosts.destination.domains[0].now = FAILED_THERE
+        scene.driver.look(Side.DESTINATION)
+        hosts.fresh.domains.append(hosts.dom)
+        scene.driver.resume()
+        scene.ended()
+    assert qemu.sent("migrate-recover") == []
+    assert len(hosts.migrate_calls) == 2
+
+
 def test_both_are_made_to_notice(make: Callable[..., Scene]) -> None:
     scene = make()
     with MonitorServer(scene.path) as qemu:
@@ -322,6 +395,34 @@ def test_destination_that_takes_no_command_is_recovered_out_of_band(
     assert len(hosts.migrate_calls) == 1  # libvirt was not asked to resume
 
 
+@pytest.mark.parametrize(("libvirt", "is_resumed_by_libvirt"), [(SURVIVES, True), (CRASHES, False)])  # fmt: skip
+def test_resume_is_put_off_while_the_second_monitor_is_silent(
+    hosts: Hosts,
+    make: Callable[..., Scene],
+    monkeypatch: pytest.MonkeyPatch,
+    libvirt: int,
+    is_resumed_by_libvirt: bool,
+) -> None:
+    """The main loop may stand still, and libvirt's call hang; but another link's silence must not be the end."""
+    monkeypatch.setattr(second_monitor, "_ECHO_S", 0.1)
+    scene = make()
+    with MonitorServer(scene.path) as qemu:
+        _break(scene, libvirt)
+        assert scene.driver._second.look().status == "none"
+        scene.driver.look(Side.DESTINATION)
+        hosts.fresh.domains.append(hosts.dom)
+        qemu.hold_back()
+        for _ in range(assisted._SILENCES):
+            scene.driver.resume()
+            assert "is silent: waiting for it" in str(scene.ended().error)
+        assert len(hosts.migrate_calls) == 1
+        scene.driver.resume()
+        error = str(scene.ended().error)
+    assert ("is silent: waiting for it" in error) is not is_resumed_by_libvirt
+    assert len(hosts.migrate_calls) == 1 + is_resumed_by_libvirt
+    assert qemu.sent("migrate-recover") == []
+
+
 def test_nothing_is_sent_to_a_main_loop_that_nobody_can_reach(
     hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -336,8 +437,9 @@ def test_nothing_is_sent_to_a_main_loop_that_nobody_can_reach(
 
 
 def test_qemu_without_anything_out_of_band_is_resumed_by_libvirt(
-    hosts: Hosts, make: Callable[..., Scene]
+    hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(second_monitor, "_ECHO_S", 0.1)
     scene = make()
     _break(scene, SURVIVES)
     hosts.fresh.domains.append(hosts.dom)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -10,12 +12,19 @@ import pytest
 from libvirt_postcopy.constants import MigrateFlags
 from libvirt_postcopy.drivers import second_monitor
 from libvirt_postcopy.drivers.channel import Channel
-from libvirt_postcopy.drivers.second_monitor import FOLDER, SecondMonitor, Way, way_to
+from libvirt_postcopy.drivers.second_monitor import (
+    FOLDER,
+    SecondMonitor,
+    Told,
+    Way,
+    way_to,
+)
 from libvirt_postcopy.errors import LibvirtError
 from libvirt_postcopy.qmp.commands import (
     CommandError,
     ConnectError,
     MonitorLost,
+    MonitorSilent,
     MonitorStuck,
 )
 from unit.drivers.qemus import Machine
@@ -220,6 +229,7 @@ TAKEN = "Failed to find an available port: Address already in use"
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(second_monitor, "_TAKES_S", 0.1)
+    monkeypatch.setattr(second_monitor, "_ECHO_S", 0.1)
     monkeypatch.setattr(second_monitor, "_GREET_S", 0.2)
 
 
@@ -237,7 +247,7 @@ def test_main_loop_that_stands_still_is_told_one_port_after_the_other(
         server.say({**({"return": {}} if is_free else refuse(TAKEN)), "id": answer["id"]})  # fmt: skip
 
     with _served(monitor, **STANDS_STILL, migrate_recover=listen) as qemu:
-        assert monitor.is_needed()
+        assert monitor.look() == Told(stands_still=True)
         assert monitor.recover(CHANNEL) == 49185
     told = qemu.sent("migrate-recover")
     assert [each["exec-oob"] for each in told] == ["migrate-recover"] * 2
@@ -264,22 +274,112 @@ def test_monitor_that_was_not_connected_to_in_time(make: Make, dom: Machine) -> 
     monitor.offer(dom, {}, LIVE)
     server = MonitorServer(Path(monitor.path), {"qmp_capabilities": stand_still})
     with server, pytest.raises(MonitorStuck, match="its main loop stands still"):
-        monitor.is_needed()
+        monitor.look()
 
 
 @pytest.mark.usefixtures("impatient")
-def test_monitor_is_not_needed_where_it_is_of_no_use(make: Make, dom: Machine) -> None:
+def test_nothing_is_told_where_nobody_answers(make: Make, dom: Machine) -> None:
     monitor = make(counts=False)
-    assert not monitor.is_needed()  # it was not offered
+    assert monitor.look() == Told()  # it was not offered
     monitor.offer(dom, {}, LIVE)
-    assert not monitor.is_needed()  # nobody listens
-    with _served(monitor):
-        assert not monitor.is_needed()  # QEMU answers all
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    assert monitor.look() == Told()  # nobody listens
     deaf = {name.replace("_", "-"): it for name, it in STANDS_STILL.items()}
     with MonitorServer(Path(monitor.path), deaf, greeting=DEAF):
-        assert not monitor.is_needed()
+        assert monitor.look() == Told()  # and no other way is open
+
+
+def test_qemu_that_answers_tells_how_its_migration_is(make: Make, dom: Machine) -> None:
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    info = {"return": {"status": "postcopy-paused"}}
+    with _served(monitor, query_migrate=info):
+        assert monitor.look() == Told("postcopy-paused")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_silent_link_is_no_main_loop_that_stands_still_and_may_come_back(
+    make: Make, dom: Machine
+) -> None:
+    """QEMU may take no other connection, and what is sent may be carried out when all has changed."""
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    with _served(monitor) as qemu:
+        assert monitor.look() == Told("none")
+        qemu.hold_back()
+        assert monitor.look() == Told(is_silent=True)
+        monitor.pause()
+        with pytest.raises(MonitorSilent):
+            monitor.recover(CHANNEL)
+        assert qemu.sent("migrate-pause") == qemu.sent("migrate-recover") == []
+        qemu.pass_on()
+        assert monitor.recover(CHANNEL) == 49184
+        assert len(qemu.sent("qmp_capabilities")) == 1, "it is the same connection"
+
+
+@pytest.mark.usefixtures("impatient")
+def test_link_that_dies_during_the_look_is_no_main_loop_that_stands_still(
+    make: Make, dom: Machine
+) -> None:
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    with _served(monitor, query_status=MonitorServer.hold_back):
+        assert monitor.look() == Told(is_silent=True)
+
+
+def test_connection_that_ends_is_made_anew_before_it_is_needed(
+    make: Make, dom: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_monitor, "_STAY_S", 0.01)
+    monitor = make()
+    monitor.offer(dom, {}, LIVE)
+    monitor.begin()
+    with _served(monitor, query_migrate_capabilities=refuse("busy")) as qemu:
+        wait_until(lambda: "query-migrate-capabilities" in qemu.commands(), "it", 5)
+        qemu.hang_up()
+        wait_until(lambda: len(qemu.sent("qmp_capabilities")) == 2, "another one", 5)
+
+
+def test_connection_that_another_thread_has_made_is_kept(make: Make, dom: Machine) -> None:  # fmt: skip
+    """Where both had lost the one before."""
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    with _served(monitor) as qemu:
+        with pytest.raises(MonitorLost), monitor._asked(0.0) as lost:
+            monitor._drop()
+            assert monitor.look() == Told("none")
+            lost.execute("query-status")
+        assert monitor.look() == Told("none")
+        assert len(qemu.sent("qmp_capabilities")) == 2
+
+
+#: As ssh does: makes the socket when it is let in, and ends when its command does.
+_SSH = """#!/bin/sh
+while [ "$1" != -L ]; do shift; done
+echo $$ >>"$0.pids"
+/bin/ln -s "${2#*:}" "${2%%:*}"
+read line
+"""
+
+
+@pytest.mark.programs
+def test_ssh_that_has_ended_is_started_anew(
+    make: Make, dom: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text(_SSH)
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monitor = make(Way(str(tmp_path), "b"), counts=False)
+    with _served(monitor):
+        monitor.offer(dom, {}, LIVE)
+        assert monitor.look() == Told("none")
+        (first,) = ssh.with_name("ssh.pids").read_text().split()
+        os.kill(int(first), signal.SIGKILL)
+        forward = monitor._forward
+        assert forward is not None
+        wait_until(lambda: not forward.is_open, "the end of ssh", 5)
+        assert monitor.look() == Told("none")
+    assert len(ssh.with_name("ssh.pids").read_text().split()) == 2
 
 
 def test_it_is_connected_to_from_the_beginning(make: Make, dom: Machine) -> None:

@@ -54,6 +54,7 @@ class MonitorServer:
         self._server.bind(self.path)
         self._server.listen()
         self._client: socket.socket | None = None
+        self._held: list[Mapping[str, Any]] | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> MonitorServer:
@@ -81,7 +82,20 @@ class MonitorServer:
     def say(self, message: Mapping[str, Any]) -> None:
         """Send a message of its own."""
         assert self._client is not None
+        if self._held is not None:
+            self._held.append(message)
+            return
         self._client.sendall(json.dumps(message).encode() + b"\r\n")
+
+    def hold_back(self) -> None:
+        """Let nothing through that it says, as a link that is dead for a while."""
+        self._held = []
+
+    def pass_on(self) -> None:
+        """Let all of that through, and what comes."""
+        held, self._held = self._held or [], None
+        for message in held:
+            self.say(message)
 
     def commands(self) -> list[str]:
         """Those that were asked so far, in band or out of it."""

@@ -12,6 +12,7 @@ from libvirt_postcopy.qmp.commands import (
     CommandError,
     ConnectError,
     MonitorLost,
+    MonitorSilent,
     MonitorStuck,
     ProtocolError,
     Qemu,
@@ -105,7 +106,7 @@ def test_late_reply_is_not_taken_for_the_next(tmp_path: Path, make: Make) -> Non
     with MonitorServer(tmp_path / "qmp", {"query-migrate": late}) as server:
         monitor = make(server.path, answer_s=0.1)
         monitor.connect()
-        with pytest.raises(MonitorLost, match="not answered query-migrate within"):
+        with pytest.raises(MonitorSilent, match="not answered query-migrate within"):
             monitor.execute("query-migrate")
         server.say({"return": {"status": "completed"}, "id": waiting[0]})
         assert monitor.execute("query-status") == {}
@@ -165,6 +166,86 @@ def test_it_is_asked_anew_whether_it_stands_still(tmp_path: Path, make: Make) ->
         wait_until(lambda: not monitor.is_connected, "end of the connection", 5)
         with pytest.raises(MonitorLost):
             monitor.takes_commands(5)
+
+
+def test_main_loop_that_owes_an_answer_is_asked_nothing_more(
+    tmp_path: Path, make: Make
+) -> None:
+    """Behind eight commands QEMU would read nothing that is sent out of band."""
+    with MonitorServer(tmp_path / "qmp", {"query-migrate": _never}) as server:
+        monitor = make(server.path, answer_s=0.05)
+        monitor.connect()
+        with pytest.raises(MonitorSilent, match="not answered query-migrate within"):
+            monitor.execute("query-migrate")
+        for command in ("query-migrate", "query-status"):
+            with pytest.raises(MonitorSilent, match=f"not asked {command}: it has not"):
+                monitor.execute(command)
+        assert not monitor.takes_commands(0.05)
+        assert monitor.execute("migrate-recover") == {}
+        (question,) = server.sent("query-migrate")
+        assert server.sent("query-status") == []
+        server.say({**refuse("too late"), "id": question["id"]})
+        assert monitor.takes_commands(5), "a refusal is an answer"
+        assert monitor.execute("query-status") == {}
+
+
+@pytest.mark.parametrize("refusal", [{"return": []}, refuse("?", "CommandNotFound")])
+def test_monitor_answers_though_the_main_loop_stands_still(
+    tmp_path: Path, make: Make, refusal: dict[str, Any]
+) -> None:
+    """Before QEMU 6.0 it refuses, and that is heard too."""
+    answers = {"query-status": stand_still, "query-yank": refusal}
+    with MonitorServer(tmp_path / "qmp", answers) as server:
+        monitor = make(server.path)
+        monitor.connect()
+        assert not monitor.takes_commands(0.05)
+        assert monitor.answers(5)
+        assert server.sent("query-yank")[0]["exec-oob"]
+
+
+def test_way_that_is_silent_is_asked_once_and_heard_later(
+    tmp_path: Path, make: Make
+) -> None:
+    with MonitorServer(tmp_path / "qmp") as server:
+        monitor = make(server.path)
+        monitor.connect()
+        server.hold_back()
+        assert not monitor.answers(0.05) and not monitor.answers(0.05)
+        assert not monitor.takes_commands(0.05)
+        assert monitor.is_connected, "it is not lost"
+        assert len(server.sent("query-yank")) == len(server.sent("query-status")) == 1
+        server.pass_on()
+        assert monitor.answers(5) and monitor.takes_commands(5)
+        assert monitor.execute("query-migrate") == {}
+    assert server.commands().count("qmp_capabilities") == 1
+
+
+def test_monitor_without_anything_out_of_band_answers_by_its_main_loop(
+    tmp_path: Path, make: Make
+) -> None:
+    answers = {"query-status": stand_still}
+    with MonitorServer(tmp_path / "qmp", answers, greeting=DEAF) as server:
+        monitor = make(server.path)
+        monitor.connect()
+        assert not monitor.answers(0.05)
+    assert "query-yank" not in server.commands()
+
+
+def test_monitor_that_is_closed_meanwhile(tmp_path: Path, make: Make) -> None:
+    """By another thread, which has not waited for this one."""
+    with MonitorServer(tmp_path / "qmp") as server:
+        monitor = make(server.path)
+        monitor.connect()
+        client = monitor._client
+        monitor.close()
+        monitor.close()
+        for ask in (monitor.connect, lambda: monitor.execute("query-status")):
+            with pytest.raises(MonitorLost):
+                ask()
+        monitor._client = client  # as that thread had it
+        with pytest.raises(MonitorLost, match="it is closed"):
+            monitor.execute("query-status")
+        monitor._client = None
 
 
 def test_main_loop_that_stands_still_agrees_on_nothing(

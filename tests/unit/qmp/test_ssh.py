@@ -4,6 +4,8 @@ import os
 import signal
 import stat
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -50,13 +52,17 @@ def test_monitor_of_another_host(ssh: Path, tmp_path: Path) -> None:
             monitor.connect()
             assert monitor.execute("query-status") == {}
             monitor.close()
+            assert forward.is_open
         finally:
             forward.close()
+    assert not forward.is_open
     pid, *argv = _argv(ssh)
     assert argv[-3:] == ["--", "b.example", "cat"]
     assert argv[argv.index("-l") :][:4] == ["-l", "root", "-p", "2222"]
     assert argv[argv.index("-L") + 1] == f"{local}:{server.path}"
     assert {"BatchMode=yes", "ExitOnForwardFailure=yes"} <= set(argv)
+    # Debian's ssh asks for a sign of life in batch mode, and a user's configuration may, too.
+    assert {"ServerAliveInterval=0", "TCPKeepAlive=no"} <= set(argv)
     assert not os.path.exists(os.path.dirname(local))
     assert not os.path.exists(f"/proc/{pid}")
 
@@ -103,6 +109,17 @@ def test_host_that_does_not_answer(ssh: Path) -> None:
         lambda: ssh.with_name("ssh.pid").read_text().strip(), "its number", 5
     )
     assert not os.path.exists(f"/proc/{pid}")
+
+
+@pytest.mark.programs
+def test_host_is_not_waited_for_when_all_is_over(ssh: Path) -> None:
+    ssh.write_text("#!/bin/sh\nread line\n")
+    is_over = threading.Event()
+    threading.Timer(0.1, is_over.set).start()
+    began = time.monotonic()
+    with pytest.raises(ConnectError):
+        SshForward("b", "/qmp").open(60, is_over)
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.programs
