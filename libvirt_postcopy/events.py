@@ -268,13 +268,15 @@ class Finished(Event):
 
 @dataclass(frozen=True)
 class Ended(Event):
-    """The operation as a whole is over: the migrate call returned, or was never made.
+    """A call is over, and with the last one the operation as a whole: it returned, or was never made.
 
     :ivar error: What libvirt said; None on success.
     :ivar was_sent: The call was made, so something may have been started.
     :ivar here: What a look at the source found afterwards.
     :ivar there: What a look at the destination found; unknown also where it may have been the wrong host.
     :ivar qemu: The version of the source's QEMU, as its daemon had said before the call; 0 where unknown.
+    :ivar call: The ``Resume`` that it belongs to, by the number of its attempt; 0 is the first migrate call.  None is the
+        last one, where there is never another under way.
     """
 
     error: str | None = None
@@ -282,3 +284,4 @@ class Ended(Event):
     here: Half = Half.UNKNOWN
     there: Half = Half.UNKNOWN
     qemu: int = 0
+    call: int | None = None

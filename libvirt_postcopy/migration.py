@@ -463,6 +463,8 @@ class Migration:
             self._began_at = now - stats.elapsed_ms / 1000
 
     def _take_ended(self, event: ev.Ended, now: float) -> list[Action]:
+        if event.error is not None and self._recovery.is_past(event.call):
+            return []
         self._error = event.error
         found = conclude(self.place, event, has_died=self._has_died)
         if found in _WHOLE:

@@ -191,6 +191,10 @@ class Recovery:
         """A call has failed, and no look has told what became of the guest."""
         return self._is_on and self._diagnosis is not Diagnosis.FLOWING
 
+    def is_past(self, call: int | None) -> bool:
+        """Whether a call was left to itself, so that its failure says nothing of the one that came after it."""
+        return call is not None and call < self.attempts
+
     # What is seen
 
     def begin(self, now: float) -> None:

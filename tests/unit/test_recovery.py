@@ -383,10 +383,37 @@ def test_destination_that_the_driver_can_recover_is_recovered_beside_the_call() 
     assert scene.resumes == [1.0 + HANG_S] and scene.notes == []
     scene.find(*flowing(101)).at(scene.now, *walk("postcopy-recover"), REFUSED)
     scene.until(10.0)
-    scene.at(10.0, REFUSED)  # the first call comes back at last
+    scene.at(10.0, replace(REFUSED, call=0))  # the first call comes back at last
     scene.until(15.0)
     assert len(scene.resumes) == 1 and not scene.migration.is_over
     scene.find(*MOVED).until(20.0)
+    assert scene.migration.place is Place.DESTINATION
+
+
+def beside_the_call() -> Split:
+    """The first call hangs, and the one that goes round it is under way."""
+    scene = Split(patience_s=MINUTE)
+    scene.ending = None
+    scene.moves(100)
+    scene.at(1.0, *walk("postcopy-paused"))
+    scene.find(PAUSED[0], STANDS_STILL).until(1.0 + HANG_S)
+    assert scene.resumes == [1.0 + HANG_S]
+    return scene
+
+
+@pytest.mark.parametrize("call, resumes", [(0, 1), (1, 2), (None, 2)])
+def test_failure_of_a_call_that_was_left_is_not_that_of_the_one_under_way(
+    call: int | None, resumes: int
+) -> None:
+    scene = beside_the_call().find(*PAUSED)
+    scene.at(scene.now, replace(REFUSED, call=call))
+    scene.until(scene.now + 1.0)
+    assert len(scene.resumes) == resumes
+
+
+def test_good_end_is_true_whichever_call_tells_it() -> None:
+    scene = beside_the_call()
+    scene.at(scene.now, replace(ended(Place.DESTINATION, None), call=0))
     assert scene.migration.place is Place.DESTINATION
 
 
