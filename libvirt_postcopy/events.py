@@ -56,12 +56,13 @@ class Place(str, Enum):
 
 
 class Half(str, Enum):
-    """What one host's daemon says of the domain."""
+    """What one host has of the guest: what its daemon says of the domain, unless its QEMU knows better."""
 
     WHOLE = "whole"  #: an ordinary one, running or stopped for reasons of its own
     MIGRATING = "migrating"  #: stopped for the switch, or waiting for its memory
     SPLIT = "split"
     SPLIT_FAILED = "split, post-copy failed"
+    LEFT = "left"  #: of a source that has sent all in post-copy, whatever libvirt calls it: the guest as it was at the switch
     INACTIVE = "inactive"
     GONE = "gone"
     UNKNOWN = "unknown"  #: the daemon does not answer

@@ -99,8 +99,18 @@ _HANGS = (
 )
 
 _SHELL_IS_LEFT = (
-    "the guest is on the destination; libvirt has missed that on the source, and keeps what is left of it there: it is"
-    " empty, and must not be resumed"
+    "the guest is on the destination; libvirt has missed that on the source, and keeps what is left of it there: a shell"
+    " with old memory, which must not be resumed"
+)
+
+_SENT_TO_NOBODY = (
+    "the source's QEMU has sent all of the guest, and the destination has none: it may have run there and ended since"
+    " (its log there tells); what is left on the source is as old as the switch: do not resume it if it has run there"
+)
+
+_IS_TWOFOLD = (
+    "each host has the guest as a whole one, and the migration had switched: the newer is the destination's; see that"
+    " they do not both run"
 )
 
 _WAITS_IN_VAIN = "the destination's QEMU has ended, and the source's waits for it"
@@ -271,7 +281,15 @@ class Recovery:
             return Diagnosis.UNCLEAR
         if self._is_attached and Side.SOURCE not in self._seen and not is_late:
             return Diagnosis.UNCLEAR
-        return diagnose(self._last(Side.SOURCE), self._last(Side.DESTINATION))
+        found = diagnose(self._last(Side.SOURCE), self._last(Side.DESTINATION))
+        return Diagnosis.UNCLEAR if self._is_twofold else found
+
+    @property
+    def _is_twofold(self) -> bool:
+        """Both hosts have a whole guest, which the destination had not before this migration."""
+        halves = {self._last(side).half for side in Side}
+        has_left = self._has_switched or self._has_been_there
+        return halves == {Half.WHOLE} and has_left
 
     def _last(self, side: Side) -> Looked:
         seen = self._seen.get(side)
@@ -453,9 +471,10 @@ class Recovery:
 
     @property
     def _is_paused_for_good(self) -> bool:
-        """The source's QEMU waits for a resume, and something speaks against it that no waiting cures."""
+        """The source's QEMU waits for a resume or for nothing any more, and no waiting cures what speaks against asking."""
         here = self._last(Side.SOURCE)
-        return here.status == Status.POSTCOPY_PAUSED and bool(self._obstacle())
+        is_waiting = here.half is Half.LEFT or here.status == Status.POSTCOPY_PAUSED
+        return is_waiting and bool(self._obstacle())
 
     def _silent_side(self) -> str:
         for side in Side:
@@ -503,6 +522,8 @@ class Recovery:
     def _end(self, reason: str = "") -> list[Action]:
         self.halves = self._last(Side.SOURCE).half, self._last(Side.DESTINATION).half
         self.found, self.reason = whereabouts(*self.halves), reason
+        if self._is_twofold:
+            self.found = Place.UNKNOWN
         self._is_on = False
         if self.found is Place.SOURCE and self._runs_here_again:
             self.reason = (
@@ -515,7 +536,6 @@ class Recovery:
     def _end_with_a_shell_left(self) -> list[Action]:
         """libvirt has missed the end on the source, and does not remove what is left there."""
         self._end()
-        self.found = Place.DESTINATION
         return [Note(_SHELL_IS_LEFT)]
 
     # A source that does not answer
@@ -575,6 +595,10 @@ class Recovery:
 
     def _why_unclear(self) -> str:
         here, there = self._last(Side.SOURCE), self._last(Side.DESTINATION)
+        if self._is_twofold:
+            return _IS_TWOFOLD
+        if here.half is Half.LEFT:
+            return _SENT_TO_NOBODY
         if self._runs_here_again and there.half in HALVES:
             return (
                 "the source's QEMU has given the migration up and runs the guest again, while the destination"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from libvirt_postcopy import events as ev
 from libvirt_postcopy.actions import Action, Look, Note, Pause, Resume
-from libvirt_postcopy.diagnosis import Diagnosis, diagnose
+from libvirt_postcopy.diagnosis import Diagnosis, as_qemu_says, diagnose
 from libvirt_postcopy.events import Half, Place, Side
 from libvirt_postcopy.obstacles import resume_obstacle
 from libvirt_postcopy.phases import Phase, Status, whereabouts
@@ -91,21 +91,35 @@ PAUSED_WITH = {
     Half.MIGRATING: D.UNCLEAR,
     Half.SPLIT: D.HALF_PAUSED,
     Half.SPLIT_FAILED: D.PAUSED,
+    Half.LEFT: D.UNCLEAR,
     Half.INACTIVE: D.GONE,
     Half.GONE: D.GONE,
     Half.UNKNOWN: D.UNREACHABLE,
 }
 #: A source that has no half: what it says (rows) and what the destination says.  "on" flows before the switch.
 ELSEWHERE = """
-            whole        migrating    split        failed       inactive  gone  unknown
-whole       over         over         unclear      unclear      over      over  over
-migrating   unclear      unclear      unclear      unclear      over      over  unclear
-inactive    over         unclear      unclear      gone         gone      gone  unclear
-gone        over         unclear      unclear      gone         gone      gone  unclear
-unknown     unreachable  unreachable  unreachable  unreachable  unreachable  unreachable  unreachable
+            whole        migrating    split        failed       left         inactive     gone         unknown
+whole       over         over         unclear      unclear      over         over         over         over
+migrating   unclear      unclear      unclear      unclear      unclear      over         over         unclear
+left        arrived      flowing      flowing      flowing      flowing      unclear      unclear      unreachable
+inactive    over         unclear      unclear      gone         unclear      gone         gone         unclear
+gone        over         unclear      unclear      gone         unclear      gone         gone         unclear
+unknown     unreachable  unreachable  unreachable  unreachable  unreachable  unreachable  unreachable  unreachable
 """
 NAMES = dict(
-    zip(["whole", "migrating", "split", "failed", "inactive", "gone", "unknown"], Half)
+    zip(
+        [
+            "whole",
+            "migrating",
+            "split",
+            "failed",
+            "left",
+            "inactive",
+            "gone",
+            "unknown",
+        ],
+        Half,
+    )
 )  # noqa: SIM905
 
 
@@ -125,16 +139,16 @@ def expected(here: Half, there: Half, word: str | None) -> Diagnosis:
         return D.FLOWING if word == "postcopy-active" else D.GONE
     if word is None or word in STUCK:
         return D.UNCLEAR
-    if word == "completed" and there is Half.WHOLE:
-        return D.ARRIVED
     return PAUSED_WITH[there] if word == "postcopy-paused" else D.FLOWING
 
 
 @pytest.mark.parametrize("here, there", list(product(Half, Half)))
 def test_diagnosis(here: Half, there: Half) -> None:
     for word in WORDS:
-        found = diagnose(looked(SRC, here, word), looked(DST, there))
-        assert found is expected(here, there, word), word
+        found = diagnose(as_qemu_says(looked(SRC, here, word)), looked(DST, there))
+        is_left = here in HALVES and word == "completed"
+        what = Half.LEFT if is_left else here
+        assert found is expected(what, there, word), word
 
 
 def test_resume_is_diagnosed_only_where_both_are_paused() -> None:
@@ -566,19 +580,57 @@ def test_event_hurries_the_next_look() -> None:
 ARRIVED = (looked(SRC, Half.SPLIT, "completed"), looked(DST, Half.WHOLE))
 
 
-def test_guest_that_libvirt_has_not_seen_off_is_on_the_destination() -> None:
+@pytest.mark.parametrize("half", [Half.SPLIT, Half.SPLIT_FAILED, Half.LEFT])
+def test_guest_that_libvirt_has_not_seen_off_is_on_the_destination(half: Half) -> None:
     """That is also a moment of every completion."""
-    passing = Split().fails(*ARRIVED)
+    arrived = (looked(SRC, half, "completed"), ARRIVED[1])
+    passing = Split().fails(*arrived)
     passing.until(10.0 + SETTLE_S - LOOK_S - 0.1)
     assert not passing.migration.is_over
     passing.find(*MOVED).until(10.0 + SETTLE_S)
     assert passing.migration.place is Place.DESTINATION and passing.notes == []
-    lasting = Split().fails(*ARRIVED)
+    lasting = Split().fails(*arrived)
     lasting.until(10.0 + SETTLE_S)
     assert lasting.migration.place is Place.DESTINATION
     assert lasting.phase is Phase.COMPLETED and lasting.resumes == []
     (note,) = lasting.notes
     assert "must not be resumed" in note
+
+
+@pytest.mark.parametrize("half", [Half.SPLIT, Half.LEFT])
+@pytest.mark.parametrize("there", [Half.GONE, Half.INACTIVE, Half.UNKNOWN])
+def test_guest_that_was_sent_is_never_lost_for_its_absence(
+    half: Half, there: Half
+) -> None:
+    """All of it is on the source yet; and who knows where it went from the destination."""
+    scene = Split(patience_s=MINUTE)
+    scene.fails(looked(SRC, half, "completed"), looked(DST, there))
+    scene.until(10.0 + UNCLEAR_S - 0.1)
+    assert there is Half.UNKNOWN or not scene.migration.is_over
+    scene.until(10.0 + 2 * UNCLEAR_S)
+    assert scene.migration.place is Place.UNKNOWN
+    assert scene.resumes == scene.pauses == []
+    has_none = "the destination has none" in scene.migration.given_up
+    assert has_none is (there is not Half.UNKNOWN)
+
+
+TWO = (looked(SRC, Half.WHOLE), looked(DST, Half.WHOLE))
+
+
+def test_two_whole_ones_after_a_switch_are_told_and_neither_is_said_to_be_it() -> None:
+    """Started again in the switch, a source's daemon resumes what is left there, if no lock of a disk's keeps it from it."""
+    scene = Split().find(*TWO)
+    scene.at(10.0, ev.Ended("End of file", here=Half.WHOLE, there=Half.WHOLE))
+    scene.until(10.0 + UNCLEAR_S)
+    assert scene.migration.is_over and scene.migration.place is Place.UNKNOWN
+    assert "see that they do not both run" in scene.migration.given_up
+
+
+def test_whole_one_on_either_host_before_a_switch_is_the_sources() -> None:
+    """libvirt refuses to migrate to where a guest of that UUID is."""
+    scene = Scene(patience_s=MINUTE).find(*TWO)
+    scene.at(1.0, status("setup"), ev.Ended("exists", here=Half.UNKNOWN))
+    assert scene.migration.place is Place.SOURCE
 
 
 def test_half_that_is_gone_must_stay_gone_to_be_lost() -> None:
