@@ -231,6 +231,8 @@ class Looked(Event):
     :ivar run_state: What the QEMU of a split source says of its vCPUs (QAPI ``RunState``); empty where it was not asked.
     :ivar qemu: The version of the QEMU that holds the half, as ``virConnectGetVersion`` writes it; 0 where unknown.
     :ivar stands_still: A destination's main loop does, so libvirt hears nothing of its QEMU, but the driver can recover it.
+    :ivar listens: False where nothing has accepted a connection: its host is away, or its daemon down.  A daemon that
+        hangs listens.
     """
 
     side: Side
@@ -241,6 +243,7 @@ class Looked(Event):
     run_state: str = ""
     qemu: int = 0
     stands_still: bool = False
+    listens: bool = True
 
 
 @dataclass(frozen=True)

@@ -510,7 +510,7 @@ class Migration:
         return is_rid and self._source is Phase.COMPLETED
 
     def _take_pause_refused(self, event: ev.PauseRefused, now: float) -> list[Action]:
-        return [Note(f"QEMU was not to be made to notice it: {event.message}")]
+        return self._recovery.refuse_pause(event.message)
 
     def _take_switch_held(self, event: ev.SwitchHeld, now: float) -> list[Action]:
         self._is_switch_out = self._is_noted

@@ -47,6 +47,7 @@ __all__ = [
     "Recovery",
     "CALM_LOOK_S",
     "HANG_S",
+    "KERNELS_S",
     "LOOK_S",
     "SETTLE_S",
     "STALL_S",
@@ -75,6 +76,10 @@ HANG_S = 5.0
 UNCLEAR_S = 60.0
 """How long hosts are looked at that answer nothing by which the guest could be found."""
 
+KERNELS_S = 1800.0
+"""How long a call in which nothing moves is waited for where the operator names no patience: the kernels try for 16 minutes
+by default (``net.ipv4.tcp_retries2``)."""
+
 _NEVER = float("inf")
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
@@ -92,6 +97,11 @@ _WAITS = frozenset(
 
 #: What a call that nobody could have resumed waits for in vain, as with libvirt before 8.5.
 _HANGS_ON = "libvirt's call does not come back, and QEMU waits for a resume"
+
+_STALLS = "libvirt's call does not come back"
+_AWAITS_ANSWER = (
+    "QEMU has sent all of the guest, and the destination's answer to that does not come"
+)
 
 _HANGS = (
     "libvirt's call does not come back, and both QEMUs wait: the destination's takes no command, as where its main loop"
@@ -126,6 +136,9 @@ _NOT_RESUMED = frozenset((None, Status.POSTCOPY_PAUSED))
 #: What both say where a call is waited for in vain; elsewhere it comes back by itself, or may be needed by the guest.
 _IN_VAIN = frozenset((Diagnosis.PAUSED, Diagnosis.HALF_PAUSED))
 
+#: Of a destination that runs the guest, so that it does not need the call.
+_RUNS_IT = frozenset((*HALVES, Half.WHOLE))
+
 #: In which QEMU can be told to break the migration.
 _CAN_PAUSE = frozenset((Status.POSTCOPY_ACTIVE, Status.POSTCOPY_RECOVER))
 
@@ -135,7 +148,7 @@ _NOT_TO_BE_BROKEN = frozenset((Half.WHOLE, Half.MIGRATING))
 _WAITING = {
     Diagnosis.HALF_PAUSED: "the source has noticed that the link is broken, the destination has not yet:"
     " waiting for it (if it never does: on the destination, as root, ss -t -K with the port of its migration)",
-    Diagnosis.UNREACHABLE: "the {side}'s daemon does not answer: waiting for it",
+    Diagnosis.UNREACHABLE: "the {side}'s daemon {silence}: waiting for it",
     Diagnosis.FLOWING: "only a control connection was lost, QEMU goes on by itself: waiting for its end",
 }
 
@@ -179,6 +192,7 @@ class Recovery:
         self._diagnosis = Diagnosis.UNCLEAR
         self._diagnosed_at = 0.0
         self._told: set[Diagnosis] = set()
+        self._told_of_stall: set[str] = set()  # since a page has moved
         self._was_asked_for_pages = False
         self._has_died_there = False
         self._has_switched = False
@@ -229,6 +243,8 @@ class Recovery:
             self._waits_since = None
         if event.side is Side.DESTINATION and event.half not in ABSENT:
             self._was_there_at = now
+        if event.side is Side.SOURCE and not event.listens:
+            self._cancels_since = None  # what became of it could not be heard
         found = self._diagnose(now)
         self._look_at[event.side] = now + (CALM_LOOK_S if self._is_calm else LOOK_S)
         if found is not self._diagnosis:
@@ -272,6 +288,7 @@ class Recovery:
             return
         if self._moved is not None:
             self._backoff.failures = 0
+            self._told_of_stall.clear()
         self._moved, self._moved_at = moved, now
 
     def _diagnose(self, now: float) -> Diagnosis:
@@ -350,6 +367,8 @@ class Recovery:
         """See whether the call that is under way can come to anything."""
         if self._is_gone_for_good(now):
             return self._end(_WAITS_IN_VAIN)
+        if self._is_stuck:
+            return self._end(self._why_stuck()) if now >= self._hang_ends_at else []
         if not self._is_hanging:
             return []
         if self._obstacle() and now >= self._diagnosed_at + SETTLE_S:
@@ -373,6 +392,21 @@ class Recovery:
         return not self._is_on and is_paused and self._diagnosis in _IN_VAIN
 
     @property
+    def _is_stuck(self) -> bool:
+        """A call is under way, and nothing moves though no QEMU has noticed: as where the last answer of all is missing."""
+        here, there = self._last(Side.SOURCE), self._last(Side.DESTINATION)
+        if self._runs_here_again:  # as QEMU 10.0 does that was paused then
+            return there.half in HALVES
+        is_split = here.half in HALVES and there.half in _RUNS_IT
+        return is_split and self._diagnosis is Diagnosis.FLOWING
+
+    def _why_stuck(self) -> str:
+        stats = self._last(Side.SOURCE).stats
+        has_sent_all = stats is not None and stats.has_sent_all
+        whys = self._impatience(), _STALLS, _AWAITS_ANSWER if has_sent_all else ""
+        return "; ".join(filter(None, whys))
+
+    @property
     def _have_both_noticed(self) -> bool:
         """By QEMU's own word: libvirt may not be able to take note while it waits for an answer."""
         says_so = self._says_there == Status.POSTCOPY_PAUSED
@@ -380,11 +414,16 @@ class Recovery:
 
     @property
     def _hang_ends_at(self) -> float:
-        return max(self._patience_ends_at, self._diagnosed_at + SETTLE_S)
+        ends_at = self._patience_ends_at
+        if self._is_stuck and not self._patience_s:
+            ends_at += KERNELS_S
+        return max(ends_at, self._diagnosed_at + SETTLE_S)
 
     @property
     def _hang_times(self) -> list[float]:
         """When something is due though no look is."""
+        if self._is_stuck:
+            return [self._hang_ends_at]
         if not self._is_hanging:
             return []
         times = [self._hang_ends_at]
@@ -435,7 +474,7 @@ class Recovery:
         if not text or now < self._diagnosed_at + TELL_S:
             return []
         self._told.add(self._diagnosis)
-        return [Note(text.format(side=self._silent_side()))]
+        return [Note(text.format(side=self._silent_side(), silence=self._silence()))]
 
     @property
     def _waiting(self) -> str:
@@ -463,6 +502,7 @@ class Recovery:
         self._paused_at = now  # the outage does not count against what comes now
         self._forget(now)
         self._told.clear()
+        self._told_of_stall.clear()
         return [Resume(self.attempts)]
 
     def _obstacle(self) -> str:
@@ -481,6 +521,13 @@ class Recovery:
             if side not in self._seen or self._seen[side][1].half is Half.UNKNOWN:
                 return side.value
         return ""
+
+    def _silence(self) -> str:
+        side = self._silent_side()
+        is_away = any(
+            it.side.value == side and not it.listens for _, it in self._seen.values()
+        )
+        return "cannot be reached" if is_away else "does not answer"
 
     # The end
 
@@ -545,7 +592,7 @@ class Recovery:
 
         A QEMU before 10.2 goes back where the cancel came before the link broke, and says so at once (seen with 7.2);
         cancelled when it is paused, it never ends that.  The daemon that cancels passes on what it says, though it
-        answers nothing.
+        answers nothing; a host that cannot be reached passes nothing on.
         """
         there = self._last(Side.DESTINATION).half
         if there not in ABSENT or self._cancels_since is None:
@@ -633,4 +680,15 @@ class Recovery:
             return []
         self._paused_at = now
         text = f"no page has moved for {STALL_S:.0f} s: making QEMU notice the break"
-        return [Note(text), Pause()]
+        return [*self._tell_of_stall(text), Pause()]
+
+    def refuse_pause(self, message: str) -> list[Action]:
+        """QEMU did not break the migration; it is asked again after a while."""
+        return self._tell_of_stall(f"QEMU was not to be made to notice it: {message}")
+
+    def _tell_of_stall(self, text: str) -> list[Action]:
+        """Say it once until a page moves, or it is resumed."""
+        if text in self._told_of_stall:
+            return []
+        self._told_of_stall.add(text)
+        return [Note(text)]

@@ -220,7 +220,7 @@ class Host:
         if self._uri is not None and not vir.listens(self._uri, _PROBE_S):
             # Requests on this line may be stuck for long after the link is back.
             self._is_suspect = True
-            return Looked(self.side, Half.UNKNOWN)
+            return Looked(self.side, Half.UNKNOWN, listens=False)
         try:
             with self.line() as connection:
                 return self._look_over(connection)

@@ -18,6 +18,7 @@ from libvirt_postcopy.obstacles import resume_obstacle
 from libvirt_postcopy.phases import Phase, Status, whereabouts
 from libvirt_postcopy.recovery import (
     HANG_S,
+    KERNELS_S,
     LOOK_S,
     SETTLE_S,
     STALL_S,
@@ -549,6 +550,10 @@ def test_silent_daemon_is_waited_for(found, side: str) -> None:
     scene.until(5 * MINUTE)
     assert scene.resumes == scene.pauses == []
     assert scene.notes == [f"the {side}'s daemon does not answer: waiting for it"]
+    away = [replace(look, listens=look.half is not Half.UNKNOWN) for look in found]
+    cut_off = Split().fails(*away)
+    cut_off.until(10.0 + TELL_S)
+    assert cut_off.notes == [f"the {side}'s daemon cannot be reached: waiting for it"]
     scene.find(*PAUSED).until(5 * MINUTE + LOOK_S)
     assert len(scene.resumes) >= 1
 
@@ -888,6 +893,89 @@ def test_stall_is_left_alone_without_patience() -> None:
     assert scene.pauses == []
 
 
+ALL_SENT = replace(FLOWING[0], half=Half.SPLIT, stats=Stats(memory_total=9, memory_remaining=0))  # fmt: skip
+UNANSWERED = (ALL_SENT, looked(DST, Half.SPLIT))
+
+
+class Unbreakable(Split):
+    """Its last answer is missing, so it is not paused; the call does not come back."""
+
+    def answer(self, action: Action) -> ev.Event | None:
+        if isinstance(action, Pause):
+            return ev.PauseRefused("it has sent all")
+        return super().answer(action)
+
+
+def unanswered(patience_s: float, *found: ev.Looked) -> Split:
+    scene = Unbreakable(patience_s=patience_s)
+    scene.moves(100)
+    scene.find(*(found or UNANSWERED))
+    return scene
+
+
+def test_stall_that_is_not_broken_is_told_once() -> None:
+    scene = unanswered(30 * MINUTE)
+    scene.until(5 * MINUTE)
+    assert len(scene.pauses) > 5
+    told = [
+        "no page has moved for 20 s: making QEMU notice the break",
+        "QEMU was not to be made to notice it: it has sent all",
+    ]
+    assert scene.notes == told
+    scene.moves(101)
+    scene.until(7 * MINUTE)
+    assert scene.notes == told * 2, "that is another one"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        UNANSWERED,
+        (ALL_SENT, looked(DST, Half.SPLIT_FAILED)),
+        (ALL_SENT, looked(DST, Half.WHOLE)),  # it has all, and its word is lost
+        (replace(ALL_SENT, status="postcopy-recover"), UNANSWERED[1]),
+    ],
+)
+def test_call_in_which_nothing_moves_is_left_when_patience_ends(found) -> None:
+    """As where a link dies for good when only the last answer is missing."""
+    scene = unanswered(2 * MINUTE, *found)
+    scene.until(2 * MINUTE - 1)
+    assert not scene.migration.is_over
+    scene.until(2 * MINUTE + STALL_S)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+    assert scene.migration.halves == tuple(each.half for each in found)
+    reason = scene.migration.given_up
+    assert reason.startswith("given up after 120 s in which no page has moved")
+    assert "call does not come back" in reason and "QEMU has sent all" in reason
+
+
+def test_call_of_a_source_that_runs_the_guest_again_is_not_waited_for_without_end() -> (
+    None
+):
+    """QEMU 10.0 and 11.1 do so if somebody pauses them when all is sent; the destination may go on, too."""
+    failed = ev.Looked(SRC, Half.SPLIT, "failed", run_state="running", qemu=10_000_013)
+    scene = unanswered(2 * MINUTE, failed, UNANSWERED[1])
+    scene.until(2 * MINUTE + STALL_S)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+    assert "see that it does not run there as well" in scene.migration.given_up
+
+
+def test_without_patience_a_call_is_waited_for_until_the_kernels_have_given_up() -> (
+    None
+):
+    scene = unanswered(0.0)
+    scene.until(KERNELS_S - 1)
+    assert not scene.migration.is_over and scene.notes == []
+    scene.until(KERNELS_S + STALL_S)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+
+
+def test_call_that_a_destination_may_need_is_not_left() -> None:
+    scene = unanswered(2 * MINUTE, ALL_SENT, looked(DST, Half.MIGRATING))
+    scene.until(20 * MINUTE)
+    assert not scene.migration.is_over
+
+
 def test_refused_pause_is_told() -> None:
     scene = Split()
     scene.at(1.0, ev.PauseRefused("not in post-copy"))
@@ -1221,6 +1309,17 @@ def test_destination_tells_that_a_source_that_fell_silent_had_switched() -> None
     scene.at(11.0, status("cancelling"))
     scene.until(11.0 + UNCLEAR_S + SETTLE_S + LOOK_S)
     assert scene.migration.is_over and scene.migration.place is Place.LOST
+
+
+@pytest.mark.parametrize("away_s", [0.0, 30.0])
+def test_source_that_could_not_be_reached_may_have_gone_back_unheard(
+    away_s: float,
+) -> None:
+    scene = never_answers_again(LISTENED_TO)
+    away = ev.Looked(SRC, Half.UNKNOWN, listens=False)
+    scene.at(11.0 + away_s, away)
+    scene.until(10.0 + 2 * MINUTE)
+    assert scene.migration.is_over and scene.migration.place is not Place.LOST
 
 
 def test_silent_source_that_has_not_switched_has_its_guest() -> None:

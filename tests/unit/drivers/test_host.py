@@ -126,7 +126,7 @@ def test_host_that_cannot_be_reached_is_unknown_and_its_line_not_trusted_later(
     host = made_host(stuck, fresh)
     host.renew()
     monkeypatch.setattr(module.vir, "listens", lambda uri, timeout: False)
-    assert host.look() == Looked(DST, Half.UNKNOWN)
+    assert host.look() == Looked(DST, Half.UNKNOWN, listens=False)
     monkeypatch.setattr(module.vir, "listens", lambda uri, timeout: True)
     stuck.error = ZeroDivisionError("its requests are stuck")  # type: ignore[assignment]
     assert host.look().half is Half.WHOLE
