@@ -349,8 +349,9 @@ def _has_sent_it(info: Mapping[str, Any]) -> bool:
     A paused guest that was saved to a file or dumped has completed something too, and pre-copy's end libvirt knows.
     """
     ram = info.get("ram")
-    is_over = info.get("status") == Status.COMPLETED and isinstance(ram, Mapping)
-    return is_over and any(ram.get(figure) for figure in _POSTCOPY_FIGURES)
+    if info.get("status") != Status.COMPLETED or not isinstance(ram, Mapping):
+        return False
+    return any(ram.get(figure) for figure in _POSTCOPY_FIGURES)
 
 
 _POSTCOPY_FIGURES = ("postcopy-requests", "postcopy-bytes")  # the latter since QEMU 7.0
