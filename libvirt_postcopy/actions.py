@@ -65,7 +65,10 @@ class Pause(Action):
 
 @dataclass(frozen=True)
 class Resume(Action):
-    """Resume a migration that is paused on both hosts; leads to another ``Ended``."""
+    """Resume a migration that is paused on both hosts; leads to another ``Ended``.
+
+    :ivar attempt: Counts from 1, each number once: a call may be left to itself, and end after a later one has begun.
+    """
 
     attempt: int
 

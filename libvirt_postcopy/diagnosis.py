@@ -9,8 +9,9 @@ both hosts are looked at, and what they say together is the :class:`Diagnosis`:
   pauses, until it works or the caller's patience is at its end.
 - *half paused*: the source waits, the destination has not noticed the break.  It does so when it next asks
   for a page; until then libvirt refuses a resume.
-- *arrived*: all is on the destination, and the source still has its empty half.  That is a moment of every completion
-  too; where it lasts, libvirt has missed the end.
+- *arrived*: all is on the destination, and the source still has what is left of it.  That is a moment of every
+  completion too; where it lasts, libvirt has missed the end.  A daemon that was started again in the switch may even
+  take what is left for an ordinary guest that is paused.
 - *unreachable*: a daemon does not answer.  It is looked at again.
 - *gone*: one half is gone.  That is also the last moment of every completion, so it must last.  A source whose QEMU
   is paused or recovers may stay so for ever then (seen with QEMU 7.2), and libvirt's call with it, so this is found out
@@ -60,6 +61,8 @@ def diagnose(here: Looked, there: Looked) -> Diagnosis:
         return Diagnosis.FLOWING
     if here.half in HALVES and here.status in _STILL_SENT and there.half in ABSENT:
         return Diagnosis.FLOWING  # its pages go somewhere: we look at the wrong host
+    if here.half is Half.LEFT:
+        return _WHILE_LEFT.get(there.half, Diagnosis.FLOWING)
     found = whereabouts(here.half, there.half)
     if found in (Place.SOURCE, Place.DESTINATION):
         return Diagnosis.OVER
@@ -71,8 +74,6 @@ def diagnose(here: Looked, there: Looked) -> Diagnosis:
         return Diagnosis.UNCLEAR
     if here.status in NOT_ON_THE_WAY:
         return Diagnosis.UNCLEAR
-    if here.status == Status.COMPLETED and there.half is Half.WHOLE:
-        return Diagnosis.ARRIVED
     if here.status != Status.POSTCOPY_PAUSED:
         return Diagnosis.FLOWING  # also by a status of a later QEMU
     if there.stands_still:
@@ -81,10 +82,16 @@ def diagnose(here: Looked, there: Looked) -> Diagnosis:
 
 
 def as_qemu_says(look: Looked) -> Looked:
-    """Take a source whose QEMU has given up and runs the guest again for whole, whatever libvirt calls it."""
-    has_gone_on = look.run_state == RUNS and look.status in _GIVEN_UP
-    if look.half in HALVES and has_gone_on:
+    """Take half of a guest for what its source's QEMU says that it is, whatever libvirt calls it.
+
+    One that has given up and runs the guest again has all of it; one that has completed has nothing to give any more.
+    """
+    if look.half not in HALVES:
+        return look
+    if look.run_state == RUNS and look.status in _GIVEN_UP:
         return replace(look, half=Half.WHOLE, status=None)
+    if look.status == Status.COMPLETED:
+        return replace(look, half=Half.LEFT)
     return look
 
 
@@ -120,6 +127,14 @@ NOT_ON_THE_WAY = frozenset(
 
 #: In which a source may run the guest again.
 _GIVEN_UP = frozenset((Status.CANCELLED, Status.FAILED, Status.POSTCOPY_PAUSED))
+
+#: While the source keeps what is left of a guest that it has sent, by what the destination's daemon says.
+_WHILE_LEFT = {
+    Half.WHOLE: Diagnosis.ARRIVED,
+    Half.UNKNOWN: Diagnosis.UNREACHABLE,
+    Half.GONE: Diagnosis.UNCLEAR,  # arrived, and ended since, or moved on
+    Half.INACTIVE: Diagnosis.UNCLEAR,
+}
 
 #: While the source's QEMU is paused, by what the destination's daemon says.
 _WHILE_PAUSED = {

@@ -56,12 +56,13 @@ class Place(str, Enum):
 
 
 class Half(str, Enum):
-    """What one host's daemon says of the domain."""
+    """What one host has of the guest: what its daemon says of the domain, unless its QEMU knows better."""
 
     WHOLE = "whole"  #: an ordinary one, running or stopped for reasons of its own
     MIGRATING = "migrating"  #: stopped for the switch, or waiting for its memory
     SPLIT = "split"
     SPLIT_FAILED = "split, post-copy failed"
+    LEFT = "left"  #: of a source that has sent all in post-copy, whatever libvirt calls it: the guest as it was at the switch
     INACTIVE = "inactive"
     GONE = "gone"
     UNKNOWN = "unknown"  #: the daemon does not answer
@@ -230,6 +231,8 @@ class Looked(Event):
     :ivar run_state: What the QEMU of a split source says of its vCPUs (QAPI ``RunState``); empty where it was not asked.
     :ivar qemu: The version of the QEMU that holds the half, as ``virConnectGetVersion`` writes it; 0 where unknown.
     :ivar stands_still: A destination's main loop does, so libvirt hears nothing of its QEMU, but the driver can recover it.
+    :ivar listens: False where nothing has accepted a connection: its host is away, or its daemon down.  A daemon that
+        hangs listens.
     """
 
     side: Side
@@ -240,6 +243,7 @@ class Looked(Event):
     run_state: str = ""
     qemu: int = 0
     stands_still: bool = False
+    listens: bool = True
 
 
 @dataclass(frozen=True)
@@ -268,13 +272,15 @@ class Finished(Event):
 
 @dataclass(frozen=True)
 class Ended(Event):
-    """The operation as a whole is over: the migrate call returned, or was never made.
+    """A call is over, and with the last one the operation as a whole: it returned, or was never made.
 
     :ivar error: What libvirt said; None on success.
     :ivar was_sent: The call was made, so something may have been started.
     :ivar here: What a look at the source found afterwards.
     :ivar there: What a look at the destination found; unknown also where it may have been the wrong host.
     :ivar qemu: The version of the source's QEMU, as its daemon had said before the call; 0 where unknown.
+    :ivar call: The ``Resume`` that it belongs to, by the number of its attempt; 0 is the first migrate call.  None is the
+        last one, where there is never another under way.
     """
 
     error: str | None = None
@@ -282,3 +288,4 @@ class Ended(Event):
     here: Half = Half.UNKNOWN
     there: Half = Half.UNKNOWN
     qemu: int = 0
+    call: int | None = None

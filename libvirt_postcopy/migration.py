@@ -479,6 +479,8 @@ class Migration:
             self._began_at = now - stats.elapsed_ms / 1000
 
     def _take_ended(self, event: ev.Ended, now: float) -> list[Action]:
+        if event.error is not None and self._recovery.is_past(event.call):
+            return []
         self._error = event.error
         found = conclude(self.place, event, has_died=self._has_died)
         if found in _WHOLE:
@@ -524,7 +526,7 @@ class Migration:
         return is_rid and self._source is Phase.COMPLETED
 
     def _take_pause_refused(self, event: ev.PauseRefused, now: float) -> list[Action]:
-        return [Note(f"QEMU was not to be made to notice it: {event.message}")]
+        return self._recovery.refuse_pause(event.message)
 
     def _take_switch_held(self, event: ev.SwitchHeld, now: float) -> list[Action]:
         self._is_switch_out = self._is_noted

@@ -48,8 +48,10 @@ def frail(versions: Mapping[Side, int]) -> str:
 
 
 PAUSE_TOO_LATE = "it has sent all and awaits the destination's answer, which comes as soon as the link lets it through"
-"""Why a migration must not be paused then: QEMU 7.2 neither breaks nor goes on after that, not even when the link is back,
-and can never be resumed.  What is left to do is the kernels', which try again by themselves."""
+"""Why a migration must not be paused then, whatever its QEMU: 7.2 neither breaks nor goes on after that, not even when the
+link is back, and can never be resumed; 10.0 and 11.1 call it failed and run the guest on the source again, while the
+destination goes on as well as soon as the last pages get there.  What is left to do is the kernels', which try again by
+themselves."""
 
 RESUME_CRASHES = range(11_002_000, 11_004_000)
 """Daemons of a destination that a resume kills: ``qemuMigrationDstPrepareResume`` uses a null pointer."""

@@ -285,6 +285,8 @@ def whereabouts(here: Half, there: Half) -> Place:
 
     A destination whose source is gone lacks memory if it has noticed the break; if it has not, it may have all
     of it and not have said so yet.
+
+    What a completed post-copy has left on the source is all of the guest, though not the newest: nothing is lost by it.
     """
     if here in _HALVES:
         return Place.LOST if there in _OVER else Place.SPLIT
@@ -294,7 +296,7 @@ def whereabouts(here: Half, there: Half) -> Place:
         return Place.LOST if there is Half.SPLIT_FAILED else Place.UNKNOWN
     if here is Half.WHOLE or (here is Half.MIGRATING and there in _OVER):
         return Place.SOURCE
-    if here in _OVER and there is Half.WHOLE:
+    if here in (*_OVER, Half.LEFT) and there is Half.WHOLE:
         return Place.DESTINATION
     if here in _OVER and there in _OVER:
         return Place.LOST
@@ -316,4 +318,8 @@ def conclude(before: Place, ended: Ended, *, has_died: bool = False) -> Place:
         # A guest that was shut down there during pre-copy is where it was.
         return Place.LOST if has_died else Place.SOURCE
     found = whereabouts(ended.here, ended.there)
+    is_suspect = ended.here is Half.LEFT
+    is_suspect |= ended.here is Half.WHOLE and before is not Place.SOURCE
+    if is_suspect and ended.there is Half.WHOLE:
+        found = Place.UNKNOWN  # one on each host: looks are to tell what that is
     return before if found is Place.UNKNOWN and before is Place.SPLIT else found

@@ -5,20 +5,15 @@ Theory of operation
 
 :class:`Recovery` takes over when a migrate call has ended and the guest is not wholly on one host, and watches
 over the flow of pages before that.  Like the rest of the core it knows neither clock nor libvirt.  What both hosts say
-together is the :class:`Diagnosis`.
-
-A destination that ends before it has asked for a page may have rejected the state of the devices.  The guest has
-then never left the source, and what that can do depends on its QEMU: one goes on by itself, whatever libvirt calls its
-half; another can be told to; the others never will (:func:`libvirt_postcopy.features.after_rejection`).
+together is the :class:`Diagnosis`, and what is known at the end :mod:`libvirt_postcopy.verdict`.
 
 Where nothing notices (a link that swallows packets), no byte and no page request for :data:`STALL_S` is a break
 too: QEMU is told to pause, if the destination's daemon answers, so that the link is there again, and if nothing
 speaks against resuming.
 
-A call may never come back: the destination's QEMU answers nothing where its main loop waits for a page that only a
-recovery can bring, and libvirt waits for the answer without end.  So the hosts are looked at where a call that resumes
-takes long, and patience counts for it as for all else.  Nor does a call always come back where the destination's half
-was destroyed in the switch, nor a source's daemon that is started again then: it waits for a QEMU that waits itself.
+A call may never come back (:mod:`libvirt_postcopy.hanging`), so the hosts are looked at where one that resumes takes
+long, and patience counts for it as for all else.  Nor does a source's daemon that is started again in the switch always
+answer: it waits for a QEMU that waits itself.
 """
 
 from __future__ import annotations
@@ -28,25 +23,22 @@ from collections.abc import Callable
 from libvirt_postcopy.actions import Action, Look, Note, Pause, Resume
 from libvirt_postcopy.diagnosis import (
     ABSENT,
-    HALVES,
-    NOT_ON_THE_WAY,
     ON_THE_WAY,
-    RUNS,
     Diagnosis,
     as_qemu_says,
     diagnose,
 )
 from libvirt_postcopy.events import Half, Looked, Place, Side, StatusSeen
-from libvirt_postcopy.features import (
-    GOES_ON_BY_ITSELF,
-    after_rejection,
-)
-from libvirt_postcopy.phases import Status, whereabouts
+from libvirt_postcopy.features import after_rejection
+from libvirt_postcopy.hanging import HANGS_ON, WAITS_FOR_NOBODY, Call
+from libvirt_postcopy.phases import Status
+from libvirt_postcopy.verdict import Known, judge, never_ran_there, why_unclear
 
 __all__ = [
     "Recovery",
     "CALM_LOOK_S",
     "HANG_S",
+    "KERNELS_S",
     "LOOK_S",
     "SETTLE_S",
     "STALL_S",
@@ -75,46 +67,22 @@ HANG_S = 5.0
 UNCLEAR_S = 60.0
 """How long hosts are looked at that answer nothing by which the guest could be found."""
 
+KERNELS_S = 1800.0
+"""How long a call in which nothing moves is waited for where the operator names no patience: the kernels try for 16 minutes
+by default (``net.ipv4.tcp_retries2``)."""
+
 _NEVER = float("inf")
 _FIRST_PAUSE_S = 0.2
 _LONGEST_PAUSE_S = 10.0
 
 
-#: A source that says so sends no pages, and waits for the destination.  A call waits for it, and may wait for one that is
-#: paused: libvirt 9.0's sometimes does not come back where the destination's half was destroyed in the switch.
-_WAITS = frozenset(
-    (
-        Status.POSTCOPY_PAUSED,
-        Status.POSTCOPY_RECOVER_SETUP,
-        Status.POSTCOPY_RECOVER,
-    )
-)
-
-#: What a call that nobody could have resumed waits for in vain, as with libvirt before 8.5.
-_HANGS_ON = "libvirt's call does not come back, and QEMU waits for a resume"
-
-_HANGS = (
-    "libvirt's call does not come back, and both QEMUs wait: the destination's takes no command, as where its main loop"
-    " waits for a page itself; only a monitor that was open before reaches it then (--postcopy-monitor-dir)"
-)
-
 _SHELL_IS_LEFT = (
-    "the guest is on the destination; libvirt has missed that on the source, and keeps what is left of it there: it is"
-    " empty, and must not be resumed"
-)
-
-_WAITS_IN_VAIN = "the destination's QEMU has ended, and the source's waits for it"
-
-_NEVER_RAN_THERE = (
-    "the destination's half has ended before the guest ran there, and the source's daemon waits in vain for the end of a"
-    " cancel"
+    "the guest is on the destination; libvirt has missed that on the source, and keeps what is left of it there: a shell"
+    " with old memory, which must not be resumed"
 )
 
 #: Of a source of which a resume has made nothing yet.
 _NOT_RESUMED = frozenset((None, Status.POSTCOPY_PAUSED))
-
-#: What both say where a call is waited for in vain; elsewhere it comes back by itself, or may be needed by the guest.
-_IN_VAIN = frozenset((Diagnosis.PAUSED, Diagnosis.HALF_PAUSED))
 
 #: In which QEMU can be told to break the migration.
 _CAN_PAUSE = frozenset((Status.POSTCOPY_ACTIVE, Status.POSTCOPY_RECOVER))
@@ -125,7 +93,7 @@ _NOT_TO_BE_BROKEN = frozenset((Half.WHOLE, Half.MIGRATING))
 _WAITING = {
     Diagnosis.HALF_PAUSED: "the source has noticed that the link is broken, the destination has not yet:"
     " waiting for it (if it never does: on the destination, as root, ss -t -K with the port of its migration)",
-    Diagnosis.UNREACHABLE: "the {side}'s daemon does not answer: waiting for it",
+    Diagnosis.UNREACHABLE: "the {side}'s daemon {silence}: waiting for it",
     Diagnosis.FLOWING: "only a control connection was lost, QEMU goes on by itself: waiting for its end",
 }
 
@@ -169,6 +137,7 @@ class Recovery:
         self._diagnosis = Diagnosis.UNCLEAR
         self._diagnosed_at = 0.0
         self._told: set[Diagnosis] = set()
+        self._told_of_stall: set[str] = set()  # since a page has moved
         self._was_asked_for_pages = False
         self._has_died_there = False
         self._has_switched = False
@@ -190,6 +159,10 @@ class Recovery:
     def is_in_doubt(self) -> bool:
         """A call has failed, and no look has told what became of the guest."""
         return self._is_on and self._diagnosis is not Diagnosis.FLOWING
+
+    def is_past(self, call: int | None) -> bool:
+        """Whether a call was left to itself, so that its failure says nothing of the one that came after it."""
+        return call is not None and call < self.attempts
 
     # What is seen
 
@@ -215,6 +188,8 @@ class Recovery:
             self._waits_since = None
         if event.side is Side.DESTINATION and event.half not in ABSENT:
             self._was_there_at = now
+        if event.side is Side.SOURCE and not event.listens:
+            self._cancels_since = None  # what became of it could not be heard
         found = self._diagnose(now)
         self._look_at[event.side] = now + (CALM_LOOK_S if self._is_calm else LOOK_S)
         if found is not self._diagnosis:
@@ -258,6 +233,7 @@ class Recovery:
             return
         if self._moved is not None:
             self._backoff.failures = 0
+            self._told_of_stall.clear()
         self._moved, self._moved_at = moved, now
 
     def _diagnose(self, now: float) -> Diagnosis:
@@ -267,7 +243,14 @@ class Recovery:
             return Diagnosis.UNCLEAR
         if self._is_attached and Side.SOURCE not in self._seen and not is_late:
             return Diagnosis.UNCLEAR
-        return diagnose(self._last(Side.SOURCE), self._last(Side.DESTINATION))
+        known = self._known
+        found = diagnose(known.here, known.there)
+        return Diagnosis.UNCLEAR if known.is_twofold else found
+
+    @property
+    def _known(self) -> Known:
+        here, there = self._last(Side.SOURCE), self._last(Side.DESTINATION)
+        return Known(here, there, self._has_switched, self._has_been_there)
 
     def _last(self, side: Side) -> Looked:
         seen = self._seen.get(side)
@@ -326,18 +309,26 @@ class Recovery:
 
     def _doubt(self, now: float) -> list[Action]:
         """See whether the call that is under way can come to anything."""
-        if self._is_gone_for_good(now):
-            return self._end(_WAITS_IN_VAIN)
-        if not self._is_hanging:
+        call = self._call
+        is_settled = now >= self._diagnosed_at + SETTLE_S
+        if call.waits_for_nobody and is_settled:
+            return self._end(WAITS_FOR_NOBODY)
+        if not (call.is_stuck or call.hangs):
             return []
-        if self._obstacle() and now >= self._diagnosed_at + SETTLE_S:
-            return self._end(f"{_HANGS_ON}; {self._obstacle()}")
+        if call.hangs and self._obstacle() and is_settled:
+            return self._end(f"{HANGS_ON}; {self._obstacle()}")
         if now >= self._hang_ends_at:
-            whys = self._impatience(), _HANGS if self._have_both_noticed else ""
-            return self._end("; ".join(filter(None, whys)))
+            return self._end("; ".join(filter(None, (self._impatience(), call.text))))
+        if call.is_stuck:
+            return []
         if self._can_go_round and self._patience_s:
             return self._resume(now)
         return self._tell(now)
+
+    @property
+    def _call(self) -> Call:
+        here, there = self._last(Side.SOURCE), self._last(Side.DESTINATION)
+        return Call(self._diagnosis, here, there, self._says_there)
 
     @property
     def _can_go_round(self) -> bool:
@@ -345,27 +336,21 @@ class Recovery:
         return self._last(Side.DESTINATION).stands_still
 
     @property
-    def _is_hanging(self) -> bool:
-        """A call is under way, and both QEMUs wait."""
-        is_paused = self._last(Side.SOURCE).status == Status.POSTCOPY_PAUSED
-        return not self._is_on and is_paused and self._diagnosis in _IN_VAIN
-
-    @property
-    def _have_both_noticed(self) -> bool:
-        """By QEMU's own word: libvirt may not be able to take note while it waits for an answer."""
-        says_so = self._says_there == Status.POSTCOPY_PAUSED
-        return self._diagnosis is Diagnosis.PAUSED or says_so
-
-    @property
     def _hang_ends_at(self) -> float:
-        return max(self._patience_ends_at, self._diagnosed_at + SETTLE_S)
+        ends_at = self._patience_ends_at
+        if self._call.is_stuck and not self._patience_s:
+            ends_at += KERNELS_S
+        return max(ends_at, self._diagnosed_at + SETTLE_S)
 
     @property
     def _hang_times(self) -> list[float]:
         """When something is due though no look is."""
-        if not self._is_hanging:
+        call = self._call
+        if not (call.is_stuck or call.hangs):
             return []
         times = [self._hang_ends_at]
+        if call.is_stuck:
+            return times
         if self._obstacle():
             times.append(self._diagnosed_at + SETTLE_S)
         if self._can_go_round and self._patience_s:
@@ -373,12 +358,6 @@ class Recovery:
         elif self._waiting:
             times.append(self._diagnosed_at + TELL_S)
         return times
-
-    def _is_gone_for_good(self, now: float) -> bool:
-        """No call that is under way can bring the guest back together."""
-        is_settled = now >= self._diagnosed_at + SETTLE_S
-        is_gone = self._diagnosis is Diagnosis.GONE and is_settled
-        return is_gone and self._last(Side.SOURCE).status in _WAITS
 
     def _look(self, now: float) -> list[Action]:
         due = [
@@ -413,7 +392,7 @@ class Recovery:
         if not text or now < self._diagnosed_at + TELL_S:
             return []
         self._told.add(self._diagnosis)
-        return [Note(text.format(side=self._silent_side()))]
+        return [Note(text.format(side=self._silent_side(), silence=self._silence()))]
 
     @property
     def _waiting(self) -> str:
@@ -423,10 +402,11 @@ class Recovery:
         is_watched = self._diagnosis is Diagnosis.FLOWING and self._is_attached
         if is_watched and self._last(Side.SOURCE).half is not Half.SPLIT_FAILED:
             return ""  # nothing was lost
-        if self._is_hanging and self._obstacle():
-            return ""  # it is not waited for
-        if self._is_hanging and self._have_both_noticed:
-            return f"{_HANGS}: waiting for it"
+        if not self._is_on and self._call.hangs:
+            if self._obstacle():
+                return ""  # it is not waited for
+            if self._call.text:
+                return f"{self._call.text}: waiting for it"
         return _WAITING.get(self._diagnosis, "")
 
     def _resume(self, now: float) -> list[Action]:
@@ -441,6 +421,7 @@ class Recovery:
         self._paused_at = now  # the outage does not count against what comes now
         self._forget(now)
         self._told.clear()
+        self._told_of_stall.clear()
         return [Resume(self.attempts)]
 
     def _obstacle(self) -> str:
@@ -449,15 +430,23 @@ class Recovery:
 
     @property
     def _is_paused_for_good(self) -> bool:
-        """The source's QEMU waits for a resume, and something speaks against it that no waiting cures."""
+        """The source's QEMU waits for a resume or for nothing any more, and no waiting cures what speaks against asking."""
         here = self._last(Side.SOURCE)
-        return here.status == Status.POSTCOPY_PAUSED and bool(self._obstacle())
+        is_waiting = here.half is Half.LEFT or here.status == Status.POSTCOPY_PAUSED
+        return is_waiting and bool(self._obstacle())
 
     def _silent_side(self) -> str:
         for side in Side:
             if side not in self._seen or self._seen[side][1].half is Half.UNKNOWN:
                 return side.value
         return ""
+
+    def _silence(self) -> str:
+        side = self._silent_side()
+        is_away = any(
+            it.side.value == side and not it.listens for _, it in self._seen.values()
+        )
+        return "cannot be reached" if is_away else "does not answer"
 
     # The end
 
@@ -491,27 +480,22 @@ class Recovery:
 
     def _impatience(self) -> str:
         if self._diagnosis is Diagnosis.UNCLEAR:
-            return self._why_unclear()
+            return why_unclear(self._known)
         if not self._patience_s:
             return ""
         return f"given up after {self._patience_s:.0f} s in which no page has moved"
 
     def _end(self, reason: str = "") -> list[Action]:
-        self.halves = self._last(Side.SOURCE).half, self._last(Side.DESTINATION).half
-        self.found, self.reason = whereabouts(*self.halves), reason
+        known = self._known
+        self.halves = known.here.half, known.there.half
+        self.found, better_reason = judge(known)
+        self.reason = better_reason or reason
         self._is_on = False
-        if self.found is Place.SOURCE and self._runs_here_again:
-            self.reason = (
-                "the source's QEMU has given the migration up and runs the guest again"
-            )
-        if self.found is Place.LOST and self._may_have_been_rejected:
-            self._judge_rejection()
         return []
 
     def _end_with_a_shell_left(self) -> list[Action]:
         """libvirt has missed the end on the source, and does not remove what is left there."""
         self._end()
-        self.found = Place.DESTINATION
         return [Note(_SHELL_IS_LEFT)]
 
     # A source that does not answer
@@ -521,7 +505,7 @@ class Recovery:
 
         A QEMU before 10.2 goes back where the cancel came before the link broke, and says so at once (seen with 7.2);
         cancelled when it is paused, it never ends that.  The daemon that cancels passes on what it says, though it
-        answers nothing.
+        answers nothing; a host that cannot be reached passes nothing on.
         """
         there = self._last(Side.DESTINATION).half
         if there not in ABSENT or self._cancels_since is None:
@@ -534,57 +518,14 @@ class Recovery:
         return after_rejection(self.source_qemu).can_go_on is False
 
     def _end_lost_unsaid(self) -> list[Action]:
-        self._end(f"{_NEVER_RAN_THERE}: {after_rejection(self.source_qemu).text}")
-        self.found = Place.LOST
+        self._end()
+        self.found, self.reason = Place.LOST, never_ran_there(self.source_qemu)
         return []
 
     @property
     def _has_been_there(self) -> bool:
         """The destination was seen to run the guest, or to ask for its pages."""
         return self.has_run_there or self._was_asked_for_pages
-
-    # A destination that has not taken the guest over
-
-    @property
-    def _runs_here_again(self) -> bool:
-        return self._last(Side.SOURCE).run_state == RUNS
-
-    @property
-    def _may_have_been_rejected(self) -> bool:
-        """By all that was seen, nothing of the guest has ever run on the destination."""
-        here = self._last(Side.SOURCE)
-        stands_here = here.half in HALVES and here.run_state not in ("", RUNS)
-        # A later QEMU breaks in post-copy only when the destination has said that it has all it needs.
-        is_paused = here.status == Status.POSTCOPY_PAUSED
-        was_loaded = is_paused and here.qemu >= GOES_ON_BY_ITSELF
-        return stands_here and not (self._has_been_there or was_loaded)
-
-    def _judge_rejection(self) -> None:
-        """Say what the source can do, and call the guest lost only where that is known."""
-        rejected = after_rejection(self._last(Side.SOURCE).qemu)
-        if rejected.can_go_on is not False:
-            self.found = Place.UNKNOWN
-        self.reason = (
-            "the destination's QEMU has ended before one page was asked for, as it does when it rejects the state of the"
-            f" devices (its log there says then 'load of migration failed'); if so, {rejected.text}"
-        )
-
-    def _why_unclear(self) -> str:
-        here, there = self._last(Side.SOURCE), self._last(Side.DESTINATION)
-        if self._runs_here_again and there.half in HALVES:
-            return (
-                "the source's QEMU has given the migration up and runs the guest again, while the destination"
-                " holds a half too: see that it does not run there as well"
-            )
-        if here.half not in HALVES:
-            return ""
-        if here.status in NOT_ON_THE_WAY:
-            text = f"the source's QEMU has given the migration up ({here.status}): it cannot be resumed"
-            can = after_rejection(here.qemu).text
-            return f"{text}; {can}" if self._may_have_been_rejected else text
-        if here.status == Status.POSTCOPY_PAUSED and there.half is Half.MIGRATING:
-            return "the destination has not taken the guest over, and cannot be resumed"
-        return ""
 
     # The flow of pages
 
@@ -605,4 +546,15 @@ class Recovery:
             return []
         self._paused_at = now
         text = f"no page has moved for {STALL_S:.0f} s: making QEMU notice the break"
-        return [Note(text), Pause()]
+        return [*self._tell_of_stall(text), Pause()]
+
+    def refuse_pause(self, message: str) -> list[Action]:
+        """QEMU did not break the migration; it is asked again after a while."""
+        return self._tell_of_stall(f"QEMU was not to be made to notice it: {message}")
+
+    def _tell_of_stall(self, text: str) -> list[Action]:
+        """Say it once until a page moves, or it is resumed."""
+        if text in self._told_of_stall:
+            return []
+        self._told_of_stall.add(text)
+        return [Note(text)]

@@ -36,6 +36,7 @@ _PROBE_S = 1.0
 """How long a host has to accept a TCP connection before it counts as unreachable."""
 
 _HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
+_TOLD_BY_QEMU = _HALVES | {Half.LEFT}
 
 
 @dataclass
@@ -219,7 +220,7 @@ class Host:
         if self._uri is not None and not vir.listens(self._uri, _PROBE_S):
             # Requests on this line may be stuck for long after the link is back.
             self._is_suspect = True
-            return Looked(self.side, Half.UNKNOWN)
+            return Looked(self.side, Half.UNKNOWN, listens=False)
         try:
             with self.line() as connection:
                 return self._look_over(connection)
@@ -232,9 +233,8 @@ class Host:
         if dom is None:
             return Looked(self.side, Half.GONE)
         half = vir.half(dom)
-        if self.side is Side.SOURCE and half not in _HALVES and _is_left_over(dom):
-            # In the moment of a switch, too: libvirt is at it, and says so a little later than QEMU.
-            half = Half.SPLIT if vir.has_job(dom) else Half.SPLIT_FAILED
+        if self.side is Side.SOURCE and half not in _HALVES:
+            half = _missed_by_libvirt(dom) or half
         # What cannot be asked leaves a half unknown, so that it is looked at again and not resumed meanwhile.
         obstacle = self._obstacle(dom, connection) if half in _HALVES else ""
         if self.side is Side.DESTINATION:
@@ -320,22 +320,43 @@ class Host:
             line.release()
 
 
-def _is_left_over(dom: Domain) -> bool:
-    """Whether it is half of a guest that libvirt takes for one that is paused and never left.
+def _missed_by_libvirt(dom: Domain) -> Half | None:
+    """What has become of a guest that libvirt takes for one that is paused and never left; None if it is that.
 
     libvirt up to 12.8 does not know ``postcopy-device``, so a daemon that is started again has not heard of the switch.
 
     :raises LibvirtError: If QEMU does not say so now: a half must not be told as a whole guest meanwhile.
     """
     if not vir.is_paused(dom):
-        return False
+        return None
     try:
-        return vir.query_migration(dom).get("status") in _IN_POSTCOPY
+        info = vir.query_migration(dom)
+        if info.get("status") in _IN_POSTCOPY:
+            # In the moment of a switch, too: libvirt is at it, and says so a little later than QEMU.
+            return Half.SPLIT if vir.has_job(dom) else Half.SPLIT_FAILED
+        if _has_sent_it(info) and vir.run_state(dom) == _LEFT_BEHIND:
+            return Half.LEFT
     except LibvirtError as error:
         if error.code not in _NEVER_TOLD:
             raise
         LOG.info("the source's QEMU cannot be asked: %s", error)
+    return None
+
+
+def _has_sent_it(info: Mapping[str, Any]) -> bool:
+    """Whether a post-copy has completed.
+
+    A paused guest that was saved to a file or dumped has completed something too, and pre-copy's end libvirt knows.
+    """
+    ram = info.get("ram")
+    if info.get("status") != Status.COMPLETED or not isinstance(ram, Mapping):
         return False
+    return any(ram.get(figure) for figure in _POSTCOPY_FIGURES)
+
+
+_POSTCOPY_FIGURES = ("postcopy-requests", "postcopy-bytes")  # the latter since QEMU 7.0
+
+_LEFT_BEHIND = "postmigrate"  # QAPI RunState: not run since
 
 
 #: Refusals to ask QEMU that no waiting cures.
@@ -370,7 +391,7 @@ def _ask_source(dom: Domain, half: Half) -> tuple[str | None, Stats | None]:
                 raise
             return None, None  # a driver without jobs has no migrations
         return (None, None) if stats is None else (Status.ACTIVE.value, stats)
-    if half not in _HALVES:
+    if half not in _TOLD_BY_QEMU:
         return None, None
     try:
         info: Mapping[str, Any] = vir.query_migration(dom)
@@ -383,7 +404,7 @@ def _ask_source(dom: Domain, half: Half) -> tuple[str | None, Stats | None]:
 
 def _ask_vcpus(dom: Domain, half: Half) -> tuple[str, int]:
     """What the QEMU of a split source says of its vCPUs, and its version: it may run the guest again."""
-    if half not in _HALVES:
+    if half not in _TOLD_BY_QEMU:
         return "", 0
     try:
         return vir.run_state(dom), vir.running_qemu_version(dom)

@@ -160,6 +160,7 @@ class NativeDriver:
         self._was_seen_there = False
         self._source_qemu = 0  # its version
         self._sending = threading.Lock()
+        self._resumes = 0  # that were asked for
         self.domain: Domain | None = None  #: on the destination, once it is there
         self.error: PostcopyError | None = None  #: why the call failed
 
@@ -254,8 +255,14 @@ class NativeDriver:
             self._has_sent_all = stats.has_sent_all
 
     def resume(self) -> None:
-        """Make the same call again, for the rest of the memory."""
-        _in_background(self._run_resume)
+        """Make the same call again, for the rest of the memory; one before it may be under way yet."""
+        self._resumes += 1
+        call = self._resumes
+
+        def run_resume() -> None:
+            self._run_resume(call)
+
+        _in_background(run_resume)
 
     def hand_over(self) -> None:
         """Leave the destination's domain, and its connection, to whoever gets it."""
@@ -378,14 +385,14 @@ class NativeDriver:
             self._check_pair()
             self._migrate()
 
-        self._end(self._failure(call))
+        self._end(self._failure(call), 0)
 
-    def _run_resume(self) -> None:
+    def _run_resume(self, call: int) -> None:
         lent: list[tuple[Host, Connection]] = []
         error = self._failure(lambda: self._resume(lent))
         if error is not None:
             self._way.failed()
-        self._end(error)
+        self._end(error, call)
         for host, connection in lent:  # it may hang on a dead host, and nobody waits
             host.give_back(connection)
 
@@ -399,15 +406,16 @@ class NativeDriver:
             return PostcopyError(f"unexpected: {error!r}")
         return None
 
-    def _end(self, error: PostcopyError | None) -> None:
-        self.error = error
+    def _end(self, error: PostcopyError | None, call: int) -> None:
+        if error is None or call == self._resumes:  # else a later one tells
+            self.error = error
         text = None if error is None else str(error)
         if not self._was_sent:
-            self._sink(Ended(error=text, was_sent=False))
+            self._sink(Ended(error=text, was_sent=False, call=call))
             return
         here, there = self._last_looks()
         qemu = 0 if error is None else self._source_qemu
-        self._sink(Ended(error=text, here=here, there=there, qemu=qemu))
+        self._sink(Ended(text, here=here, there=there, qemu=qemu, call=call))
 
     def _last_looks(self) -> tuple[Half, Half]:
         """Where the guest is now; what takes too long to say is unknown, for others to find out."""

@@ -131,6 +131,11 @@ _NEVER = (1000,)
 _SPLIT = (Moment.SPLIT, Moment.FINISHING)
 _RECOVERY = (Moment.BROKEN, Moment.RECOVERING, Moment.RECOVERED)
 
+_NO_WAY_BACK = (
+    "QEMU before 10.2 does not go back to the source once that has switched (7.2 does where libvirt's cancel comes"
+    " before the break)"
+)
+
 # Since QEMU 10.2 (qapi/migration.json, MigrationStatus) a source that has switched is in ``postcopy-device`` until the
 # destination has all of the devices' state, and can go back until then.  libvirt starts the destination later.
 DEFECTS = (
@@ -143,7 +148,7 @@ DEFECTS = (
         (_SOCKETS,),
     ),
     Defect(
-        "QEMU before 10.2 cannot go back to the source once that has switched, and a destination that has not got all"
+        f"{_NO_WAY_BACK}, and a destination that has not got all"
         " of the devices' state by then cannot be resumed: it ends",
         "QEMU",
         (2, 5),
@@ -152,7 +157,7 @@ DEFECTS = (
         (_SOCKETS, _PAUSE),
     ),
     Defect(
-        "QEMU before 10.2 cannot go back to the source once that has switched, and libvirt destroys the destination's"
+        f"{_NO_WAY_BACK}, and libvirt destroys the destination's"
         " half if the call that would start it does not come",
         "QEMU",
         (2, 5),
@@ -161,7 +166,7 @@ DEFECTS = (
         (_CUT, "destination's daemon killed"),
     ),
     Defect(
-        "QEMU before 10.2 cannot go back to the source once that has switched, and without the client that manages it"
+        f"{_NO_WAY_BACK}, and without the client that manages it"
         " libvirt destroys the destination's half before it runs; --p2p survives",
         "QEMU",
         (2, 5),
@@ -171,7 +176,7 @@ DEFECTS = (
         ways=(False,),
     ),
     Defect(
-        "QEMU before 10.2 cannot go back to the source once that has switched, and libvirt destroys the destination's"
+        f"{_NO_WAY_BACK}, and libvirt destroys the destination's"
         " half when the source's daemon dies before it has said that the switch is made; started again, that one"
         " cancels what cannot be cancelled, and waits for the end of it for ever",
         "QEMU",

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 
 import libvirt
@@ -15,9 +16,11 @@ from commands import URI, Typed
 from observers import Awaited, Recovered, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
-from libvirt_postcopy.actions import Resume
-from libvirt_postcopy.events import Resumed, Side, StatusSeen
+from libvirt_postcopy.actions import Note, Resume
+from libvirt_postcopy.events import Half, Resumed, Side, StatusSeen
+from libvirt_postcopy.obstacles import PAUSE_TOO_LATE
 from scenes.stage import VENV, Stage
+from waiting import wait_until
 
 Check = Callable[[], None]
 SLOW = {"bandwidth.postcopy": 16}
@@ -170,3 +173,40 @@ def test_limit_of_the_rest_is_raised_when_asked_and_kept_otherwise(
     assert _limit(domain) == limit
     job.wait(60)
     moved()
+
+
+_LITTLE = 1 << 20
+"""Bytes that the kernel takes at once, so that QEMU has nothing left to send."""
+
+
+def test_link_that_dies_when_all_is_sent_does_not_hold_the_client_for_ever(
+    stage: Stage, moved: Check
+) -> None:
+    """Only the last answer is missing then: no QEMU notices, and none is to be paused."""
+    domain = stage.start()
+    seen = Awaited(Resumed, lambda what: what.side is Side.DESTINATION)
+    job = postcopy.start(
+        domain, URI, params={"bandwidth.postcopy": 8}, recover="25s", observer=seen
+    )
+    seen.wait()  # not sooner: libvirt 12.8 gives no figures in postcopy-device
+    wait_until(lambda: _left(domain) < _LITTLE, "the last pages", 60, pause=0.01)
+    stage.lab.swallow_migrations()
+    wait_until(lambda: _left(domain) == 0, "the kernel to take them", 5)
+    with pytest.raises(
+        postcopy.PostcopyBroken, match="call does not come back"
+    ) as caught:
+        job.wait(90)
+    assert "QEMU has sent all of the guest" in str(caught.value)
+    assert caught.value.halves == (Half.SPLIT, Half.SPLIT)
+    refused = [note for note in seen.of(Note) if PAUSE_TOO_LATE in note.text]
+    assert len(refused) == 1 and not seen.of(Resume)
+    stage.lab.pass_migrations()
+    stage.wait_until_only_on("b", 90)  # the kernels try by themselves
+    moved()
+
+
+def _left(domain: libvirt.virDomain) -> int:
+    """Bytes of a post-copy that QEMU has not handed to the kernel yet."""
+    stats = domain.jobStats()
+    is_split = bool(stats.get("memory_postcopy_requests"))
+    return int(stats["memory_remaining"]) if is_split else sys.maxsize

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import libvirt
 import pytest
 from commands import Typed
 from main_loop import IDLE, SLOW, Begun, lookout, stop_main_loop
@@ -17,6 +18,7 @@ from observers import Awaited, wait_until_pages_flow
 import libvirt_postcopy as postcopy
 from labkit import Lab
 from labkit.network import KERNELS_OWN
+from libvirt_postcopy.actions import Note
 from libvirt_postcopy.events import PassSeen, Resumed, Side
 from scenes.stage import VENV, Stage
 from waiting import wait_until
@@ -156,6 +158,58 @@ def arrived(stage: Stage) -> Iterator[None]:
 
 
 @contextmanager
+def missed(stage: Stage, *, has_disk: bool) -> Iterator[None]:
+    """The source's daemon dies before it has noted the switch, and is started again when all is over.
+
+    What it would have noted until then is given back to it, since nobody hits that moment.
+    """
+    host, there = stage.lab.host("a"), Awaited(Resumed, lambda what: what.side is Side.DESTINATION)  # fmt: skip
+    noted = host.path(f"/run/libvirt/qemu/{stage.name}.xml")
+    begun = Awaited(PassSeen)
+
+    def observe(what: object) -> None:
+        begun(what)
+        there(what)
+
+    job = postcopy.start(
+        with_disk(stage) if has_disk else stage.start(),
+        "qemu+tcp://b/system",
+        policy="manual",
+        flags=libvirt.VIR_MIGRATE_UNSAFE,
+        recover="20s",
+        observer=observe,
+    )
+    begun.wait()
+    before = noted.read_text()
+    job.start_postcopy()
+    there.wait()
+    host.kill_daemon(restart_after=None)
+    noted.write_text(before)
+    wait_until(lambda: "migrated" in look(stage)[1].stdout, "its arrival", 30)
+    host.start_daemon()
+    host.wait_ready()
+    if has_disk:
+        job.wait(60)
+        (shell,) = [note for note in there.of(Note) if "must not be resumed" in note.text]  # fmt: skip
+        assert "on the destination" in shell.text
+    else:
+        with pytest.raises(postcopy.MigrationUnknown, match="do not both run"):
+            job.wait(60)
+    yield
+
+
+def with_disk(stage: Stage) -> libvirt.virDomain:
+    """One whose disk is locked by the QEMU that runs it."""
+    path = stage.lab.shared / f"{stage.name}.disk"
+    path.write_bytes(bytes(1 << 20))
+    disk = f"<disk type='file'><source file='{path}'/><target dev='vda' bus='virtio'/></disk>"
+    xml = stage.xml().replace("<devices>", f"<devices>{disk}")
+    domain = stage.connection("a").createXML(xml, 0)
+    stage.collector.wait_for_fill(60)
+    return domain
+
+
+@contextmanager
 def broken_before(stage: Stage) -> Iterator[None]:
     begun = Awaited(PassSeen)
     job = postcopy.start(
@@ -197,6 +251,8 @@ SCENES = {
     ("paused (post-copy)", "running (post-copy)"): flowing,
     ("paused (post-copy failed)", "running (post-copy), and the list says post-copy"): client_lost,
     ("no such domain, or shut off", "running (migrated)"): arrived,
+    ("paused (migrating)", "running (migrated)"): lambda stage: missed(stage, has_disk=True),
+    ("running", "running (migrated)"): lambda stage: missed(stage, has_disk=False),
     ("running", "no such domain, or shut off"): broken_before,
     ("paused (post-copy failed)", "no such domain, or shut off"): lambda stage: ended(stage, "b"),
     ("no such domain, or shut off", "running (post-copy failed)"): lambda stage: ended(stage, "a"),

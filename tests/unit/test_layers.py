@@ -22,6 +22,8 @@ FLOORS = (
         "figures",
         "migration",
         "diagnosis",
+        "hanging",
+        "verdict",
         "obstacles",
         "recovery",
         "shadow",

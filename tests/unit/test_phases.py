@@ -496,6 +496,7 @@ HALVES = {
     "migrating": Half.MIGRATING,
     "split": Half.SPLIT,
     "failed": Half.SPLIT_FAILED,
+    "left": Half.LEFT,
     "inactive": Half.INACTIVE,
     "gone": Half.GONE,
     "unknown": Half.UNKNOWN,
@@ -509,14 +510,15 @@ ANSWERS = {
 }
 #: What the source says (rows) and what the destination says (columns) after a call that failed.
 WHEREABOUTS = """
-            whole  migrating  split  failed  inactive  gone  unknown
-whole       src    src        SPL    SPL     src       src   src
-migrating   -      -          SPL    SPL     src       src   -
-split       SPL    SPL        SPL    SPL     los       los   SPL
-failed      SPL    SPL        SPL    SPL     los       los   SPL
-inactive    dst    -          -      los     los       los   -
-gone        dst    -          -      los     los       los   -
-unknown     -      -          SPL    SPL     -         -     -
+            whole  migrating  split  failed  left  inactive  gone  unknown
+whole       src    src        SPL    SPL     src   src       src   src
+migrating   -      -          SPL    SPL     -     src       src   -
+split       SPL    SPL        SPL    SPL     SPL   los       los   SPL
+failed      SPL    SPL        SPL    SPL     SPL   los       los   SPL
+left        dst    -          SPL    SPL     -     -         -     -
+inactive    dst    -          -      los     -     los       los   -
+gone        dst    -          -      los     -     los       los   -
+unknown     -      -          SPL    SPL     -     -         -     -
 """
 
 
@@ -542,6 +544,7 @@ def test_whereabouts_after_a_failure(here: Half, there: Half, where: Place) -> N
 # How it ended
 
 BEFORE = [Place.SOURCE, Place.SPLIT, Place.DESTINATION, Place.LOST]
+LOOKED_AT_AGAIN = [(Half.WHOLE, Half.WHOLE), (Half.LEFT, Half.WHOLE)]
 NOWHERE = list(product((Half.GONE, Half.INACTIVE), repeat=2))
 
 
@@ -575,7 +578,27 @@ def test_failure_is_concluded_from_what_both_hosts_say(before: Place) -> None:
     for here, there, where in whereabouts_cases():
         if (here, there) in NOWHERE or where is Place.UNKNOWN:
             continue
+        if (here, there) in LOOKED_AT_AGAIN:
+            continue
         assert conclude(before, Ended(error="failed", here=here, there=there)) is where
+
+
+@pytest.mark.parametrize(
+    "here, before, where",
+    [
+        # Never left: the other was there before, and libvirt has refused the call for that.
+        (Half.WHOLE, Place.SOURCE, Place.SOURCE),
+        (Half.WHOLE, Place.SPLIT, Place.SPLIT),
+        (Half.WHOLE, Place.DESTINATION, Place.UNKNOWN),
+        (Half.LEFT, Place.SOURCE, Place.UNKNOWN),
+        (Half.LEFT, Place.SPLIT, Place.SPLIT),
+    ],
+)
+def test_one_on_each_host_is_looked_at_again_once_it_had_switched(
+    here: Half, before: Place, where: Place
+) -> None:
+    ended = Ended(error="connection closed", here=here, there=Half.WHOLE)
+    assert conclude(before, ended) is where
 
 
 @pytest.mark.parametrize(

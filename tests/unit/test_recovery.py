@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 
 from libvirt_postcopy import events as ev
 from libvirt_postcopy.actions import Action, Look, Note, Pause, Resume
-from libvirt_postcopy.diagnosis import Diagnosis, diagnose
+from libvirt_postcopy.diagnosis import Diagnosis, as_qemu_says, diagnose
 from libvirt_postcopy.events import Half, Place, Side
 from libvirt_postcopy.obstacles import resume_obstacle
 from libvirt_postcopy.phases import Phase, Status, whereabouts
 from libvirt_postcopy.recovery import (
     HANG_S,
+    KERNELS_S,
     LOOK_S,
     SETTLE_S,
     STALL_S,
@@ -91,21 +92,35 @@ PAUSED_WITH = {
     Half.MIGRATING: D.UNCLEAR,
     Half.SPLIT: D.HALF_PAUSED,
     Half.SPLIT_FAILED: D.PAUSED,
+    Half.LEFT: D.UNCLEAR,
     Half.INACTIVE: D.GONE,
     Half.GONE: D.GONE,
     Half.UNKNOWN: D.UNREACHABLE,
 }
 #: A source that has no half: what it says (rows) and what the destination says.  "on" flows before the switch.
 ELSEWHERE = """
-            whole        migrating    split        failed       inactive  gone  unknown
-whole       over         over         unclear      unclear      over      over  over
-migrating   unclear      unclear      unclear      unclear      over      over  unclear
-inactive    over         unclear      unclear      gone         gone      gone  unclear
-gone        over         unclear      unclear      gone         gone      gone  unclear
-unknown     unreachable  unreachable  unreachable  unreachable  unreachable  unreachable  unreachable
+            whole        migrating    split        failed       left         inactive     gone         unknown
+whole       over         over         unclear      unclear      over         over         over         over
+migrating   unclear      unclear      unclear      unclear      unclear      over         over         unclear
+left        arrived      flowing      flowing      flowing      flowing      unclear      unclear      unreachable
+inactive    over         unclear      unclear      gone         unclear      gone         gone         unclear
+gone        over         unclear      unclear      gone         unclear      gone         gone         unclear
+unknown     unreachable  unreachable  unreachable  unreachable  unreachable  unreachable  unreachable  unreachable
 """
 NAMES = dict(
-    zip(["whole", "migrating", "split", "failed", "inactive", "gone", "unknown"], Half)
+    zip(
+        [
+            "whole",
+            "migrating",
+            "split",
+            "failed",
+            "left",
+            "inactive",
+            "gone",
+            "unknown",
+        ],
+        Half,
+    )
 )  # noqa: SIM905
 
 
@@ -125,16 +140,16 @@ def expected(here: Half, there: Half, word: str | None) -> Diagnosis:
         return D.FLOWING if word == "postcopy-active" else D.GONE
     if word is None or word in STUCK:
         return D.UNCLEAR
-    if word == "completed" and there is Half.WHOLE:
-        return D.ARRIVED
     return PAUSED_WITH[there] if word == "postcopy-paused" else D.FLOWING
 
 
 @pytest.mark.parametrize("here, there", list(product(Half, Half)))
 def test_diagnosis(here: Half, there: Half) -> None:
     for word in WORDS:
-        found = diagnose(looked(SRC, here, word), looked(DST, there))
-        assert found is expected(here, there, word), word
+        found = diagnose(as_qemu_says(looked(SRC, here, word)), looked(DST, there))
+        is_left = here in HALVES and word == "completed"
+        what = Half.LEFT if is_left else here
+        assert found is expected(what, there, word), word
 
 
 def test_resume_is_diagnosed_only_where_both_are_paused() -> None:
@@ -383,10 +398,37 @@ def test_destination_that_the_driver_can_recover_is_recovered_beside_the_call() 
     assert scene.resumes == [1.0 + HANG_S] and scene.notes == []
     scene.find(*flowing(101)).at(scene.now, *walk("postcopy-recover"), REFUSED)
     scene.until(10.0)
-    scene.at(10.0, REFUSED)  # the first call comes back at last
+    scene.at(10.0, replace(REFUSED, call=0))  # the first call comes back at last
     scene.until(15.0)
     assert len(scene.resumes) == 1 and not scene.migration.is_over
     scene.find(*MOVED).until(20.0)
+    assert scene.migration.place is Place.DESTINATION
+
+
+def beside_the_call() -> Split:
+    """The first call hangs, and the one that goes round it is under way."""
+    scene = Split(patience_s=MINUTE)
+    scene.ending = None
+    scene.moves(100)
+    scene.at(1.0, *walk("postcopy-paused"))
+    scene.find(PAUSED[0], STANDS_STILL).until(1.0 + HANG_S)
+    assert scene.resumes == [1.0 + HANG_S]
+    return scene
+
+
+@pytest.mark.parametrize("call, resumes", [(0, 1), (1, 2), (None, 2)])
+def test_failure_of_a_call_that_was_left_is_not_that_of_the_one_under_way(
+    call: int | None, resumes: int
+) -> None:
+    scene = beside_the_call().find(*PAUSED)
+    scene.at(scene.now, replace(REFUSED, call=call))
+    scene.until(scene.now + 1.0)
+    assert len(scene.resumes) == resumes
+
+
+def test_good_end_is_true_whichever_call_tells_it() -> None:
+    scene = beside_the_call()
+    scene.at(scene.now, replace(ended(Place.DESTINATION, None), call=0))
     assert scene.migration.place is Place.DESTINATION
 
 
@@ -508,6 +550,10 @@ def test_silent_daemon_is_waited_for(found, side: str) -> None:
     scene.until(5 * MINUTE)
     assert scene.resumes == scene.pauses == []
     assert scene.notes == [f"the {side}'s daemon does not answer: waiting for it"]
+    away = [replace(look, listens=look.half is not Half.UNKNOWN) for look in found]
+    cut_off = Split().fails(*away)
+    cut_off.until(10.0 + TELL_S)
+    assert cut_off.notes == [f"the {side}'s daemon cannot be reached: waiting for it"]
     scene.find(*PAUSED).until(5 * MINUTE + LOOK_S)
     assert len(scene.resumes) >= 1
 
@@ -539,19 +585,57 @@ def test_event_hurries_the_next_look() -> None:
 ARRIVED = (looked(SRC, Half.SPLIT, "completed"), looked(DST, Half.WHOLE))
 
 
-def test_guest_that_libvirt_has_not_seen_off_is_on_the_destination() -> None:
+@pytest.mark.parametrize("half", [Half.SPLIT, Half.SPLIT_FAILED, Half.LEFT])
+def test_guest_that_libvirt_has_not_seen_off_is_on_the_destination(half: Half) -> None:
     """That is also a moment of every completion."""
-    passing = Split().fails(*ARRIVED)
+    arrived = (looked(SRC, half, "completed"), ARRIVED[1])
+    passing = Split().fails(*arrived)
     passing.until(10.0 + SETTLE_S - LOOK_S - 0.1)
     assert not passing.migration.is_over
     passing.find(*MOVED).until(10.0 + SETTLE_S)
     assert passing.migration.place is Place.DESTINATION and passing.notes == []
-    lasting = Split().fails(*ARRIVED)
+    lasting = Split().fails(*arrived)
     lasting.until(10.0 + SETTLE_S)
     assert lasting.migration.place is Place.DESTINATION
     assert lasting.phase is Phase.COMPLETED and lasting.resumes == []
     (note,) = lasting.notes
     assert "must not be resumed" in note
+
+
+@pytest.mark.parametrize("half", [Half.SPLIT, Half.LEFT])
+@pytest.mark.parametrize("there", [Half.GONE, Half.INACTIVE, Half.UNKNOWN])
+def test_guest_that_was_sent_is_never_lost_for_its_absence(
+    half: Half, there: Half
+) -> None:
+    """All of it is on the source yet; and who knows where it went from the destination."""
+    scene = Split(patience_s=MINUTE)
+    scene.fails(looked(SRC, half, "completed"), looked(DST, there))
+    scene.until(10.0 + UNCLEAR_S - 0.1)
+    assert there is Half.UNKNOWN or not scene.migration.is_over
+    scene.until(10.0 + 2 * UNCLEAR_S)
+    assert scene.migration.place is Place.UNKNOWN
+    assert scene.resumes == scene.pauses == []
+    has_none = "the destination has none" in scene.migration.given_up
+    assert has_none is (there is not Half.UNKNOWN)
+
+
+TWO = (looked(SRC, Half.WHOLE), looked(DST, Half.WHOLE))
+
+
+def test_two_whole_ones_after_a_switch_are_told_and_neither_is_said_to_be_it() -> None:
+    """Started again in the switch, a source's daemon resumes what is left there, if no lock of a disk's keeps it from it."""
+    scene = Split().find(*TWO)
+    scene.at(10.0, ev.Ended("End of file", here=Half.WHOLE, there=Half.WHOLE))
+    scene.until(10.0 + UNCLEAR_S)
+    assert scene.migration.is_over and scene.migration.place is Place.UNKNOWN
+    assert "see that they do not both run" in scene.migration.given_up
+
+
+def test_whole_one_on_either_host_before_a_switch_is_the_sources() -> None:
+    """libvirt refuses to migrate to where a guest of that UUID is."""
+    scene = Scene(patience_s=MINUTE).find(*TWO)
+    scene.at(1.0, status("setup"), ev.Ended("exists", here=Half.UNKNOWN))
+    assert scene.migration.place is Place.SOURCE
 
 
 def test_half_that_is_gone_must_stay_gone_to_be_lost() -> None:
@@ -807,6 +891,89 @@ def test_stall_is_left_alone_without_patience() -> None:
     scene.moves(100)
     scene.until(5 * STALL_S)
     assert scene.pauses == []
+
+
+ALL_SENT = replace(FLOWING[0], half=Half.SPLIT, stats=Stats(memory_total=9, memory_remaining=0))  # fmt: skip
+UNANSWERED = (ALL_SENT, looked(DST, Half.SPLIT))
+
+
+class Unbreakable(Split):
+    """Its last answer is missing, so it is not paused; the call does not come back."""
+
+    def answer(self, action: Action) -> ev.Event | None:
+        if isinstance(action, Pause):
+            return ev.PauseRefused("it has sent all")
+        return super().answer(action)
+
+
+def unanswered(patience_s: float, *found: ev.Looked) -> Split:
+    scene = Unbreakable(patience_s=patience_s)
+    scene.moves(100)
+    scene.find(*(found or UNANSWERED))
+    return scene
+
+
+def test_stall_that_is_not_broken_is_told_once() -> None:
+    scene = unanswered(30 * MINUTE)
+    scene.until(5 * MINUTE)
+    assert len(scene.pauses) > 5
+    told = [
+        "no page has moved for 20 s: making QEMU notice the break",
+        "QEMU was not to be made to notice it: it has sent all",
+    ]
+    assert scene.notes == told
+    scene.moves(101)
+    scene.until(7 * MINUTE)
+    assert scene.notes == told * 2, "that is another one"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        UNANSWERED,
+        (ALL_SENT, looked(DST, Half.SPLIT_FAILED)),
+        (ALL_SENT, looked(DST, Half.WHOLE)),  # it has all, and its word is lost
+        (replace(ALL_SENT, status="postcopy-recover"), UNANSWERED[1]),
+    ],
+)
+def test_call_in_which_nothing_moves_is_left_when_patience_ends(found) -> None:
+    """As where a link dies for good when only the last answer is missing."""
+    scene = unanswered(2 * MINUTE, *found)
+    scene.until(2 * MINUTE - 1)
+    assert not scene.migration.is_over
+    scene.until(2 * MINUTE + STALL_S)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+    assert scene.migration.halves == tuple(each.half for each in found)
+    reason = scene.migration.given_up
+    assert reason.startswith("given up after 120 s in which no page has moved")
+    assert "call does not come back" in reason and "QEMU has sent all" in reason
+
+
+def test_call_of_a_source_that_runs_the_guest_again_is_not_waited_for_without_end() -> (
+    None
+):
+    """QEMU 10.0 and 11.1 do so if somebody pauses them when all is sent; the destination may go on, too."""
+    failed = ev.Looked(SRC, Half.SPLIT, "failed", run_state="running", qemu=10_000_013)
+    scene = unanswered(2 * MINUTE, failed, UNANSWERED[1])
+    scene.until(2 * MINUTE + STALL_S)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+    assert "see that it does not run there as well" in scene.migration.given_up
+
+
+def test_without_patience_a_call_is_waited_for_until_the_kernels_have_given_up() -> (
+    None
+):
+    scene = unanswered(0.0)
+    scene.until(KERNELS_S - 1)
+    assert not scene.migration.is_over and scene.notes == []
+    scene.until(KERNELS_S + STALL_S)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+
+
+def test_call_that_a_destination_may_need_is_not_left() -> None:
+    scene = unanswered(2 * MINUTE, ALL_SENT, looked(DST, Half.MIGRATING))
+    scene.until(20 * MINUTE)
+    assert not scene.migration.is_over
 
 
 def test_refused_pause_is_told() -> None:
@@ -1142,6 +1309,17 @@ def test_destination_tells_that_a_source_that_fell_silent_had_switched() -> None
     scene.at(11.0, status("cancelling"))
     scene.until(11.0 + UNCLEAR_S + SETTLE_S + LOOK_S)
     assert scene.migration.is_over and scene.migration.place is Place.LOST
+
+
+@pytest.mark.parametrize("away_s", [0.0, 30.0])
+def test_source_that_could_not_be_reached_may_have_gone_back_unheard(
+    away_s: float,
+) -> None:
+    scene = never_answers_again(LISTENED_TO)
+    away = ev.Looked(SRC, Half.UNKNOWN, listens=False)
+    scene.at(11.0 + away_s, away)
+    scene.until(10.0 + 2 * MINUTE)
+    assert scene.migration.is_over and scene.migration.place is not Place.LOST
 
 
 def test_silent_source_that_has_not_switched_has_its_guest() -> None:

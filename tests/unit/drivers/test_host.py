@@ -126,7 +126,7 @@ def test_host_that_cannot_be_reached_is_unknown_and_its_line_not_trusted_later(
     host = made_host(stuck, fresh)
     host.renew()
     monkeypatch.setattr(module.vir, "listens", lambda uri, timeout: False)
-    assert host.look() == Looked(DST, Half.UNKNOWN)
+    assert host.look() == Looked(DST, Half.UNKNOWN, listens=False)
     monkeypatch.setattr(module.vir, "listens", lambda uri, timeout: True)
     stuck.error = ZeroDivisionError("its requests are stuck")  # type: ignore[assignment]
     assert host.look().half is Half.WHOLE
@@ -226,6 +226,39 @@ def test_paused_guest_whose_qemu_does_not_answer_is_not_told_as_whole(
     dom.errors["monitor"] = refused(code, "no")
     host = Host(SRC, UUID, None, lambda uri, side: source, shared=source)
     assert host.look().half is half
+
+
+SUSPENDED = (DomainState.VIR_DOMAIN_PAUSED, 1)  # by its user
+SENT = {"postcopy-requests": 3599, "postcopy-bytes": 130750716}
+
+
+@pytest.mark.parametrize("state", [SUSPENDED, PAUSED_HERE])
+@pytest.mark.parametrize(
+    "status, ram, run_state, is_left",
+    [
+        ("completed", SENT, "postmigrate", True),
+        ("completed", {"postcopy-requests": 1}, "postmigrate", True),  # QEMU before 7.0
+        ("completed", {"postcopy-bytes": 1}, "postmigrate", True),  # it was asked for none
+        ("completed", SENT, "paused", False),  # it has run since
+        ("completed", {"postcopy-requests": 0}, "postmigrate", False),  # a dump
+        ("completed", None, "postmigrate", False),
+        ("cancelled", SENT, "postmigrate", False),
+    ],
+)  # fmt: skip
+def test_what_a_completed_postcopy_has_left_is_no_paused_guest(
+    state: tuple[int, int], status: str, ram: object, run_state: str, is_left: bool
+) -> None:
+    """As seen with libvirt 12.8 and QEMU 11.1, whose daemon was started again with what it knew before the switch."""
+    dom = FakeDomain(state=state)
+    dom.migrate_info = {"status": status, "ram": ram}
+    dom.run_state = run_state
+    looked = source_of(dom).look()
+    assert (looked.half is Half.LEFT) is is_left
+    if is_left:
+        assert (looked.status, looked.run_state, looked.obstacle) == (status, run_state, "")  # fmt: skip
+        assert looked.stats is not None
+    elif status == "completed":
+        assert looked.half is (Half.WHOLE if state is SUSPENDED else Half.MIGRATING)
 
 
 def test_qemu_of_a_guest_that_runs_is_not_asked() -> None:

@@ -182,7 +182,7 @@ def test_uri_is_migrated_peer_to_peer(hosts: Hosts) -> None:
     assert hosts.migrate_calls == [
         ("migrateToURI3", URI, {"bandwidth": 8}, int(LIVE | P2P))
     ]
-    assert run.ended == Ended(error=None, here=Half.GONE, there=Half.WHOLE)
+    assert run.ended == Ended(error=None, here=Half.GONE, there=Half.WHOLE, call=0)
     assert run.driver.is_peer2peer
     assert run.driver.error is None
 
@@ -206,7 +206,7 @@ def test_client_manages_it_where_the_daemon_cannot_reach_the_peer(hosts: Hosts) 
     run = Run(hosts, to_uri())
     assert [call[0] for call in hosts.migrate_calls] == ["migrateToURI3", "migrate3"]
     assert hosts.migrate_calls[1] == ("migrate3", hosts.destination, {}, int(LIVE))
-    assert run.ended == Ended(error=None, here=Half.GONE, there=Half.WHOLE)
+    assert run.ended == Ended(error=None, here=Half.GONE, there=Half.WHOLE, call=0)
     assert not run.driver.is_peer2peer
 
 
@@ -282,7 +282,7 @@ def test_peer_to_peer_needs_no_connection_of_ours(hosts: Hosts) -> None:
     hosts.unreachable.add(URI)
     hosts.dom.on_migrate = lambda *args: hosts.guest_is(None)
     run = Run(hosts, to_uri())
-    assert run.ended == Ended(error=None, here=Half.GONE, there=Half.UNKNOWN)
+    assert run.ended == Ended(error=None, here=Half.GONE, there=Half.UNKNOWN, call=0)
     assert run.driver.domain is None
 
 
@@ -343,7 +343,7 @@ def test_slow_connection_of_ours_does_not_hold_up_a_peer_to_peer_migration(
     hosts.destination.host_uuid = "aaaa"  # it is not even asked
     run = Run(hosts, to_uri())
     assert len(hosts.migrate_calls) == 1
-    assert run.ended == Ended(error=None, here=Half.GONE, there=Half.UNKNOWN)
+    assert run.ended == Ended(error=None, here=Half.GONE, there=Half.UNKNOWN, call=0)
     release.set()
 
 
@@ -357,7 +357,7 @@ def test_same_host_is_refused(hosts: Hosts) -> None:
     assert hosts.dom.calls == []
     assert isinstance(run.driver.error, UsageError)
     assert "same host" in str(run.driver.error)
-    assert run.ended == Ended(error=str(run.driver.error), was_sent=False)
+    assert run.ended == Ended(error=str(run.driver.error), was_sent=False, call=0)
 
 
 def test_hosts_without_a_uuid_are_not_taken_for_the_same(hosts: Hosts) -> None:
@@ -692,6 +692,36 @@ def test_callers_connection_serves_a_resume_where_we_get_none_of_our_own(
     driver.close()
 
 
+def next_end(seen: queue.SimpleQueue[Event]) -> Ended:
+    while not isinstance(event := seen.get(timeout=PATIENCE_S), Ended):
+        pass
+    return event
+
+
+def test_end_of_a_call_says_which_it_is_and_an_older_failure_hides_no_later_one(
+    hosts: Hosts,
+) -> None:
+    """A call that was left to itself may return when another has been made."""
+
+    def break_late(*args: object) -> None:
+        hosts.linger()
+        raise BROKEN_OFF
+
+    hosts.dom.on_migrate = break_late
+    seen: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    driver = made_driver(hosts, to_uri())
+    driver.begin(seen.put)
+    assert hosts.is_sent.wait(PATIENCE_S)
+    hosts._ours.insert(0, FakeConnection("fake:///a"))  # without the guest
+    driver.resume()
+    assert next_end(seen).call == 1
+    later = driver.error
+    hosts.let_return()
+    assert next_end(seen).call == 0
+    assert later is not None and driver.error is later
+    driver.close()
+
+
 def test_callers_connection_is_asked_where_the_daemons_migrate_between_them(
     hosts: Hosts,
 ) -> None:
@@ -825,7 +855,9 @@ def test_abort_before_anything_is_sent_sends_nothing(hosts: Hosts) -> None:
     assert blocked.driver.abort() is None
     blocked.release.set()
     ended = blocked.seen.get(timeout=PATIENCE_S)
-    assert ended == Ended(error="aborted before anything was started", was_sent=False)
+    assert ended == Ended(
+        error="aborted before anything was started", was_sent=False, call=0
+    )
     assert hosts.dom.calls == hosts.control.calls == []
     blocked.driver.close()
 
