@@ -48,6 +48,7 @@ _UFFD_CURE = (
 
 _MIGRATION_PORT = r"49(1[5-9]|2[01])\d"  # libvirt's migration_port_min to _max; its daemon listens on a lower one
 _CERTIFICATES = r"Cannot read (CA )?certificate|Unable to import (client|server) certificate"  # of libvirt's own connections
+_LOCAL_SOCKET = r"Failed to connect socket to '[^']*'"
 _MIGRATION_TLS = r"Unable to access credentials"  # of QEMU's migration channel
 
 #: (pattern, what or empty for libvirt's own words, side, cure)
@@ -135,6 +136,21 @@ _KNOWN: tuple[tuple[str, str, str, str], ...] = (
         "",
         "",
         "check the URI's driver; for QEMU write qemu+ssh://HOST/system",
+    ),
+    (
+        rf"{_LOCAL_SOCKET}: Permission denied",
+        "",
+        "",
+        "be root or of the group libvirt, or name the host with --connect qemu+ssh://HOST/system",
+    ),
+    (
+        _LOCAL_SOCKET,
+        "",
+        "",
+        (
+            "start libvirt's daemon on this machine (systemctl start libvirtd, or virtqemud), or name the host with"
+            " --connect qemu+ssh://HOST/system"
+        ),
     ),
     (
         r"missing scheme in migration URI|unsupported scheme .* in migration URI",

@@ -28,6 +28,7 @@ NO_CERTIFICATE = (
 WRAPPED = (
     "operation failed: Failed to connect to remote libvirt URI qemu+tcp://b/system"
 )
+NO_SOCKET = "Failed to connect socket to '/var/run/libvirt/libvirt-sock'"
 REFUSED = "unable to connect to server at 'b:16509': Connection refused"
 
 
@@ -123,6 +124,9 @@ REFUSED = "unable to connect to server at 'b:16509': Connection refused"
             "--listen-address",
         ),
         (NO_DRIVER, "", "", "qemu+ssh://HOST/system"),
+        (f"{NO_SOCKET}: No such file or directory", "", "", "systemctl start libvirtd"),
+        (f"{NO_SOCKET}: Connection refused", "", "", "systemctl start libvirtd"),
+        (f"{NO_SOCKET}: Permission denied", "", "", "group libvirt"),
         ("internal error: unexpected qemu URI path '', try qemu:///system", "", "", "write the path too"),
         ("no connection driver available for foo:///system", "", "", "the URI's driver"),
         ("remote_open: transport in URL not recognised (should be tls|unix)", "", "", "one of these"),
