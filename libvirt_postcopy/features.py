@@ -141,15 +141,15 @@ _KNOWN: tuple[tuple[str, str, str, str], ...] = (
         rf"{_LOCAL_SOCKET}: Permission denied",
         "",
         "",
-        "be root or of the group libvirt, or name the host with --connect qemu+ssh://HOST/system",
+        "be root or of the group libvirt, or name another host: qemu+ssh://HOST/system",
     ),
     (
         _LOCAL_SOCKET,
         "",
         "",
         (
-            "start libvirt's daemon on this machine (systemctl start libvirtd, or virtqemud), or name the host with"
-            " --connect qemu+ssh://HOST/system"
+            "start libvirt's daemon on this machine (systemctl start libvirtd, or virtqemud), or name another"
+            " host: qemu+ssh://HOST/system"
         ),
     ),
     (
