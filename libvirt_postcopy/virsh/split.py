@@ -10,7 +10,7 @@ from libvirt_postcopy.events import Half
 from libvirt_postcopy.vir import calls
 from libvirt_postcopy.vir.protocols import Domain
 
-__all__ = ["SplitDomain", "look_command", "recover_command"]
+__all__ = ["SplitDomain", "attach_command", "look_command", "recover_command"]
 
 
 def recover_command(uri: str | None, domain: str, *destination: str) -> str:
@@ -21,6 +21,14 @@ def recover_command(uri: str | None, domain: str, *destination: str) -> str:
     connect = () if uri is None else ("-c", uri)
     words = ["virsh-postcopy", *connect, "postcopy-recover", domain]
     return shlex.join([*words, *destination])
+
+
+def attach_command(uri: str, domain: str) -> str:
+    """The command that goes on with it from here, and resumes it if it breaks; our journal knows the rest.
+
+    :param uri: Of the source.
+    """
+    return shlex.join(["virsh-postcopy", "-c", uri, "postcopy-attach", domain])
 
 
 def look_command(uri: str, domain: str) -> str:

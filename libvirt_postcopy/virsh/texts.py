@@ -20,7 +20,11 @@ from libvirt_postcopy.virsh.grammar import Value
 from libvirt_postcopy.virsh.interrupts import Answer
 from libvirt_postcopy.virsh.plan import Plan
 from libvirt_postcopy.virsh.progress import Seen
-from libvirt_postcopy.virsh.split import look_command, recover_command
+from libvirt_postcopy.virsh.split import (
+    attach_command,
+    look_command,
+    recover_command,
+)
 
 __all__ = ["LeftAlone", "Texts"]
 
@@ -145,7 +149,8 @@ class Texts:
         return LeftAlone(
             f"left the migration to itself, and it goes on: {self._halves()}",
             guest="split",
-            cure=f"{mark}look: {self._look_commands()}",
+            cure=f"{mark}go on with it, so that it is resumed if it breaks:"
+            f" {attach_command(self._source, self.plan.domain)}; look: {self._look_commands()}",
         )
 
     def left_aborting(self) -> LeftAlone:

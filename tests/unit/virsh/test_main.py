@@ -704,6 +704,7 @@ def test_source_that_cannot_be_reached() -> None:
         [SHIM, "-c", "qemu+unix:///system?socket=/nonexistent/socket", *words]
     )
     assert status == 1
-    failed, reason = err.splitlines()
+    failed, reason, cure = err.splitlines()
     assert failed == b"error: failed to connect to the hypervisor"
     assert reason.startswith(b"error: ") and b"/nonexistent/socket" in reason
+    assert cure.startswith(b"note: start libvirt's daemon on this machine")

@@ -431,6 +431,7 @@ def test_second_interrupt_after_the_switch_detaches(scene: Scene) -> None:
     assert text.startswith("left the migration to itself, and it goes on: ")
     assert "destroy, resume and reset neither half" in text
     assert "libvirt may call it failed meanwhile" in text
+    assert "virsh-postcopy -c fake:///a postcopy-attach web1; look: " in text
     assert "virsh -c fake:///a domstate --reason web1" in text
     assert "virsh -c qemu+tls://b/system domstate --reason web1" in text
 
