@@ -21,7 +21,7 @@ abort in post-copy, but learns of the switch later than QEMU does.
 Statistics are read every :data:`POLL_S` where the policy needs them or somebody watches, and once right after
 the switch.  Where QEMU announces its passes a policy need not read: a QEMU whose link is full may answer only at
 the end of a pass, and a switch that is due at that moment would have to wait for the answer.  What a policy has decided
-on the announcement of a pass before it comes is kept (:meth:`Migration.foresee`): whoever misses the moment between two
+on the announcement of a pass before it comes is kept (:meth:`Migration.hasten`): whoever misses the moment between two
 passes waits for the next, and half a millisecond of thinking can be too much.
 """
 
@@ -45,7 +45,7 @@ from libvirt_postcopy.errors import StateError
 from libvirt_postcopy.events import Event, Half, Place, Side
 from libvirt_postcopy.figures import Figures, Summary, SwitchRecord
 from libvirt_postcopy.phases import Phase, Status, conclude, next_phase, place
-from libvirt_postcopy.policy import Observation, OnPass, Policy
+from libvirt_postcopy.policy import Observation, OnPass, Policy, foresee
 from libvirt_postcopy.recovery import Recovery
 from libvirt_postcopy.stats import PassCount, Stats
 
@@ -240,11 +240,16 @@ class Migration:
 
     # Driving it
 
-    def foresee(self, event: Event, now: float) -> Switch | None:
+    def hasten(self, event: Event, now: float) -> Switch | None:
         """The switch that :meth:`feed` will ask for at this event, if that was decided before it came.
 
-        It may be carried out first, and fed what came of it afterwards.
+        It counts as sent from now on: carry it out at once, feed the event, and then what came of the switch.
         """
+        switch = self._foreseen(event, now)
+        self._is_switch_out |= switch is not None
+        return switch
+
+    def _foreseen(self, event: Event, now: float) -> Switch | None:
         order = self._on_pass
         if order is None or self._is_over or not isinstance(event, ev.PassSeen):
             return None
@@ -306,7 +311,7 @@ class Migration:
         return self._take(ev.StatusSeen(event.side, Status.POSTCOPY_ACTIVE), now)
 
     def _take_pass_seen(self, event: ev.PassSeen, now: float) -> list[Action]:
-        foreseen = self.foresee(event, now)
+        foreseen = self._foreseen(event, now)
         if self._source is Phase.PREPARING:
             self._enter(Phase.PRECOPY, now)
         is_running = self._source is Phase.PRECOPY and not self._figures.is_stopped
@@ -616,7 +621,9 @@ class Migration:
         if not self._can_switch_by_policy:
             return []
         try:
-            decision = self._policy.decide(self._precopy.observe(now))
+            seen = self._precopy.observe(now)
+            decision = self._policy.decide(seen)
+            on_pass = foresee(self._policy, seen)
         except Exception as error:  # a policy of the caller's must not end the loop
             self._can_switch_by_policy = self._needs_stats = False
             return [Note(f"the policy failed and is not asked again: {error!r}")]
@@ -628,7 +635,7 @@ class Migration:
         if decision.reason is not None:
             return self._ask(decision.reason, now)
         if self._can_ask and not self._figures.is_stopped:
-            self._on_pass = decision.on_pass
+            self._on_pass = on_pass
         return []
 
     @property

@@ -23,7 +23,7 @@ _HARMLESS = (Look, Note, ReadStats, VerifySwitch)
 class Shadow(Migration):
     """Asks for nothing but looks and readings."""
 
-    def foresee(self, event: Event, now: float) -> None:
+    def hasten(self, event: Event, now: float) -> None:
         """Nothing is sent."""
 
     def feed(self, event: Event, now: float) -> list[Action]:

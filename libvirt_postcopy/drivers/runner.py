@@ -234,7 +234,7 @@ class Runner:
 
     def _act_early(self, event: Event, seen_at: float) -> None:
         """Send what was decided beforehand: its moment may be over before this event is taken into account."""
-        switch = self._migration.foresee(event, seen_at)
+        switch = self._migration.hasten(event, seen_at)
         if switch is not None:
             self._answered[switch] = _answers(switch, lambda: [self._switch()])
 

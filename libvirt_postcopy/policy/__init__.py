@@ -7,7 +7,7 @@ from libvirt_postcopy.policy.base import (
     OnPass,
     Policy,
 )
-from libvirt_postcopy.policy.combine import AllOf, AnyOf
+from libvirt_postcopy.policy.combine import AllOf, AnyOf, foresee
 from libvirt_postcopy.policy.simple import After, AfterPrecopy, Manual, Never
 from libvirt_postcopy.policy.spec import parse
 
@@ -23,5 +23,6 @@ __all__ = [
     "Observation",
     "Decision",
     "OnPass",
+    "foresee",
     "WAIT",
 ]

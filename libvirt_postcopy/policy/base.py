@@ -78,14 +78,11 @@ class Decision:
     :ivar look_again_at: When the answer may change though nothing was seen; None for never.
     :ivar needs_stats: The next reading of the statistics may change it.  Where none does, and nobody
         watches, QEMU is left in peace: a reading that is on its way can delay the switch.
-    :ivar on_pass: What the answer will be at such an announcement, unless something else is seen before it: the
-        switch then need not wait for the decision.
     """
 
     reason: str | None = None
     look_again_at: float | None = None
     needs_stats: bool = True
-    on_pass: OnPass | None = None
 
 
 WAIT = Decision(needs_stats=False)

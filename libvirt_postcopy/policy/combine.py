@@ -6,22 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from libvirt_postcopy.policy.base import Decision, Observation, OnPass, Policy
+from libvirt_postcopy.policy.simple import AfterPrecopy
 
-__all__ = ["AnyOf", "AllOf"]
+__all__ = ["AnyOf", "AllOf", "foresee"]
 
 
-def _patience(decisions: Sequence[Decision], on_pass: OnPass | None = None) -> Decision:
+def _patience(decisions: Sequence[Decision]) -> Decision:
     """Wait, but look again as soon as any of these would."""
     times = [each.look_again_at for each in decisions if each.look_again_at is not None]
     return Decision(
         look_again_at=min(times, default=None),
         needs_stats=any(each.needs_stats for each in decisions),
-        on_pass=on_pass,
     )
-
-
-def _number(order: OnPass) -> int:
-    return order.number
 
 
 @dataclass(frozen=True)
@@ -41,8 +37,7 @@ class AnyOf:
         for decision in decisions:
             if decision.reason is not None:
                 return decision
-        orders = [each.on_pass for each in decisions if each.on_pass is not None]
-        return _patience(decisions, min(orders, key=_number, default=None))
+        return _patience(decisions)
 
     def __str__(self) -> str:
         return "|".join(map(str, self.policies))
@@ -69,3 +64,16 @@ class AllOf:
 
     def __str__(self) -> str:
         return "&".join(map(str, self.policies))
+
+
+def foresee(policy: Policy, seen: Observation) -> OnPass | None:
+    """What a policy that waits will decide at the announcement of a pass, if nothing else is seen before it.
+
+    Only for policies that are exactly these: one that is made of them, or inherits from them, may decide otherwise.
+    """
+    if type(policy) is AfterPrecopy:
+        return policy.on_pass(seen)
+    if type(policy) is not AnyOf:
+        return None
+    orders = [foresee(each, seen) for each in policy.policies]
+    return min(filter(None, orders), key=lambda order: order.number, default=None)

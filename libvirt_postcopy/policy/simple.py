@@ -85,18 +85,26 @@ class AfterPrecopy:
 
     def decide(self, seen: Observation) -> Decision:
         """Compare the passes done, by bytes or by a credible announcement."""
-        count = "the first pass is" if self.passes == 1 else f"{self.passes} passes are"
-        reason = f"{count} done"
         if seen.passes.done >= self.passes:
-            return Decision(reason=reason)
+            return Decision(reason=self._reason)
         if not seen.saw_pass_one:
             return Decision()
-        next_pass = OnPass(self.passes + 1, reason, _credible_from(seen))
-        if seen.announced_pass < next_pass.number:
-            return Decision(needs_stats=False, on_pass=next_pass)
-        if seen.now < next_pass.not_before:
+        if seen.announced_pass <= self.passes:
+            return Decision(needs_stats=False)
+        if seen.now < _credible_from(seen):
             return Decision()  # the next reading may confirm it
-        return Decision(reason=reason)
+        return Decision(reason=self._reason)
+
+    def on_pass(self, seen: Observation) -> OnPass | None:
+        """What :meth:`decide` will say at the announcement of the next pass."""
+        if not seen.saw_pass_one:
+            return None
+        return OnPass(self.passes + 1, self._reason, _credible_from(seen))
+
+    @property
+    def _reason(self) -> str:
+        count = "the first pass is" if self.passes == 1 else f"{self.passes} passes are"
+        return f"{count} done"
 
     def __str__(self) -> str:
         return "after-precopy" + (f":{self.passes}" if self.passes > 1 else "")

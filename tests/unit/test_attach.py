@@ -295,7 +295,7 @@ def test_a_shadow_sends_nothing_before_its_turn_either() -> None:
         migration = kind(parse("after-precopy"), 0.0)
         for event in (*walk("setup", "active"), ev.PassSeen(1)):
             migration.feed(event, 1.0)
-        foreseen[kind] = migration.foresee(ev.PassSeen(2), 2.0)
+        foreseen[kind] = migration.hasten(ev.PassSeen(2), 2.0)
     assert foreseen[Migration] is not None
     assert foreseen[shadow.Shadow] is None
 

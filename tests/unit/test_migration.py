@@ -875,11 +875,36 @@ def announced(*events: ev.Event) -> Scene:
 def test_switch_is_foreseen_as_it_will_be_asked_for() -> None:
     scene = announced()
     before = state(scene.migration)
-    foreseen = scene.migration.foresee(ev.PassSeen(2), 2.0)
-    assert foreseen == Switch("the first pass is done", attempt=1)
+    assert scene.migration.hasten(ev.PassSeen(1), 2.0) is None
     assert state(scene.migration) == before
+    assert scene.migration.can_be_left_by_its_manager
+    foreseen = scene.migration.hasten(ev.PassSeen(2), 2.0)
+    assert foreseen == Switch("the first pass is done", attempt=1)
+    assert not scene.migration.can_be_left_by_its_manager  # it may come at any moment
     assert scene.migration.feed(ev.PassSeen(2), 2.0)[0] == foreseen
+    assert scene.migration.hasten(ev.PassSeen(3), 2.1) is None
     assert scene.migration.feed(ev.PassSeen(3), 2.1) == []
+
+
+@pytest.mark.parametrize(
+    "answer", [ev.SwitchHeld("silent"), ev.SwitchRefused("early", is_final=False)]
+)
+def test_switch_that_was_foreseen_and_is_not_taken_can_come_no_more(
+    answer: ev.Event,
+) -> None:
+    scene = announced()
+    assert scene.migration.hasten(ev.PassSeen(2), 2.0) is not None
+    scene.at(2.0, ev.PassSeen(2), answer)
+    assert scene.migration.can_be_left_by_its_manager
+    scene.until(2.0 + RETRY_S)
+    assert scene.switches[0] == 2.0 and len(scene.switches) == 2
+
+
+def test_switch_that_was_foreseen_is_known_whatever_the_policy_says_by_then() -> None:
+    scene = announced()
+    scene.migration._policy = Impatient()
+    foreseen = scene.migration.hasten(ev.PassSeen(2), 2.0)
+    assert foreseen in scene.migration.feed(ev.PassSeen(2), 2.0)
 
 
 @pytest.mark.parametrize(
@@ -899,7 +924,7 @@ def test_no_switch_is_foreseen_where_none_is_asked_for(
     events: list[ev.Event], event: ev.Event
 ) -> None:
     scene = announced(*events)
-    assert scene.migration.foresee(event, 2.0) is None
+    assert scene.migration.hasten(event, 2.0) is None
     asked = kinds(scene.migration.feed(event, 2.0))
     assert Switch not in asked
 
@@ -907,8 +932,8 @@ def test_no_switch_is_foreseen_where_none_is_asked_for(
 def test_no_switch_is_foreseen_before_a_reading_allows_it() -> None:
     scene = Scene("after-precopy").precopy()
     scene.at(1.0, reading(100, total=1000, rate=40), ev.PassSeen(1))  # asked for at 0
-    assert scene.migration.foresee(ev.PassSeen(2), 9.9) is None
-    assert scene.migration.foresee(ev.PassSeen(2), 10.1) is not None
+    assert scene.migration.hasten(ev.PassSeen(2), 9.9) is None
+    assert scene.migration.hasten(ev.PassSeen(2), 10.1) is not None
 
 
 class Broken:
@@ -1424,6 +1449,7 @@ class Watched(Scene):
             self.seen[event.side] = event
         if isinstance(event, ev.Ended):
             self.seen.clear()
+        hastened = self.migration.hasten(event, self.now)
         try:
             actions = self.migration.feed(event, self.now)
         except StateError:
@@ -1432,6 +1458,8 @@ class Watched(Scene):
             return
         if was_over:
             assert actions == [] and state(self.migration) == before
+        asked = [action for action in actions if isinstance(action, Switch)]
+        assert hastened is None or asked == [hastened]
         self._keep(actions)
         self.check(actions)
 

@@ -182,21 +182,44 @@ def test_accepted_switch_is_verified_and_repeated(
 
 def test_switch_that_was_foreseen_is_sent_once_and_before_all_else() -> None:
     driver = FakeDriver(*walk("setup", "active"), ev.PassSeen(1), ev.PassSeen(2))
-    phases: list[object] = []
-    sent: list[int] = []
-    driver.on_switch = lambda: sent.append(len(phases)) or ev.SwitchAccepted()  # type: ignore[func-returns-value]
-    runner = started(driver, "after-precopy", phases.append)
+    shown: list[object] = []
+    passes: list[int] = []
+    can_be_left: list[bool] = []
+
+    def switch() -> Event:
+        passes.append(runner.migration.summary().passes)
+        can_be_left.append(runner.migration.can_be_left_by_its_manager)
+        return ev.SwitchAccepted()
+
+    driver.on_switch = switch
+    runner = Runner(driver, parse("after-precopy"), shown.append)
+    runner.start()
     driver.wait_for("switch")
     driver.sink(status("postcopy-active"))
     finish(driver, runner)
-    (shown,) = sent
-    assert ev.PassSeen(2) not in phases[:shown]
-    switch = Switch("the first pass is done", attempt=1)
-    told = [it for it in phases if it in (ev.PassSeen(2), switch, ev.SwitchAccepted())]
-    assert told == [ev.PassSeen(2), switch, ev.SwitchAccepted()]
+    assert passes == [0], "the announcement was thought about first"
+    assert can_be_left == [False]
+    asked = Switch("the first pass is done", attempt=1)
+    told = [it for it in shown if it in (ev.PassSeen(2), asked, ev.SwitchAccepted())]
+    assert told == [ev.PassSeen(2), asked, ev.SwitchAccepted()]
     record = runner.migration.summary().switch
     assert record is not None
-    assert (record.reason, record.attempts) == (switch.reason, 1)
+    assert (record.reason, record.attempts) == (asked.reason, 1)
+
+
+def test_switch_that_was_foreseen_and_held_back_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(migration, "RETRY_S", 0.001)
+    driver = FakeDriver(*walk("setup", "active"), ev.PassSeen(1), ev.PassSeen(2))
+    answers = [ev.SwitchAccepted(), ev.SwitchHeld("the daemon is silent")]
+    driver.on_switch = answers.pop
+    runner = started(driver, "after-precopy")
+    driver.wait_for("switch")
+    driver.wait_for("switch")
+    driver.sink(status("postcopy-active"))
+    finish(driver, runner)
+    assert answers == []
 
 
 def test_switch_that_was_foreseen_and_fails_is_asked_for_again(

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import pytest
 
 from libvirt_postcopy.policy import (
+    After,
+    AfterPrecopy,
     AllOf,
     AnyOf,
     Decision,
@@ -12,6 +14,7 @@ from libvirt_postcopy.policy import (
     Never,
     Observation,
     OnPass,
+    foresee,
 )
 
 SEEN = Observation(now=0.0, since=0.0)
@@ -85,15 +88,43 @@ def test_all_reads_nothing_for_those_that_agree_already() -> None:
     assert AllOf((yes("a"), wait())).decide(SEEN).needs_stats
 
 
-def on_pass(number: int) -> Says:
-    return Says(Decision(on_pass=OnPass(number, f"pass {number}")))
+# What is decided beforehand
+
+FIRST_PASS = Observation(now=0.0, since=0.0, saw_pass_one=True, announced_pass=1)
+SECOND = OnPass(2, "the first pass is done")
+THIRD = OnPass(3, "2 passes are done")
 
 
-def test_any_decides_beforehand_as_the_first_of_them_would() -> None:
-    decision = AnyOf((on_pass(3), wait(), on_pass(2))).decide(SEEN)
-    assert decision.on_pass == OnPass(2, "pass 2")
-    assert AnyOf((wait(), wait())).decide(SEEN).on_pass is None
+class Vetoing:
+    """A policy of a caller's, made of one of these."""
+
+    enables_postcopy = True
+
+    def decide(self, seen: Observation) -> Decision:
+        decision = AfterPrecopy().decide(seen)
+        return Decision() if decision.reason else decision
 
 
-def test_all_decide_nothing_beforehand_that_one_of_them_does_not() -> None:
-    assert AllOf((on_pass(2), yes("a"), wait())).decide(SEEN).on_pass is None
+class Late(AfterPrecopy):
+    """One that inherits from one of these."""
+
+    def decide(self, seen: Observation) -> Decision:
+        return Decision()
+
+
+@pytest.mark.parametrize(
+    "policy, on_pass",
+    [
+        (AfterPrecopy(), SECOND),
+        (AfterPrecopy(2), THIRD),
+        (AnyOf((AfterPrecopy(2), Manual(), AfterPrecopy())), SECOND),
+        (AnyOf((Vetoing(), AfterPrecopy(2))), THIRD),
+        (AnyOf((Late(), Manual())), None),
+        (AllOf((AfterPrecopy(), Manual())), None),
+        (After(30), None),
+        (Vetoing(), None),
+        (Late(), None),
+    ],
+)
+def test_what_is_decided_beforehand(policy, on_pass: OnPass | None) -> None:
+    assert foresee(policy, FIRST_PASS) == on_pass

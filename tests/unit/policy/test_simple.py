@@ -155,7 +155,6 @@ def test_share_that_is_waited_for_is_the_one_asked_for() -> None:
     [
         ({}, None),  # QEMU 11.1
         ({"announced_pass": 40}, None),
-        (HONEST, None),  # it is announced, and decided on
         ({**HONEST, "announced_pass": 1}, OnPass(2, "the first pass is done")),
         (
             {**HONEST, "announced_pass": 1, "stats": LESS_DONE},
@@ -166,12 +165,12 @@ def test_share_that_is_waited_for_is_the_one_asked_for() -> None:
 def test_next_pass_is_decided_on_beforehand(
     fields: dict, on_pass: OnPass | None
 ) -> None:
-    assert AfterPrecopy().decide(seen(10.0, **fields)).on_pass == on_pass
+    assert AfterPrecopy().on_pass(seen(10.0, **fields)) == on_pass
 
 
 def test_later_pass_is_decided_on_beforehand_for_a_later_count() -> None:
-    decision = AfterPrecopy(2).decide(seen(10.0, **{**HONEST, "announced_pass": 1}))
-    assert decision.on_pass == OnPass(3, "2 passes are done")
+    on_pass = AfterPrecopy(2).on_pass(seen(10.0, **{**HONEST, "announced_pass": 1}))
+    assert on_pass == OnPass(3, "2 passes are done")
 
 
 @given(
@@ -190,8 +189,8 @@ def test_what_is_decided_beforehand_is_decided_when_it_is_seen(
     before = seen(
         asked_at, stats=stats, stats_at=asked_at, saw_pass_one=True, announced_pass=1
     )
-    order = policy.decide(before).on_pass
-    assert order is not None
+    order = policy.on_pass(before)
+    assert order is not None and policy.decide(before).reason is None
     now, number = asked_at + wait_s, order.number + more
     then = policy.decide(replace(before, now=now, announced_pass=number))
     fires = number >= order.number and now >= order.not_before
