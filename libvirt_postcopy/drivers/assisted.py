@@ -22,7 +22,7 @@ from libvirt_postcopy.constants import MigrateFlags, MigrateParam
 from libvirt_postcopy.drivers.channel import Channel, channel_of, host_of
 from libvirt_postcopy.drivers.host import Connect, Host
 from libvirt_postcopy.drivers.native import NativeDriver, Target
-from libvirt_postcopy.drivers.second_monitor import SecondMonitor, way_to
+from libvirt_postcopy.drivers.second_monitor import SecondMonitor, Told, way_to
 from libvirt_postcopy.drivers.wishes import Wishes
 from libvirt_postcopy.errors import (
     LibvirtError,
@@ -52,9 +52,9 @@ _HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
 _NUDGE_S = 5.0
 """How long a destination, or its daemon, may fail to notice what its source has noticed, until something is done."""
 
-_SILENCES = 4
-"""So often a resume is put off where the second monitor is silent.  By libvirt it may hang then, and for good; but where the
-link has been dead for long, the monitor may be silent for two minutes more."""
+_SILENT_S = 150.0
+"""How long a resume is put off where the second monitor is silent: where the link has been dead for long, the kernel may take
+two minutes more until it tries again.  By libvirt a resume may hang then, and for good."""
 
 _FRESH_S = 2.0
 """A look at the source that is older does not say that the link is still broken."""
@@ -93,7 +93,7 @@ class AssistedDriver(NativeDriver):
         self._second = SecondMonitor(way, counts_blocktime=wishes.blocktime)
         self._does_without = False
         self._must_go_round = False
-        self._silences = 0  # of the second monitor, one after the other
+        self._silent_since: float | None = None  # the second monitor, at each resume
         # The first and the last look that has seen the source wait, with no resume or other look since.
         self._broken: tuple[float, float] | None = None
 
@@ -141,7 +141,8 @@ class AssistedDriver(NativeDriver):
             return looked
         if told.status == Status.POSTCOPY_PAUSED:
             return replace(looked, half=Half.SPLIT_FAILED)
-        if told.status is not None or told.stands_still:
+        # What recovers must not be told: QEMU dies of a break then.
+        if told.status == Status.POSTCOPY_ACTIVE or told.stands_still:
             self._second.pause()
         return looked
 
@@ -212,13 +213,15 @@ class AssistedDriver(NativeDriver):
     # The way round
 
     def _resume(self, lent: list[tuple[Host, Connection]]) -> None:
+        must_go_round = (
+            self._must_go_round
+        )  # what is seen from here on is of another time
         self._broken = None  # that the source has waited says nothing any more
         told = self._second.look()
-        self._silences = self._silences + 1 if told.is_silent else 0
-        if told.is_silent and (self._must_go_round or self._silences <= _SILENCES):
+        if self._is_put_off(told) or (must_go_round and told.is_silent):
             text = "the second monitor, which may be needed, is silent: waiting for it"
             raise PostcopyError(text, side="destination")
-        if not (self._must_go_round or told.stands_still):
+        if not (must_go_round or told.stands_still):
             super()._resume(lent)
             return
         try:
@@ -228,6 +231,15 @@ class AssistedDriver(NativeDriver):
             raise PostcopyError(error.what, side=error.side) from error
         # A call that returned well would mean that the guest has arrived; this one does not wait for it.
         raise PostcopyError("QEMU goes on with it, and no call waits for its end")
+
+    def _is_put_off(self, told: Told) -> bool:
+        """Whether the second monitor is silent, and may still be heard."""
+        if not told.is_silent:
+            self._silent_since = None
+            return False
+        if self._silent_since is None:
+            self._silent_since = time.monotonic()
+        return time.monotonic() - self._silent_since < _SILENT_S
 
     def _go_round(self, lent: list[tuple[Host, Connection]]) -> None:
         connection = self._source.open()

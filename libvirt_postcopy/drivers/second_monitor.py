@@ -134,6 +134,15 @@ def _told(monitor: SocketMonitor) -> Told:
     return Told(stands_still=is_heard, is_silent=not is_heard)
 
 
+@contextmanager
+def _room() -> Iterator[None]:
+    """For what this machine may have no room for."""
+    try:
+        yield
+    except OSError as error:
+        raise ConnectError(f"no second monitor: {error}") from error
+
+
 def _completed(qemu: Qemu) -> Mapping[str, Any]:
     """``query-migrate`` of a destination that has all pages, or as far as it is when the time is up.
 
@@ -342,7 +351,8 @@ class SecondMonitor:
         if self._forward is None:
             way = self._way
             forward = SshForward(way.host, self.path, user=way.user, port=way.port)
-            self._local = forward.open(_OPEN_S, self._is_over)
+            with _room():
+                self._local = forward.open(_OPEN_S, self._is_over)
             self._forward = forward
 
     def _check_folder(self) -> None:
@@ -364,7 +374,8 @@ class SecondMonitor:
             raise
         except MonitorLost:
             with self._changing:
-                if self._monitor is monitor:  # or another thread was here before
+                # Or another thread was here before.
+                if self._monitor is monitor and not monitor.is_connected:
                     self._drop()
             raise
 
@@ -411,11 +422,19 @@ class SecondMonitor:
         if self._forward is not None and not self._forward.is_open:
             self._drop()
         if self._monitor is None:
-            self._open()
-            # At the first use: asyncio would double the time in which a program is there.
-            from libvirt_postcopy.qmp.socket import SocketMonitor
-
-            self._monitor = SocketMonitor(self._local, "destination")
+            self._monitor = self._made()
         if not self._monitor.is_connected:
             self._monitor.connect(_GREET_S)
         return self._monitor
+
+    def _made(self) -> SocketMonitor:
+        """One that is not connected yet, with the way there.
+
+        :raises ConnectError: If there is none, or this machine has no room for it.
+        """
+        # At the first use: asyncio would double the time in which a program is there.
+        from libvirt_postcopy.qmp.socket import SocketMonitor
+
+        self._open()
+        with _room():
+            return SocketMonitor(self._local, "destination")

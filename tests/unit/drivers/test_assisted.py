@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import queue
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from libvirt_postcopy.constants import DomainState, RunningReason
 from libvirt_postcopy.drivers import assisted, second_monitor
 from libvirt_postcopy.drivers.assisted import AssistedDriver
 from libvirt_postcopy.drivers.native import Target
+from libvirt_postcopy.drivers.second_monitor import Told
 from libvirt_postcopy.drivers.wishes import Wishes
 from libvirt_postcopy.events import Ended, Event, Half, Place, Remarked, Side
 from libvirt_postcopy.phases import conclude
@@ -28,6 +30,7 @@ FAILED_THERE = (
     RunningReason.VIR_DOMAIN_RUNNING_POSTCOPY_FAILED,
 )
 LISTENING = {"return": {"socket-address": [{"type": "inet", "port": "49185"}]}}
+FLOWS = {"query-migrate": {"return": {"status": "postcopy-active"}}}
 FIGURES = {"return": {"status": "completed", "postcopy-blocktime": 7}}
 
 
@@ -211,7 +214,7 @@ def _pause_source(scene: Scene) -> None:
     looked_at.answer = answer  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize("answers", [{}, {"query-status": stand_still}])
+@pytest.mark.parametrize("answers", [FLOWS, {"query-status": stand_still}])
 def test_destination_that_does_not_notice_is_told(
     make: Callable[..., Scene],
     monkeypatch: pytest.MonkeyPatch,
@@ -229,6 +232,23 @@ def test_destination_that_does_not_notice_is_told(
         scene.driver.look(Side.DESTINATION)
     (told,) = qemu.sent("migrate-pause")
     assert told["exec-oob"]
+
+
+@pytest.mark.parametrize("status", ["postcopy-recover", "completed", "postcopy-new"])
+def test_destination_that_says_something_else_is_not_told(
+    make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """QEMU dies of a break while it recovers."""
+    monkeypatch.setattr(assisted, "_NUDGE_S", 0.0)
+    scene = make()
+    answers = {"query-migrate": {"return": {"status": status}}}
+    with MonitorServer(scene.path, answers) as qemu:
+        _break(scene, SURVIVES)
+        _pause_source(scene)
+        scene.driver.look(Side.SOURCE)
+        assert scene.driver.look(Side.DESTINATION).half is Half.SPLIT
+        assert "query-migrate" in qemu.commands()
+        assert qemu.sent("migrate-pause") == []
 
 
 def test_destination_whose_daemon_says_that_it_has_noticed_is_not_told(
@@ -395,6 +415,15 @@ def test_destination_that_takes_no_command_is_recovered_out_of_band(
     assert len(hosts.migrate_calls) == 1  # libvirt was not asked to resume
 
 
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.passed = 0.0
+        real = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: real() + self.passed)
+
+
 @pytest.mark.parametrize(("libvirt", "is_resumed_by_libvirt"), [(SURVIVES, True), (CRASHES, False)])  # fmt: skip
 def test_resume_is_put_off_while_the_second_monitor_is_silent(
     hosts: Hosts,
@@ -405,6 +434,7 @@ def test_resume_is_put_off_while_the_second_monitor_is_silent(
 ) -> None:
     """The main loop may stand still, and libvirt's call hang; but another link's silence must not be the end."""
     monkeypatch.setattr(second_monitor, "_ECHO_S", 0.1)
+    clock = Clock(monkeypatch)
     scene = make()
     with MonitorServer(scene.path) as qemu:
         _break(scene, libvirt)
@@ -412,15 +442,56 @@ def test_resume_is_put_off_while_the_second_monitor_is_silent(
         scene.driver.look(Side.DESTINATION)
         hosts.fresh.domains.append(hosts.dom)
         qemu.hold_back()
-        for _ in range(assisted._SILENCES):
+        for passes_s in (assisted._SILENT_S - 1, 2.0):
             scene.driver.resume()
             assert "is silent: waiting for it" in str(scene.ended().error)
+            clock.passed += passes_s
         assert len(hosts.migrate_calls) == 1
         scene.driver.resume()
         error = str(scene.ended().error)
     assert ("is silent: waiting for it" in error) is not is_resumed_by_libvirt
     assert len(hosts.migrate_calls) == 1 + is_resumed_by_libvirt
     assert qemu.sent("migrate-recover") == []
+
+
+def test_each_silence_of_the_second_monitor_has_its_time(
+    hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene, clock = make(), Clock(monkeypatch)
+    silent, heard = Told(is_silent=True), Told("postcopy-paused")
+    assert scene.driver._is_put_off(silent)
+    clock.passed += assisted._SILENT_S + 1
+    assert not scene.driver._is_put_off(silent)
+    assert not scene.driver._is_put_off(heard)
+    assert scene.driver._is_put_off(silent)
+
+
+def test_way_round_is_not_forgotten_between_look_and_resume(
+    hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look that ends while the second monitor is asked knows of no break."""
+    monkeypatch.setattr(assisted, "_NUDGE_S", 0.0)
+    scene = make()
+    paused = {"status": "postcopy-paused", **LISTENING["return"]}
+    with MonitorServer(scene.path, {"query-migrate": {"return": paused}}) as qemu:
+        _break(scene, SURVIVES)
+        _pause_source(scene)
+        scene.driver.look(Side.SOURCE)
+        assert scene.driver.look(Side.DESTINATION).half is Half.SPLIT_FAILED
+        ask = scene.driver._second.look
+
+        def look_meanwhile() -> Told:
+            monkeypatch.setattr(scene.driver._second, "look", ask)
+            scene.driver.look(Side.DESTINATION)
+            return ask()
+
+        monkeypatch.setattr(scene.driver._second, "look", look_meanwhile)
+        Source(hosts.for_call.domains[0])
+        hosts.fresh.domains.append(hosts.for_call.domains[0])
+        scene.driver.resume()
+        scene.ended()
+        assert qemu.sent("migrate-recover") != []
+    assert len(hosts.migrate_calls) == 1
 
 
 def test_nothing_is_sent_to_a_main_loop_that_nobody_can_reach(

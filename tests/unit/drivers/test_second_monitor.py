@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import asyncio
+import errno
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -350,6 +353,48 @@ def test_connection_that_another_thread_has_made_is_kept(make: Make, dom: Machin
             lost.execute("query-status")
         assert monitor.look() == Told("none")
         assert len(qemu.sent("qmp_capabilities")) == 2
+
+
+def test_connection_that_another_thread_has_made_in_place_of_a_lost_one_is_kept(
+    make: Make, dom: Machine
+) -> None:
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    with _served(monitor) as qemu:
+        with pytest.raises(MonitorLost), monitor._asked(0.0) as lost:
+            lost._disconnect()
+            assert monitor.look() == Told("none")  # over the same object
+            raise MonitorLost("the one before")
+        assert monitor.look() == Told("none")
+        assert len(qemu.sent("qmp_capabilities")) == 2
+
+
+def test_machine_without_room_for_the_way_is_a_note(
+    make: Make, dom: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(prefix: str) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", no_room)
+    monitor = make(Way(host="b"))
+    monitor.offer(dom, {}, LIVE)
+    (note,) = monitor.notes
+    assert "No space left" in note
+
+
+def test_machine_that_has_no_room_any_more_tells_nothing(
+    make: Make, dom: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room() -> object:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    monkeypatch.setattr(asyncio, "new_event_loop", no_room)
+    with _served(monitor):
+        assert monitor.look() == Told()
+        with pytest.raises(ConnectError, match="open files"):
+            monitor.recover(CHANNEL)
 
 
 #: As ssh does: makes the socket when it is let in, and ends when its command does.
