@@ -142,6 +142,7 @@ class Recovery:
         self._has_died_there = False
         self._has_switched = False
         self._cancels_since: float | None = None  # the source, since a call has failed
+        self._left_since = _NEVER  # all was sent, and the source has not gone yet
         self._was_there_at = float("-inf")  # the destination's half, or it was not seen
         self.source_qemu = 0  #: its version, as it was known before anything broke
         self.has_run_there = False  #: the destination's vCPUs were seen to run
@@ -186,6 +187,9 @@ class Recovery:
         self._seen[event.side] = (now, as_qemu_says(event))
         if event.side is Side.SOURCE and event.status not in _NOT_RESUMED:
             self._waits_since = None
+        if event.side is Side.SOURCE:
+            is_left = self._last(Side.SOURCE).half is Half.LEFT
+            self._left_since = min(self._left_since, now) if is_left else _NEVER
         if event.side is Side.DESTINATION and event.half not in ABSENT:
             self._was_there_at = now
         if event.side is Side.SOURCE and not event.listens:
@@ -382,8 +386,8 @@ class Recovery:
             return self._end(self._impatience())
         if diagnosis is Diagnosis.PAUSED:
             return self._resume(now)
-        if diagnosis is Diagnosis.UNREACHABLE and self._is_paused_for_good:
-            return self._end(self._obstacle())
+        if diagnosis is Diagnosis.UNREACHABLE and self._why_in_vain(now):
+            return self._end(self._why_in_vain(now))
         return self._tell(now)
 
     def _tell(self, now: float) -> list[Action]:
@@ -428,12 +432,17 @@ class Recovery:
         """Why it must not be resumed, as far as both hosts have been seen."""
         return next((it.obstacle for _, it in self._seen.values() if it.obstacle), "")
 
-    @property
-    def _is_paused_for_good(self) -> bool:
-        """The source's QEMU waits for a resume or for nothing any more, and no waiting cures what speaks against asking."""
-        here = self._last(Side.SOURCE)
-        is_waiting = here.half is Half.LEFT or here.status == Status.POSTCOPY_PAUSED
-        return is_waiting and bool(self._obstacle())
+    def _why_in_vain(self, now: float) -> str:
+        """Why no waiting for a daemon that does not answer comes to anything; empty where it may.
+
+        What is left of a guest that was sent is resumed by nobody: only what hides its destination counts, and a guest
+        that arrives looks so for a moment.
+        """
+        here, there = self._last(Side.SOURCE), self._last(Side.DESTINATION)
+        if here.half is Half.LEFT:
+            is_settled = now >= self._left_since + SETTLE_S
+            return there.obstacle if is_settled else ""
+        return self._obstacle() if here.status == Status.POSTCOPY_PAUSED else ""
 
     def _silent_side(self) -> str:
         for side in Side:

@@ -191,6 +191,32 @@ def test_without_a_destination_the_source_tells_of_completion() -> None:
     assert migration.is_over and migration.place is Place.DESTINATION
 
 
+def test_without_a_destination_what_is_left_of_a_sent_guest_is_a_passing_moment() -> (
+    None
+):
+    """libvirt says split until it has removed it, which takes it some tenths of a second; a silence before changes nothing."""
+    migration = attached(knows=False)
+    unknown = looked(DST, Half.UNKNOWN, obstacle=NO_DESTINATION)
+    see(migration, 1.0, looked(SRC, Half.SPLIT, "postcopy-active"), unknown)
+    see(migration, 2.0, looked(SRC, Half.UNKNOWN))
+    left = looked(SRC, Half.SPLIT, "completed")
+    see(migration, 10.0, status("completed"), left)
+    see(migration, 10.0 + SETTLE_S - 0.1, left)
+    assert not migration.is_over
+    see(migration, 10.0 + SETTLE_S - 0.1, looked(SRC, Half.GONE))
+    assert migration.is_over and migration.place is Place.DESTINATION
+
+
+def test_without_a_destination_what_is_left_for_good_is_told() -> None:
+    migration = attached(knows=False)
+    unknown = looked(DST, Half.UNKNOWN, obstacle=NO_DESTINATION)
+    left = looked(SRC, Half.SPLIT, "completed")
+    see(migration, 1.0, left, unknown)
+    see(migration, 1.0 + SETTLE_S + 0.1, left)
+    assert migration.is_over and migration.place is Place.UNKNOWN
+    assert migration.given_up == NO_DESTINATION
+
+
 def test_without_a_destination_a_source_that_is_gone_is_no_proof() -> None:
     migration = attached(knows=False)
     unknown = looked(DST, Half.UNKNOWN, obstacle=NO_DESTINATION)

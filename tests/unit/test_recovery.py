@@ -815,6 +815,26 @@ def test_obstacle_ends_it_at_once_with_its_text(side: Side) -> None:
     assert scene.resumes == scene.pauses == []
 
 
+@pytest.mark.parametrize("attached", [False, True])
+def test_obstacle_does_not_end_a_guest_that_was_sent(attached: bool) -> None:
+    """Nobody resumes what is left of it, so it does not matter that nobody could."""
+    too_old = resume_obstacle(Side.SOURCE, 8_000_000, 6_002_000)
+    left = looked(SRC, Half.SPLIT_FAILED, "completed", too_old)
+    if attached:  # its source answers first
+        scene = Scene(patience_s=MINUTE).find(left)
+        scene.at(10.0, ev.Attached())
+    else:
+        scene = Split(patience_s=MINUTE)
+        scene.find(left, looked(DST, Half.UNKNOWN)).at(10.0, REFUSED)
+    scene.until(10.0 + 2 * SETTLE_S)
+    assert not scene.migration.is_over
+    if attached:
+        scene.at(scene.now, looked(DST, Half.UNKNOWN))
+    scene.find(left, looked(DST, Half.WHOLE)).until(10.0 + 4 * SETTLE_S)
+    assert scene.migration.is_over and scene.migration.place is Place.DESTINATION
+    assert scene.resumes == []
+
+
 def test_obstacle_does_not_end_what_goes_on_by_itself() -> None:
     scene = Split().fails(FLOWING[0], looked(DST, Half.SPLIT_FAILED, None, "too old"))
     scene.until(10.0 + 3 * STALL_S)
