@@ -397,7 +397,7 @@ _PORTS = {"tcp": 16509, "tls": 16514}
 
 
 def listens(uri: str, timeout: float) -> bool:
-    """Whether something listens where a URI points to, if that can be told without a login.
+    """Whether something listens where a URI points to; True where that cannot be told without a login, as over ssh.
 
     libvirt's own attempt to connect can last minutes when a link is down.
 
