@@ -133,7 +133,7 @@ class Recovery:
         self._says_there = ""  # the destination's QEMU, by itself
         self._moved: tuple[int, int] | None = None
         self._moved_at: float | None = None  # None: not split yet
-        self._paused_at = float("-inf")
+        self._paused_at = self._resumed_at = float("-inf")
         self._diagnosis = Diagnosis.UNCLEAR
         self._diagnosed_at = 0.0
         self._told: set[Diagnosis] = set()
@@ -276,7 +276,7 @@ class Recovery:
         looks = [at for side, at in self._look_at.items() if side not in self._looking]
         if not self._is_on:
             times = [*looks, *self._hang_times]
-            return max(self._doubtful_at, min(times)) if times else None
+            return max(self._suspect_at, min(times)) if times else None
         times = [*looks, self._gives_up_at]
         if self._waiting:
             times.append(self._diagnosed_at + TELL_S)
@@ -290,7 +290,7 @@ class Recovery:
         if self.found is not None:
             return []
         is_split = self._moved_at is not None
-        is_suspect = is_split and now >= self._doubtful_at
+        is_suspect = is_split and now >= self._suspect_at
         actions = self._break(now) if is_split and now >= self._stalls_at else []
         if self._is_on:
             actions += self._decide(now)
@@ -311,23 +311,41 @@ class Recovery:
             return self._stalls_at
         return min(self._stalls_at, self._waits_since + HANG_S)
 
+    @property
+    def _suspect_at(self) -> float:
+        """From when on the hosts are looked at during a call; a pause that was refused must not hide how it ends."""
+        if self._call.is_stuck:
+            return min(self._doubtful_at, self._stuck_ends_at)
+        return self._doubtful_at
+
     def _doubt(self, now: float) -> list[Action]:
         """See whether the call that is under way can come to anything."""
         call = self._call
         is_settled = now >= self._diagnosed_at + SETTLE_S
         if call.waits_for_nobody and is_settled:
             return self._end(WAITS_FOR_NOBODY)
-        if not (call.is_stuck or call.hangs):
+        if call.is_stuck:
+            return self._doubt_stuck(now)
+        if not call.hangs:
             return []
-        if call.hangs and self._obstacle() and is_settled:
+        if self._obstacle() and is_settled:
             return self._end(f"{HANGS_ON}; {self._obstacle()}")
         if now >= self._hang_ends_at:
-            return self._end("; ".join(filter(None, (self._impatience(), call.text))))
-        if call.is_stuck:
-            return []
+            return self._end_impatiently()
         if self._can_go_round and self._patience_s:
             return self._resume(now)
         return self._tell(now)
+
+    def _doubt_stuck(self, now: float) -> list[Action]:
+        """Leave it when patience ends, by what is seen then: it may have come to its end meanwhile."""
+        ends_at = self._stuck_ends_at
+        is_seen = min(at for at, _ in self._seen.values()) >= ends_at
+        if is_seen or now >= ends_at + UNCLEAR_S:
+            return self._end_impatiently()
+        return []
+
+    def _end_impatiently(self) -> list[Action]:
+        return self._end("; ".join(filter(None, (self._impatience(), self._call.text))))
 
     @property
     def _call(self) -> Call:
@@ -341,20 +359,24 @@ class Recovery:
 
     @property
     def _hang_ends_at(self) -> float:
-        ends_at = self._patience_ends_at
-        if self._call.is_stuck and not self._patience_s:
-            ends_at += KERNELS_S
-        return max(ends_at, self._diagnosed_at + SETTLE_S)
+        return max(self._patience_ends_at, self._diagnosed_at + SETTLE_S)
+
+    @property
+    def _stuck_ends_at(self) -> float:
+        """Not before nothing has moved for so long that it counts as a stall, whatever was tried since."""
+        kernels_s = 0.0 if self._patience_s else KERNELS_S
+        stalls_at = max(self._moved_at or 0.0, self._resumed_at) + STALL_S
+        return max(self._hang_ends_at, self._patience_ends_at + kernels_s, stalls_at)
 
     @property
     def _hang_times(self) -> list[float]:
         """When something is due though no look is."""
         call = self._call
-        if not (call.is_stuck or call.hangs):
+        if call.is_stuck:
+            return [self._stuck_ends_at + UNCLEAR_S]
+        if not call.hangs:
             return []
         times = [self._hang_ends_at]
-        if call.is_stuck:
-            return times
         if self._obstacle():
             times.append(self._diagnosed_at + SETTLE_S)
         if self._can_go_round and self._patience_s:
@@ -422,7 +444,7 @@ class Recovery:
         self.attempts += 1
         self._is_on = False
         self._waits_since = now
-        self._paused_at = now  # the outage does not count against what comes now
+        self._resumed_at = now  # the outage does not count against what comes now
         self._forget(now)
         self._told.clear()
         self._told_of_stall.clear()
@@ -540,7 +562,7 @@ class Recovery:
 
     @property
     def _stalls_at(self) -> float:
-        return max(self._moved_at or 0.0, self._paused_at) + STALL_S
+        return max(self._moved_at or 0.0, self._paused_at, self._resumed_at) + STALL_S
 
     def _break(self, now: float) -> list[Action]:
         """Break what only seems to flow, where it can be put together again."""

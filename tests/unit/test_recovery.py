@@ -913,7 +913,7 @@ def test_stall_is_left_alone_without_patience() -> None:
     assert scene.pauses == []
 
 
-ALL_SENT = replace(FLOWING[0], half=Half.SPLIT, stats=Stats(memory_total=9, memory_remaining=0))  # fmt: skip
+ALL_SENT = replace(FLOWING[0], half=Half.SPLIT, stats=Stats(memory_sent=100, memory_total=9, memory_remaining=0))  # fmt: skip
 UNANSWERED = (ALL_SENT, looked(DST, Half.SPLIT))
 
 
@@ -967,6 +967,49 @@ def test_call_in_which_nothing_moves_is_left_when_patience_ends(found) -> None:
     reason = scene.migration.given_up
     assert reason.startswith("given up after 120 s in which no page has moved")
     assert "call does not come back" in reason and "QEMU has sent all" in reason
+
+
+def test_patience_ends_when_it_does_though_a_pause_was_refused_since() -> None:
+    scene = unanswered(25.0)
+    scene.until(25.0 - 0.1)
+    assert scene.pauses == [STALL_S] and not scene.migration.is_over
+    scene.until(25.0 + LOOK_S)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+
+
+@pytest.mark.parametrize(
+    "found, place",
+    [
+        ((looked(SRC, Half.SPLIT, "completed"), looked(DST, Half.WHOLE)), Place.DESTINATION),
+        (PAUSED, Place.SPLIT),
+    ],
+)  # fmt: skip
+def test_stuck_call_is_not_left_for_what_was_seen_before_patience_ended(
+    found: tuple[ev.Looked, ev.Looked], place: Place
+) -> None:
+    """The last looks are as old as the pause that was refused."""
+    scene = unanswered(2 * STALL_S)
+    scene.until(39.9)
+    assert scene.times(Look)[-1] == STALL_S
+    scene.find(*found).at(39.9, status(found[0].status))
+    scene.until(40.2)
+    assert not scene.migration.is_over
+    here, there = (each.half for each in found)
+    error = None if place is Place.DESTINATION else "broken"
+    scene.at(40.2, replace(REFUSED, error=error, here=here, there=there))
+    scene.until(2 * MINUTE)
+    assert scene.migration.is_over and scene.migration.place is place
+    assert "QEMU has sent all" not in scene.migration.given_up
+
+
+def test_look_that_hangs_does_not_keep_a_stuck_call_for_ever() -> None:
+    scene = unanswered(2 * MINUTE)
+    scene.until(MINUTE + 1)
+    scene.find(ALL_SENT)  # the destination's comes back no more
+    scene.until(2 * MINUTE + UNCLEAR_S - 0.1)
+    assert not scene.migration.is_over
+    scene.until(2 * MINUTE + UNCLEAR_S)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
 
 
 def test_call_of_a_source_that_runs_the_guest_again_is_not_waited_for_without_end() -> (
