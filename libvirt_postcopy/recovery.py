@@ -575,6 +575,8 @@ class Recovery:
             return []  # what a resume cannot mend must not be broken
         if self._diagnose(now) is not Diagnosis.FLOWING:
             return []
+        if now >= self._patience_ends_at:
+            return []  # nor what will not be resumed any more
         self._paused_at = now
         text = f"no page has moved for {STALL_S:.0f} s: making QEMU notice the break"
         return [*self._tell_of_stall(text), Pause()]

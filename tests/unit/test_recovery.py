@@ -1012,6 +1012,15 @@ def test_look_that_hangs_does_not_keep_a_stuck_call_for_ever() -> None:
     assert scene.migration.is_over and scene.migration.place is Place.SPLIT
 
 
+def test_nothing_is_broken_that_is_not_resumed_any_more() -> None:
+    """Its patience is shorter than a stall: it would stand still on both hosts."""
+    scene = Split(patience_s=STALL_S - 5)
+    scene.moves(100)
+    scene.find(*FLOWING).until(MINUTE)
+    assert scene.pauses == [] and scene.migration.is_over
+    assert scene.migration.place is Place.SPLIT
+
+
 def test_call_of_a_source_that_runs_the_guest_again_is_not_waited_for_without_end() -> (
     None
 ):
