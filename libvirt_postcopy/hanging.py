@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from libvirt_postcopy.diagnosis import HALVES, RUNS, Diagnosis
+from libvirt_postcopy.diagnosis import ABSENT, HALVES, RUNS, Diagnosis
 from libvirt_postcopy.events import Half, Looked
 from libvirt_postcopy.phases import Status
 
@@ -58,10 +58,13 @@ class Call:
     def is_stuck(self) -> bool:
         """It can be left if nothing moves for long: the destination has the guest, and no QEMU has noticed anything.
 
-        Or the source's runs the guest again, as QEMU 10.0 does that was paused when all was sent.
+        Or the source's has nothing to give any more, or runs the guest again, as QEMU 10.0 does that was paused when all
+        was sent.
         """
         if self.here.run_state == RUNS:
-            return self.there.half in HALVES
+            return self.there.half is not Half.UNKNOWN
+        if self.here.half is Half.LEFT:
+            return self.there.half in _RUNS_IT | ABSENT
         is_split = self.here.half in HALVES and self.there.half in _RUNS_IT
         return is_split and self.diagnosis is Diagnosis.FLOWING
 

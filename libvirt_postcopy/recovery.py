@@ -345,6 +345,8 @@ class Recovery:
         return []
 
     def _end_impatiently(self) -> list[Action]:
+        if self._diagnosis is Diagnosis.ARRIVED:
+            return self._end_with_a_shell_left()
         return self._end("; ".join(filter(None, (self._impatience(), self._call.text))))
 
     @property

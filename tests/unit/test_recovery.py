@@ -1032,6 +1032,33 @@ def test_call_of_a_source_that_runs_the_guest_again_is_not_waited_for_without_en
     assert "see that it does not run there as well" in scene.migration.given_up
 
 
+RUNS_AGAIN = ev.Looked(SRC, Half.SPLIT, "failed", run_state="running", qemu=10_000_013)
+
+
+@pytest.mark.parametrize(
+    "here, there, place, words",
+    [
+        (ARRIVED[0], Half.SPLIT, Place.SPLIT, "given up after 120 s"),
+        (ARRIVED[0], Half.SPLIT_FAILED, Place.SPLIT, "given up after 120 s"),
+        (ARRIVED[0], Half.GONE, Place.UNKNOWN, "the destination has none"),
+        (ARRIVED[0], Half.WHOLE, Place.DESTINATION, ""),
+        (RUNS_AGAIN, Half.WHOLE, Place.UNKNOWN, "see that they do not both run"),
+        (RUNS_AGAIN, Half.MIGRATING, Place.SOURCE, "runs the guest again"),
+        (RUNS_AGAIN, Half.GONE, Place.SOURCE, "runs the guest again"),
+    ],
+)
+def test_call_that_no_half_needs_is_not_waited_for_without_end(
+    here: ev.Looked, there: Half, place: Place, words: str
+) -> None:
+    scene = unanswered(2 * MINUTE, here, looked(DST, there))
+    scene.until(2 * MINUTE - 1)
+    assert not scene.migration.is_over
+    scene.until(2 * MINUTE + LOOK_S)
+    assert scene.migration.is_over and scene.migration.place is place
+    assert words in scene.migration.given_up
+    assert scene.resumes == scene.pauses == []
+
+
 def test_without_patience_a_call_is_waited_for_until_the_kernels_have_given_up() -> (
     None
 ):
