@@ -14,10 +14,13 @@ from libvirt_postcopy.diagnosis import ABSENT, HALVES, RUNS, Diagnosis
 from libvirt_postcopy.events import Half, Looked
 from libvirt_postcopy.phases import Status
 
-__all__ = ["Call", "HANGS_ON", "WAITS_FOR_NOBODY"]
+__all__ = ["Call", "HANGS_ON", "STALLS", "WAITS_FOR_NOBODY"]
 
 HANGS_ON = "libvirt's call does not come back, and QEMU waits for a resume"
 """What a call that nobody could have resumed waits for in vain, as with libvirt before 8.5."""
+
+STALLS = "libvirt's call does not come back"
+"""Of one that can be left, since the guest does not need it."""
 
 WAITS_FOR_NOBODY = "the destination's QEMU has ended, and the source's waits for it"
 
@@ -25,7 +28,6 @@ _HANGS = (
     "libvirt's call does not come back, and both QEMUs wait: the destination's takes no command, as where its main loop"
     " waits for a page itself; only a monitor that was open before reaches it then (--postcopy-monitor-dir)"
 )
-_STALLS = "libvirt's call does not come back"
 _AWAITS_ANSWER = (
     "QEMU has sent all of the guest, and the destination's answer to that does not come"
 )
@@ -74,7 +76,7 @@ class Call:
         if self.is_stuck:
             stats = self.here.stats
             has_sent_all = stats is not None and stats.has_sent_all
-            return f"{_STALLS}; {_AWAITS_ANSWER}" if has_sent_all else _STALLS
+            return f"{STALLS}; {_AWAITS_ANSWER}" if has_sent_all else STALLS
         return _HANGS if self.hangs and self._have_both_noticed else ""
 
     @property

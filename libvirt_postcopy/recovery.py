@@ -30,7 +30,7 @@ from libvirt_postcopy.diagnosis import (
 )
 from libvirt_postcopy.events import Half, Looked, Place, Side, StatusSeen
 from libvirt_postcopy.features import after_rejection
-from libvirt_postcopy.hanging import HANGS_ON, WAITS_FOR_NOBODY, Call
+from libvirt_postcopy.hanging import HANGS_ON, STALLS, WAITS_FOR_NOBODY, Call
 from libvirt_postcopy.phases import Status
 from libvirt_postcopy.verdict import Known, judge, never_ran_there, why_unclear
 
@@ -81,8 +81,8 @@ _SHELL_IS_LEFT = (
     " with old memory, which must not be resumed"
 )
 
-#: Of a source of which a resume has made nothing yet.
-_NOT_RESUMED = frozenset((None, Status.POSTCOPY_PAUSED))
+#: Of a source of which a resume has made nothing yet, or can make nothing.
+_NOT_RESUMED = frozenset((None, Status.POSTCOPY_PAUSED, Status.FAILED))
 
 #: In which QEMU can be told to break the migration.
 _CAN_PAUSE = frozenset((Status.POSTCOPY_ACTIVE, Status.POSTCOPY_RECOVER))
@@ -129,7 +129,9 @@ class Recovery:
         self._is_on = False  # no call of ours is under way, and it is not over
         self._is_attached = False  # somebody else has started it
         self._resume_at = 0.0
-        self._waits_since: float | None = None  # the source, while a call is under way
+        self._waits_since: float | None = (
+            None  # the source sends nothing, though a call is under way
+        )
         self._says_there = ""  # the destination's QEMU, by itself
         self._moved: tuple[int, int] | None = None
         self._moved_at: float | None = None  # None: not split yet
@@ -142,7 +144,7 @@ class Recovery:
         self._has_died_there = False
         self._has_switched = False
         self._cancels_since: float | None = None  # the source, since a call has failed
-        self._left_since = _NEVER  # all was sent, and the source has not gone yet
+        self._news, self._news_at = "", 0.0
         self._was_there_at = float("-inf")  # the destination's half, or it was not seen
         self.source_qemu = 0  #: its version, as it was known before anything broke
         self.has_run_there = False  #: the destination's vCPUs were seen to run
@@ -187,9 +189,8 @@ class Recovery:
         self._seen[event.side] = (now, as_qemu_says(event))
         if event.side is Side.SOURCE and event.status not in _NOT_RESUMED:
             self._waits_since = None
-        if event.side is Side.SOURCE:
-            is_left = self._last(Side.SOURCE).half is Half.LEFT
-            self._left_since = min(self._left_since, now) if is_left else _NEVER
+        if self._known.news != self._news:
+            self._news, self._news_at = self._known.news, now
         if event.side is Side.DESTINATION and event.half not in ABSENT:
             self._was_there_at = now
         if event.side is Side.SOURCE and not event.listens:
@@ -219,7 +220,8 @@ class Recovery:
             is_cancelling = event.status == Status.CANCELLING
             self._cancels_since = now if is_cancelling else None
             is_paused = event.status == Status.POSTCOPY_PAUSED
-            self._waits_since = now if is_paused and not self._is_on else None
+            has_stopped = event.status in _NOT_RESUMED
+            self._waits_since = now if has_stopped and not self._is_on else None
             if is_paused and self._moved_at is None:
                 self._moved_at = now  # no reading has told of a page before
         self.hurry(now)
@@ -342,7 +344,9 @@ class Recovery:
         is_seen = min(at for at, _ in self._seen.values()) >= ends_at
         if is_seen or now >= ends_at + UNCLEAR_S:
             return self._end_impatiently()
-        return []
+        if not self._news or now < self._news_at + TELL_S:
+            return []
+        return self._tell_of_stall(f"{self._news}; {STALLS}: waiting for it")
 
     def _end_impatiently(self) -> list[Action]:
         if self._diagnosis is Diagnosis.ARRIVED:
@@ -464,7 +468,7 @@ class Recovery:
         """
         here, there = self._last(Side.SOURCE), self._last(Side.DESTINATION)
         if here.half is Half.LEFT:
-            is_settled = now >= self._left_since + SETTLE_S
+            is_settled = now >= self._news_at + SETTLE_S
             return there.obstacle if is_settled else ""
         return self._obstacle() if here.status == Status.POSTCOPY_PAUSED else ""
 
@@ -486,6 +490,8 @@ class Recovery:
     @property
     def _gives_up_at(self) -> float:
         """Patience counts from the last page that moved; a verdict has its time in any case."""
+        if self._known.may_run_twice:
+            return self._news_at + SETTLE_S
         if self._diagnosis is Diagnosis.UNCLEAR:
             soonest = self._diagnosed_at + SETTLE_S
             latest = self._diagnosed_at + UNCLEAR_S

@@ -626,7 +626,9 @@ def test_two_whole_ones_after_a_switch_are_told_and_neither_is_said_to_be_it() -
     """Started again in the switch, a source's daemon resumes what is left there, if no lock of a disk's keeps it from it."""
     scene = Split().find(*TWO)
     scene.at(10.0, ev.Ended("End of file", here=Half.WHOLE, there=Half.WHOLE))
-    scene.until(10.0 + UNCLEAR_S)
+    scene.until(10.0 + SETTLE_S - 0.1)
+    assert not scene.migration.is_over
+    scene.until(10.0 + SETTLE_S)
     assert scene.migration.is_over and scene.migration.place is Place.UNKNOWN
     assert "see that they do not both run" in scene.migration.given_up
 
@@ -751,9 +753,13 @@ def test_source_that_goes_on_is_found_even_while_the_destination_is_silent() -> 
 
 def test_two_that_may_run_are_left_alone_and_told() -> None:
     here = given_up("qemu-11.1/device-state-rejected")
-    scene = Split().fails(here, looked(DST, Half.SPLIT_FAILED))
-    scene.until(10.0 + UNCLEAR_S)
-    assert scene.migration.place is Place.SPLIT
+    scene = Split().fails(here)  # the destination answers later
+    scene.at(10.0 + SETTLE_S - 1, looked(DST, Half.SPLIT_FAILED))
+    scene.find(here, looked(DST, Half.SPLIT_FAILED))
+    scene.until(10.0 + 2 * SETTLE_S - 1.1)
+    assert not scene.migration.is_over, "it may be a moment"
+    scene.until(10.0 + 2 * SETTLE_S - 1)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
     assert "see that it does not run there as well" in scene.migration.given_up
     assert scene.resumes == scene.pauses == []
 
@@ -1057,6 +1063,28 @@ def test_call_that_no_half_needs_is_not_waited_for_without_end(
     assert scene.migration.is_over and scene.migration.place is place
     assert words in scene.migration.given_up
     assert scene.resumes == scene.pauses == []
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 30 * MINUTE])
+@pytest.mark.parametrize("there, words", [(Half.SPLIT, "see that it does not run there as well"), (Half.WHOLE, "see that they do not both run")])  # fmt: skip
+def test_guest_that_may_run_twice_is_told_of_while_the_call_hangs(
+    there: Half, words: str, patience_s: float
+) -> None:
+    scene = unanswered(patience_s, RUNS_AGAIN, looked(DST, there))
+    scene.at(1.0, status("failed"))
+    scene.until(1.0 + HANG_S + TELL_S - 0.1)
+    assert scene.notes == []
+    scene.until(1.0 + HANG_S + TELL_S)
+    (note,) = scene.notes
+    assert words in note and note.endswith("does not come back: waiting for it")
+    scene.until(5 * MINUTE)
+    assert scene.notes == [note] and not scene.migration.is_over
+
+
+def test_call_that_does_not_come_back_though_all_was_sent_is_told_of() -> None:
+    scene = unanswered(30 * MINUTE, *ARRIVED)
+    scene.until(STALL_S + TELL_S)
+    assert scene.notes == ["QEMU has sent all of the guest; libvirt's call does not come back: waiting for it"]  # fmt: skip
 
 
 def test_without_patience_a_call_is_waited_for_until_the_kernels_have_given_up() -> (
