@@ -78,7 +78,8 @@ _LONGEST_PAUSE_S = 10.0
 
 _SHELL_IS_LEFT = (
     "the guest is on the destination; libvirt has missed that on the source, and keeps what is left of it there: a shell"
-    " with old memory, which must not be resumed"
+    " with old memory, which must not be resumed; once the guest is seen to run on the destination, virsh destroy on the"
+    " source ends nothing but that shell"
 )
 
 #: Of a source of which a resume has made nothing yet, or can make nothing.
