@@ -82,7 +82,7 @@ _SHELL_IS_LEFT = (
     " source ends nothing but that shell"
 )
 
-#: Of a source of which a resume has made nothing yet, or can make nothing.
+#: Of a source that sends nothing: a resume has made nothing of it yet, or never will.
 _NOT_RESUMED = frozenset((None, Status.POSTCOPY_PAUSED, Status.FAILED))
 
 #: In which QEMU can be told to break the migration.
@@ -130,9 +130,7 @@ class Recovery:
         self._is_on = False  # no call of ours is under way, and it is not over
         self._is_attached = False  # somebody else has started it
         self._resume_at = 0.0
-        self._waits_since: float | None = (
-            None  # the source sends nothing, though a call is under way
-        )
+        self._waits_since: float | None = None  # the source, while a call is under way
         self._says_there = ""  # the destination's QEMU, by itself
         self._moved: tuple[int, int] | None = None
         self._moved_at: float | None = None  # None: not split yet
@@ -145,7 +143,7 @@ class Recovery:
         self._has_died_there = False
         self._has_switched = False
         self._cancels_since: float | None = None  # the source, since a call has failed
-        self._news, self._news_at = "", 0.0
+        self._news, self._news_at = "", 0.0  # what is told of a call that hangs
         self._was_there_at = float("-inf")  # the destination's half, or it was not seen
         self.source_qemu = 0  #: its version, as it was known before anything broke
         self.has_run_there = False  #: the destination's vCPUs were seen to run
