@@ -231,8 +231,8 @@ class Looked(Event):
     :ivar run_state: What the QEMU of a split source says of its vCPUs (QAPI ``RunState``); empty where it was not asked.
     :ivar qemu: The version of the QEMU that holds the half, as ``virConnectGetVersion`` writes it; 0 where unknown.
     :ivar stands_still: A destination's main loop does, so libvirt hears nothing of its QEMU, but the driver can recover it.
-    :ivar listens: False where nothing has accepted a connection: its host is away, or its daemon down.  A daemon that
-        hangs listens.
+    :ivar listens: False where no connection could be opened, or the one there was has broken: what its QEMU says meanwhile
+        is not heard.  A daemon that hangs listens.
     """
 
     side: Side

@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from libvirt_postcopy.diagnosis import HALVES, RUNS, Diagnosis
+from libvirt_postcopy.diagnosis import ABSENT, HALVES, RUNS, Diagnosis
 from libvirt_postcopy.events import Half, Looked
 from libvirt_postcopy.phases import Status
 
-__all__ = ["Call", "HANGS_ON", "WAITS_FOR_NOBODY"]
+__all__ = ["Call", "HANGS_ON", "STALLS", "WAITS_FOR_NOBODY"]
 
 HANGS_ON = "libvirt's call does not come back, and QEMU waits for a resume"
 """What a call that nobody could have resumed waits for in vain, as with libvirt before 8.5."""
+
+STALLS = "libvirt's call does not come back"
+"""Of one that can be left, since the guest does not need it."""
 
 WAITS_FOR_NOBODY = "the destination's QEMU has ended, and the source's waits for it"
 
@@ -25,7 +28,6 @@ _HANGS = (
     "libvirt's call does not come back, and both QEMUs wait: the destination's takes no command, as where its main loop"
     " waits for a page itself; only a monitor that was open before reaches it then (--postcopy-monitor-dir)"
 )
-_STALLS = "libvirt's call does not come back"
 _AWAITS_ANSWER = (
     "QEMU has sent all of the guest, and the destination's answer to that does not come"
 )
@@ -58,10 +60,13 @@ class Call:
     def is_stuck(self) -> bool:
         """It can be left if nothing moves for long: the destination has the guest, and no QEMU has noticed anything.
 
-        Or the source's runs the guest again, as QEMU 10.0 does that was paused when all was sent.
+        Or the source's has nothing to give any more, or runs the guest again, as QEMU 10.0 does that was paused when all
+        was sent.
         """
         if self.here.run_state == RUNS:
-            return self.there.half in HALVES
+            return self.there.half is not Half.UNKNOWN
+        if self.here.half is Half.LEFT:
+            return self.there.half in _RUNS_IT | ABSENT
         is_split = self.here.half in HALVES and self.there.half in _RUNS_IT
         return is_split and self.diagnosis is Diagnosis.FLOWING
 
@@ -71,7 +76,7 @@ class Call:
         if self.is_stuck:
             stats = self.here.stats
             has_sent_all = stats is not None and stats.has_sent_all
-            return f"{_STALLS}; {_AWAITS_ANSWER}" if has_sent_all else _STALLS
+            return f"{STALLS}; {_AWAITS_ANSWER}" if has_sent_all else STALLS
         return _HANGS if self.hangs and self._have_both_noticed else ""
 
     @property

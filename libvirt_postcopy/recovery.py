@@ -30,7 +30,7 @@ from libvirt_postcopy.diagnosis import (
 )
 from libvirt_postcopy.events import Half, Looked, Place, Side, StatusSeen
 from libvirt_postcopy.features import after_rejection
-from libvirt_postcopy.hanging import HANGS_ON, WAITS_FOR_NOBODY, Call
+from libvirt_postcopy.hanging import HANGS_ON, STALLS, WAITS_FOR_NOBODY, Call
 from libvirt_postcopy.phases import Status
 from libvirt_postcopy.verdict import Known, judge, never_ran_there, why_unclear
 
@@ -78,11 +78,12 @@ _LONGEST_PAUSE_S = 10.0
 
 _SHELL_IS_LEFT = (
     "the guest is on the destination; libvirt has missed that on the source, and keeps what is left of it there: a shell"
-    " with old memory, which must not be resumed"
+    " with old memory, which must not be resumed; once the guest is seen to run on the destination, virsh destroy on the"
+    " source ends nothing but that shell"
 )
 
-#: Of a source of which a resume has made nothing yet.
-_NOT_RESUMED = frozenset((None, Status.POSTCOPY_PAUSED))
+#: Of a source that sends nothing: a resume has made nothing of it yet, or never will.
+_NOT_RESUMED = frozenset((None, Status.POSTCOPY_PAUSED, Status.FAILED))
 
 #: In which QEMU can be told to break the migration.
 _CAN_PAUSE = frozenset((Status.POSTCOPY_ACTIVE, Status.POSTCOPY_RECOVER))
@@ -133,7 +134,7 @@ class Recovery:
         self._says_there = ""  # the destination's QEMU, by itself
         self._moved: tuple[int, int] | None = None
         self._moved_at: float | None = None  # None: not split yet
-        self._paused_at = float("-inf")
+        self._paused_at = self._resumed_at = float("-inf")
         self._diagnosis = Diagnosis.UNCLEAR
         self._diagnosed_at = 0.0
         self._told: set[Diagnosis] = set()
@@ -142,6 +143,7 @@ class Recovery:
         self._has_died_there = False
         self._has_switched = False
         self._cancels_since: float | None = None  # the source, since a call has failed
+        self._news, self._news_at = "", 0.0  # what is told of a call that hangs
         self._was_there_at = float("-inf")  # the destination's half, or it was not seen
         self.source_qemu = 0  #: its version, as it was known before anything broke
         self.has_run_there = False  #: the destination's vCPUs were seen to run
@@ -186,6 +188,8 @@ class Recovery:
         self._seen[event.side] = (now, as_qemu_says(event))
         if event.side is Side.SOURCE and event.status not in _NOT_RESUMED:
             self._waits_since = None
+        if self._known.news != self._news:
+            self._news, self._news_at = self._known.news, now
         if event.side is Side.DESTINATION and event.half not in ABSENT:
             self._was_there_at = now
         if event.side is Side.SOURCE and not event.listens:
@@ -215,7 +219,8 @@ class Recovery:
             is_cancelling = event.status == Status.CANCELLING
             self._cancels_since = now if is_cancelling else None
             is_paused = event.status == Status.POSTCOPY_PAUSED
-            self._waits_since = now if is_paused and not self._is_on else None
+            has_stopped = event.status in _NOT_RESUMED
+            self._waits_since = now if has_stopped and not self._is_on else None
             if is_paused and self._moved_at is None:
                 self._moved_at = now  # no reading has told of a page before
         self.hurry(now)
@@ -272,7 +277,7 @@ class Recovery:
         looks = [at for side, at in self._look_at.items() if side not in self._looking]
         if not self._is_on:
             times = [*looks, *self._hang_times]
-            return max(self._doubtful_at, min(times)) if times else None
+            return max(self._suspect_at, min(times)) if times else None
         times = [*looks, self._gives_up_at]
         if self._waiting:
             times.append(self._diagnosed_at + TELL_S)
@@ -286,7 +291,7 @@ class Recovery:
         if self.found is not None:
             return []
         is_split = self._moved_at is not None
-        is_suspect = is_split and now >= self._doubtful_at
+        is_suspect = is_split and now >= self._suspect_at
         actions = self._break(now) if is_split and now >= self._stalls_at else []
         if self._is_on:
             actions += self._decide(now)
@@ -307,23 +312,45 @@ class Recovery:
             return self._stalls_at
         return min(self._stalls_at, self._waits_since + HANG_S)
 
+    @property
+    def _suspect_at(self) -> float:
+        """From when on the hosts are looked at during a call; a pause that was refused must not hide how it ends."""
+        if self._call.is_stuck:
+            return min(self._doubtful_at, self._stuck_ends_at)
+        return self._doubtful_at
+
     def _doubt(self, now: float) -> list[Action]:
         """See whether the call that is under way can come to anything."""
         call = self._call
         is_settled = now >= self._diagnosed_at + SETTLE_S
         if call.waits_for_nobody and is_settled:
             return self._end(WAITS_FOR_NOBODY)
-        if not (call.is_stuck or call.hangs):
+        if call.is_stuck:
+            return self._doubt_stuck(now)
+        if not call.hangs:
             return []
-        if call.hangs and self._obstacle() and is_settled:
+        if self._obstacle() and is_settled:
             return self._end(f"{HANGS_ON}; {self._obstacle()}")
         if now >= self._hang_ends_at:
-            return self._end("; ".join(filter(None, (self._impatience(), call.text))))
-        if call.is_stuck:
-            return []
+            return self._end_impatiently()
         if self._can_go_round and self._patience_s:
             return self._resume(now)
         return self._tell(now)
+
+    def _doubt_stuck(self, now: float) -> list[Action]:
+        """Leave it when patience ends, by what is seen then: it may have come to its end meanwhile."""
+        ends_at = self._stuck_ends_at
+        is_seen = min(at for at, _ in self._seen.values()) >= ends_at
+        if is_seen or now >= ends_at + UNCLEAR_S:
+            return self._end_impatiently()
+        if not self._news or now < self._news_at + TELL_S:
+            return []
+        return self._tell_of_stall(f"{self._news}; {STALLS}: waiting for it")
+
+    def _end_impatiently(self) -> list[Action]:
+        if self._diagnosis is Diagnosis.ARRIVED:
+            return self._end_with_a_shell_left()
+        return self._end("; ".join(filter(None, (self._impatience(), self._call.text))))
 
     @property
     def _call(self) -> Call:
@@ -337,20 +364,24 @@ class Recovery:
 
     @property
     def _hang_ends_at(self) -> float:
-        ends_at = self._patience_ends_at
-        if self._call.is_stuck and not self._patience_s:
-            ends_at += KERNELS_S
-        return max(ends_at, self._diagnosed_at + SETTLE_S)
+        return max(self._patience_ends_at, self._diagnosed_at + SETTLE_S)
+
+    @property
+    def _stuck_ends_at(self) -> float:
+        """Not before nothing has moved for so long that it counts as a stall, whatever was tried since."""
+        kernels_s = 0.0 if self._patience_s else KERNELS_S
+        stalls_at = max(self._moved_at or 0.0, self._resumed_at) + STALL_S
+        return max(self._hang_ends_at, self._patience_ends_at + kernels_s, stalls_at)
 
     @property
     def _hang_times(self) -> list[float]:
         """When something is due though no look is."""
         call = self._call
-        if not (call.is_stuck or call.hangs):
+        if call.is_stuck:
+            return [self._stuck_ends_at + UNCLEAR_S]
+        if not call.hangs:
             return []
         times = [self._hang_ends_at]
-        if call.is_stuck:
-            return times
         if self._obstacle():
             times.append(self._diagnosed_at + SETTLE_S)
         if self._can_go_round and self._patience_s:
@@ -382,8 +413,8 @@ class Recovery:
             return self._end(self._impatience())
         if diagnosis is Diagnosis.PAUSED:
             return self._resume(now)
-        if diagnosis is Diagnosis.UNREACHABLE and self._is_paused_for_good:
-            return self._end(self._obstacle())
+        if diagnosis is Diagnosis.UNREACHABLE and self._why_in_vain(now):
+            return self._end(self._why_in_vain(now))
         return self._tell(now)
 
     def _tell(self, now: float) -> list[Action]:
@@ -418,7 +449,7 @@ class Recovery:
         self.attempts += 1
         self._is_on = False
         self._waits_since = now
-        self._paused_at = now  # the outage does not count against what comes now
+        self._resumed_at = now  # the outage does not count against what comes now
         self._forget(now)
         self._told.clear()
         self._told_of_stall.clear()
@@ -428,12 +459,17 @@ class Recovery:
         """Why it must not be resumed, as far as both hosts have been seen."""
         return next((it.obstacle for _, it in self._seen.values() if it.obstacle), "")
 
-    @property
-    def _is_paused_for_good(self) -> bool:
-        """The source's QEMU waits for a resume or for nothing any more, and no waiting cures what speaks against asking."""
-        here = self._last(Side.SOURCE)
-        is_waiting = here.half is Half.LEFT or here.status == Status.POSTCOPY_PAUSED
-        return is_waiting and bool(self._obstacle())
+    def _why_in_vain(self, now: float) -> str:
+        """Why no waiting for a daemon that does not answer comes to anything; empty where it may.
+
+        What is left of a guest that was sent is resumed by nobody: only what hides its destination counts, and a guest
+        that arrives looks so for a moment.
+        """
+        here, there = self._last(Side.SOURCE), self._last(Side.DESTINATION)
+        if here.half is Half.LEFT:
+            is_settled = now >= self._news_at + SETTLE_S
+            return there.obstacle if is_settled else ""
+        return self._obstacle() if here.status == Status.POSTCOPY_PAUSED else ""
 
     def _silent_side(self) -> str:
         for side in Side:
@@ -453,6 +489,8 @@ class Recovery:
     @property
     def _gives_up_at(self) -> float:
         """Patience counts from the last page that moved; a verdict has its time in any case."""
+        if self._known.may_run_twice:
+            return self._news_at + SETTLE_S
         if self._diagnosis is Diagnosis.UNCLEAR:
             soonest = self._diagnosed_at + SETTLE_S
             latest = self._diagnosed_at + UNCLEAR_S
@@ -531,7 +569,7 @@ class Recovery:
 
     @property
     def _stalls_at(self) -> float:
-        return max(self._moved_at or 0.0, self._paused_at) + STALL_S
+        return max(self._moved_at or 0.0, self._paused_at, self._resumed_at) + STALL_S
 
     def _break(self, now: float) -> list[Action]:
         """Break what only seems to flow, where it can be put together again."""
@@ -544,6 +582,8 @@ class Recovery:
             return []  # what a resume cannot mend must not be broken
         if self._diagnose(now) is not Diagnosis.FLOWING:
             return []
+        if now >= self._patience_ends_at:
+            return []  # nor what will not be resumed any more
         self._paused_at = now
         text = f"no page has moved for {STALL_S:.0f} s: making QEMU notice the break"
         return [*self._tell_of_stall(text), Pause()]

@@ -273,9 +273,22 @@ def _require_source(dom: Domain) -> None:
             side="destination",
             cure=f"run it against the source URI{_known_source(dom)}",
         )
+    if side is None and not vir.has_job(dom) and vir.is_paused_by_migration(dom):
+        raise _may_be_a_shell(dom)
     if side is None:
         does = "has another job" if vir.has_job(dom) else "runs"
         raise _nothing(dom, f"{does}, and no migration of it goes on here")
+
+
+def _may_be_a_shell(dom: Domain) -> StateError:
+    """libvirt has missed the end of its migration: started on its way again, it would be there twice."""
+    return StateError(
+        f"nothing to attach to: domain '{dom.name()}' is paused by a migration that does not go on: where the guest runs on"
+        " the destination this is a shell with old memory",
+        side="source",
+        cure="neither resume nor migrate it; look on the destination (virsh domstate --reason), and only if the guest runs"
+        " there destroy the shell here",
+    )
 
 
 def _nothing(dom: Domain, does: str) -> StateError:

@@ -26,6 +26,12 @@ _IS_TWOFOLD = (
     " they do not both run"
 )
 
+_RUNS_AGAIN = "the source's QEMU has given the migration up and runs the guest again"
+
+_MAY_RUN_TWICE = f"{_RUNS_AGAIN}, while the destination holds a half too: see that it does not run there as well"
+
+_ALL_SENT = "QEMU has sent all of the guest"
+
 _NEVER_RAN_THERE = (
     "the destination's half has ended before the guest ran there, and the source's daemon waits in vain for the end of a"
     " cancel"
@@ -51,7 +57,23 @@ class Known:
     def is_twofold(self) -> bool:
         """Both hosts have a whole guest, which the destination had not before this migration."""
         are_whole = self.here.half is self.there.half is Half.WHOLE
-        return are_whole and (self.has_switched or self.has_been_there)
+        was_split = self.has_switched or self.has_been_there or self.runs_here_again
+        return are_whole and was_split
+
+    @property
+    def may_run_twice(self) -> bool:
+        """Both hosts may run the guest, and nothing that is waited for changes that."""
+        runs_here = self.runs_here_again and self.there.half in HALVES
+        return self.is_twofold or runs_here
+
+    @property
+    def news(self) -> str:
+        """What the operator should know while a call is waited for; a passing moment of many a migration."""
+        if self.is_twofold:
+            return _IS_TWOFOLD
+        if self.runs_here_again:
+            return _MAY_RUN_TWICE if self.may_run_twice else _RUNS_AGAIN
+        return _ALL_SENT if self.here.half is Half.LEFT else ""
 
     @property
     def runs_here_again(self) -> bool:
@@ -75,8 +97,7 @@ def judge(known: Known) -> tuple[Place, str]:
         return Place.UNKNOWN, _IS_TWOFOLD
     found = whereabouts(known.here.half, known.there.half)
     if found is Place.SOURCE and known.runs_here_again:
-        text = "the source's QEMU has given the migration up and runs the guest again"
-        return found, text
+        return found, _RUNS_AGAIN
     if found is Place.LOST and known.may_have_been_rejected:
         return _judge_rejection(known.here.qemu)
     return found, ""
@@ -99,11 +120,8 @@ def why_unclear(known: Known) -> str:
         return _IS_TWOFOLD
     if here.half is Half.LEFT:
         return _SENT_TO_NOBODY
-    if known.runs_here_again and there.half in HALVES:
-        return (
-            "the source's QEMU has given the migration up and runs the guest again, while the destination"
-            " holds a half too: see that it does not run there as well"
-        )
+    if known.may_run_twice:
+        return _MAY_RUN_TWICE
     if here.half not in HALVES:
         return ""
     if here.status in NOT_ON_THE_WAY:

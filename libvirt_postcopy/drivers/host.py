@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import libvirt_postcopy.vir.calls as vir
@@ -223,7 +223,17 @@ class Host:
             return Looked(self.side, Half.UNKNOWN, listens=False)
         try:
             with self.line() as connection:
-                return self._look_over(connection)
+                found = self._found_over(connection)
+                # One that hangs does not come here: its look comes back when its connection breaks.
+                return replace(found, listens=vir.is_alive(connection))
+        except LibvirtError as error:
+            LOG.info("the %s cannot be reached: %s", self.side.value, error)
+            return Looked(self.side, Half.UNKNOWN, listens=False)
+
+    def _found_over(self, connection: Connection) -> Looked:
+        """What its daemon says; unknown where it refuses to tell."""
+        try:
+            return self._look_over(connection)
         except LibvirtError as error:
             LOG.info("the %s cannot be asked: %s", self.side.value, error)
             return Looked(self.side, Half.UNKNOWN)

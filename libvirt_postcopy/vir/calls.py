@@ -57,6 +57,7 @@ __all__ = [
     "query_migration",
     "run_state",
     "is_paused",
+    "is_paused_by_migration",
     "is_running",
     "host_uuid",
     "silence_libvirt",
@@ -217,6 +218,17 @@ def is_paused(dom: Domain) -> bool:
     """
     with refusals("source"):
         return dom.state()[0] == DomainState.VIR_DOMAIN_PAUSED
+
+
+def is_paused_by_migration(dom: Domain) -> bool:
+    """Whether libvirt has paused a domain for a migration; without a job, what that has left behind.
+
+    :raises LibvirtError: If the daemon cannot say.
+    """
+    with refusals("source"):
+        state, reason = dom.state()[:2]
+    is_paused = state == DomainState.VIR_DOMAIN_PAUSED
+    return is_paused and reason == PausedReason.VIR_DOMAIN_PAUSED_MIGRATION
 
 
 _HALVES: Mapping[tuple[int, int], Half] = {
@@ -397,7 +409,7 @@ _PORTS = {"tcp": 16509, "tls": 16514}
 
 
 def listens(uri: str, timeout: float) -> bool:
-    """Whether something listens where a URI points to, if that can be told without a login.
+    """Whether something listens where a URI points to; True where that cannot be told without a login, as over ssh.
 
     libvirt's own attempt to connect can last minutes when a link is down.
 

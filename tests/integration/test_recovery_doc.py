@@ -210,6 +210,16 @@ def with_disk(stage: Stage) -> libvirt.virDomain:
 
 
 @contextmanager
+def ended_since(stage: Stage) -> Iterator[None]:
+    """It has arrived unnoticed, and its user has shut it down there."""
+    with missed(stage, has_disk=True):
+        arrived_one = stage.find("b")
+        assert arrived_one is not None
+        arrived_one.destroy()
+        yield
+
+
+@contextmanager
 def broken_before(stage: Stage) -> Iterator[None]:
     begun = Awaited(PassSeen)
     job = postcopy.start(
@@ -252,6 +262,7 @@ SCENES = {
     ("paused (post-copy failed)", "running (post-copy), and the list says post-copy"): client_lost,
     ("no such domain, or shut off", "running (migrated)"): arrived,
     ("paused (migrating)", "running (migrated)"): lambda stage: missed(stage, has_disk=True),
+    ("paused (migrating)", "no such domain, or shut off"): ended_since,
     ("running", "running (migrated)"): lambda stage: missed(stage, has_disk=False),
     ("running", "no such domain, or shut off"): broken_before,
     ("paused (post-copy failed)", "no such domain, or shut off"): lambda stage: ended(stage, "b"),
@@ -303,12 +314,14 @@ def test_nothing_that_can_be_typed_is_left_out() -> None:
 
 
 NO_COMMAND = "When the destination's QEMU takes no command"
+SHELL = "When a shell is left"
 TITLES = (
     "Look",
     "Bring it back",
     "Watch it",
     "Make the destination notice",
     NO_COMMAND,
+    SHELL,
 )
 
 #: What stands in the text, and the test that types it.
@@ -403,6 +416,22 @@ def test_shadow_only_says_what_it_would_do(stage: Stage) -> None:
         here, there, _ = look(stage)
     assert here.stdout.strip() == "paused (post-copy failed)"
     assert there.stdout.strip() == "running (post-copy failed)"
+
+
+def test_shell_is_not_attached_to_and_can_be_removed(
+    stage: Stage, moved: Check
+) -> None:
+    (command,) = commands(SHELL)
+    with missed(stage, has_disk=True):
+        refused = typed(commands("Watch it")[0], stage)
+        assert refused.returncode == 1, refused.stderr
+        assert "neither resume nor migrate it" in refused.stderr
+        done = typed(command, stage)
+    assert done.returncode == 0, done.stderr
+    here, there, _ = look(stage)
+    assert here.returncode != 0
+    assert there.stdout.strip() == "running (migrated)"
+    moved()
 
 
 def test_destination_is_made_to_notice(stage: Stage, moved: Check) -> None:

@@ -45,6 +45,8 @@ from unit.fakes import (
 from waiting import wait_until
 
 OUTGOING = {"type": 2, "operation": 5, "memory_total": 1 << 30, "time_elapsed": 1000}
+PAUSED = (3, 1)  # by its user
+LEFT_BEHIND = (3, 2)
 FAILED_HERE = (3, 13)
 FAILED_THERE = (1, 11)
 ONLY_THERE = refused(84, "migration statistics are available only on the source host")
@@ -191,6 +193,32 @@ def test_without_a_destination_the_source_tells_of_completion() -> None:
     assert migration.is_over and migration.place is Place.DESTINATION
 
 
+def test_without_a_destination_what_is_left_of_a_sent_guest_is_a_passing_moment() -> (
+    None
+):
+    """libvirt says split until it has removed it, which takes it some tenths of a second; a silence before changes nothing."""
+    migration = attached(knows=False)
+    unknown = looked(DST, Half.UNKNOWN, obstacle=NO_DESTINATION)
+    see(migration, 1.0, looked(SRC, Half.SPLIT, "postcopy-active"), unknown)
+    see(migration, 2.0, looked(SRC, Half.UNKNOWN))
+    left = looked(SRC, Half.SPLIT, "completed")
+    see(migration, 10.0, status("completed"), left)
+    see(migration, 10.0 + SETTLE_S - 0.1, left)
+    assert not migration.is_over
+    see(migration, 10.0 + SETTLE_S - 0.1, looked(SRC, Half.GONE))
+    assert migration.is_over and migration.place is Place.DESTINATION
+
+
+def test_without_a_destination_what_is_left_for_good_is_told() -> None:
+    migration = attached(knows=False)
+    unknown = looked(DST, Half.UNKNOWN, obstacle=NO_DESTINATION)
+    left = looked(SRC, Half.SPLIT, "completed")
+    see(migration, 1.0, left, unknown)
+    see(migration, 1.0 + SETTLE_S + 0.1, left)
+    assert migration.is_over and migration.place is Place.UNKNOWN
+    assert migration.given_up == NO_DESTINATION
+
+
 def test_without_a_destination_a_source_that_is_gone_is_no_proof() -> None:
     migration = attached(knows=False)
     unknown = looked(DST, Half.UNKNOWN, obstacle=NO_DESTINATION)
@@ -329,6 +357,9 @@ def domain(state: tuple[int, int] = RUNNING, **job: Any) -> FakeDomain:
     [
         (domain(), "nothing to attach to: domain 'web1' runs, and no migration"),
         (domain(SHUT_OFF), "nothing to attach to: domain 'web1' does not run"),
+        (domain(PAUSED), "domain 'web1' runs, and no migration"),
+        (domain(LEFT_BEHIND), "is paused by a migration that does not go on"),
+        (domain(LEFT_BEHIND, type=2, operation=9), "domain 'web1' has another job"),
         (domain(type=2, operation=9), "domain 'web1' has another job"),
         (domain(type=3, operation=5), "domain 'web1' has another job"),
         (domain(SPLIT_THERE), "this is the destination's half"),
@@ -341,6 +372,13 @@ def test_where_there_is_nothing_to_attach_to(dom: FakeDomain, complaint: str) ->
         with pytest.raises(StateError, match=complaint):
             call(dom)
     assert dom.calls == []
+
+
+def test_shell_of_a_guest_that_has_gone_is_not_to_be_started_on_its_way_again() -> None:
+    with pytest.raises(StateError) as caught:
+        takeover.attach(domain(LEFT_BEHIND))
+    assert "start one with migrate" not in caught.value.cure
+    assert "neither resume nor migrate it" in caught.value.cure
 
 
 def test_destination_is_known_by_its_refusal_of_statistics() -> None:

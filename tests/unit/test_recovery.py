@@ -626,7 +626,9 @@ def test_two_whole_ones_after_a_switch_are_told_and_neither_is_said_to_be_it() -
     """Started again in the switch, a source's daemon resumes what is left there, if no lock of a disk's keeps it from it."""
     scene = Split().find(*TWO)
     scene.at(10.0, ev.Ended("End of file", here=Half.WHOLE, there=Half.WHOLE))
-    scene.until(10.0 + UNCLEAR_S)
+    scene.until(10.0 + SETTLE_S - 0.1)
+    assert not scene.migration.is_over
+    scene.until(10.0 + SETTLE_S)
     assert scene.migration.is_over and scene.migration.place is Place.UNKNOWN
     assert "see that they do not both run" in scene.migration.given_up
 
@@ -751,9 +753,13 @@ def test_source_that_goes_on_is_found_even_while_the_destination_is_silent() -> 
 
 def test_two_that_may_run_are_left_alone_and_told() -> None:
     here = given_up("qemu-11.1/device-state-rejected")
-    scene = Split().fails(here, looked(DST, Half.SPLIT_FAILED))
-    scene.until(10.0 + UNCLEAR_S)
-    assert scene.migration.place is Place.SPLIT
+    scene = Split().fails(here)  # the destination answers later
+    scene.at(10.0 + SETTLE_S - 1, looked(DST, Half.SPLIT_FAILED))
+    scene.find(here, looked(DST, Half.SPLIT_FAILED))
+    scene.until(10.0 + 2 * SETTLE_S - 1.1)
+    assert not scene.migration.is_over, "it may be a moment"
+    scene.until(10.0 + 2 * SETTLE_S - 1)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
     assert "see that it does not run there as well" in scene.migration.given_up
     assert scene.resumes == scene.pauses == []
 
@@ -813,6 +819,26 @@ def test_obstacle_ends_it_at_once_with_its_text(side: Side) -> None:
     assert scene.migration.place is Place.SPLIT
     assert scene.migration.given_up == "too old"
     assert scene.resumes == scene.pauses == []
+
+
+@pytest.mark.parametrize("attached", [False, True])
+def test_obstacle_does_not_end_a_guest_that_was_sent(attached: bool) -> None:
+    """Nobody resumes what is left of it, so it does not matter that nobody could."""
+    too_old = resume_obstacle(Side.SOURCE, 8_000_000, 6_002_000)
+    left = looked(SRC, Half.SPLIT_FAILED, "completed", too_old)
+    if attached:  # its source answers first
+        scene = Scene(patience_s=MINUTE).find(left)
+        scene.at(10.0, ev.Attached())
+    else:
+        scene = Split(patience_s=MINUTE)
+        scene.find(left, looked(DST, Half.UNKNOWN)).at(10.0, REFUSED)
+    scene.until(10.0 + 2 * SETTLE_S)
+    assert not scene.migration.is_over
+    if attached:
+        scene.at(scene.now, looked(DST, Half.UNKNOWN))
+    scene.find(left, looked(DST, Half.WHOLE)).until(10.0 + 4 * SETTLE_S)
+    assert scene.migration.is_over and scene.migration.place is Place.DESTINATION
+    assert scene.resumes == []
 
 
 def test_obstacle_does_not_end_what_goes_on_by_itself() -> None:
@@ -893,7 +919,7 @@ def test_stall_is_left_alone_without_patience() -> None:
     assert scene.pauses == []
 
 
-ALL_SENT = replace(FLOWING[0], half=Half.SPLIT, stats=Stats(memory_total=9, memory_remaining=0))  # fmt: skip
+ALL_SENT = replace(FLOWING[0], half=Half.SPLIT, stats=Stats(memory_sent=100, memory_total=9, memory_remaining=0))  # fmt: skip
 UNANSWERED = (ALL_SENT, looked(DST, Half.SPLIT))
 
 
@@ -949,6 +975,58 @@ def test_call_in_which_nothing_moves_is_left_when_patience_ends(found) -> None:
     assert "call does not come back" in reason and "QEMU has sent all" in reason
 
 
+def test_patience_ends_when_it_does_though_a_pause_was_refused_since() -> None:
+    scene = unanswered(25.0)
+    scene.until(25.0 - 0.1)
+    assert scene.pauses == [STALL_S] and not scene.migration.is_over
+    scene.until(25.0 + LOOK_S)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+
+
+@pytest.mark.parametrize(
+    "found, place",
+    [
+        ((looked(SRC, Half.SPLIT, "completed"), looked(DST, Half.WHOLE)), Place.DESTINATION),
+        (PAUSED, Place.SPLIT),
+    ],
+)  # fmt: skip
+def test_stuck_call_is_not_left_for_what_was_seen_before_patience_ended(
+    found: tuple[ev.Looked, ev.Looked], place: Place
+) -> None:
+    """The last looks are as old as the pause that was refused."""
+    scene = unanswered(2 * STALL_S)
+    scene.until(39.9)
+    assert scene.times(Look)[-1] == STALL_S
+    scene.find(*found).at(39.9, status(found[0].status))
+    scene.until(40.2)
+    assert not scene.migration.is_over
+    here, there = (each.half for each in found)
+    error = None if place is Place.DESTINATION else "broken"
+    scene.at(40.2, replace(REFUSED, error=error, here=here, there=there))
+    scene.until(2 * MINUTE)
+    assert scene.migration.is_over and scene.migration.place is place
+    assert "QEMU has sent all" not in scene.migration.given_up
+
+
+def test_look_that_hangs_does_not_keep_a_stuck_call_for_ever() -> None:
+    scene = unanswered(2 * MINUTE)
+    scene.until(MINUTE + 1)
+    scene.find(ALL_SENT)  # the destination's comes back no more
+    scene.until(2 * MINUTE + UNCLEAR_S - 0.1)
+    assert not scene.migration.is_over
+    scene.until(2 * MINUTE + UNCLEAR_S)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+
+
+def test_nothing_is_broken_that_is_not_resumed_any_more() -> None:
+    """Its patience is shorter than a stall: it would stand still on both hosts."""
+    scene = Split(patience_s=STALL_S - 5)
+    scene.moves(100)
+    scene.find(*FLOWING).until(MINUTE)
+    assert scene.pauses == [] and scene.migration.is_over
+    assert scene.migration.place is Place.SPLIT
+
+
 def test_call_of_a_source_that_runs_the_guest_again_is_not_waited_for_without_end() -> (
     None
 ):
@@ -958,6 +1036,55 @@ def test_call_of_a_source_that_runs_the_guest_again_is_not_waited_for_without_en
     scene.until(2 * MINUTE + STALL_S)
     assert scene.migration.is_over and scene.migration.place is Place.SPLIT
     assert "see that it does not run there as well" in scene.migration.given_up
+
+
+RUNS_AGAIN = ev.Looked(SRC, Half.SPLIT, "failed", run_state="running", qemu=10_000_013)
+
+
+@pytest.mark.parametrize(
+    "here, there, place, words",
+    [
+        (ARRIVED[0], Half.SPLIT, Place.SPLIT, "given up after 120 s"),
+        (ARRIVED[0], Half.SPLIT_FAILED, Place.SPLIT, "given up after 120 s"),
+        (ARRIVED[0], Half.GONE, Place.UNKNOWN, "the destination has none"),
+        (ARRIVED[0], Half.WHOLE, Place.DESTINATION, ""),
+        (RUNS_AGAIN, Half.WHOLE, Place.UNKNOWN, "see that they do not both run"),
+        (RUNS_AGAIN, Half.MIGRATING, Place.SOURCE, "runs the guest again"),
+        (RUNS_AGAIN, Half.GONE, Place.SOURCE, "runs the guest again"),
+    ],
+)
+def test_call_that_no_half_needs_is_not_waited_for_without_end(
+    here: ev.Looked, there: Half, place: Place, words: str
+) -> None:
+    scene = unanswered(2 * MINUTE, here, looked(DST, there))
+    scene.until(2 * MINUTE - 1)
+    assert not scene.migration.is_over
+    scene.until(2 * MINUTE + LOOK_S)
+    assert scene.migration.is_over and scene.migration.place is place
+    assert words in scene.migration.given_up
+    assert scene.resumes == scene.pauses == []
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 30 * MINUTE])
+@pytest.mark.parametrize("there, words", [(Half.SPLIT, "see that it does not run there as well"), (Half.WHOLE, "see that they do not both run")])  # fmt: skip
+def test_guest_that_may_run_twice_is_told_of_while_the_call_hangs(
+    there: Half, words: str, patience_s: float
+) -> None:
+    scene = unanswered(patience_s, RUNS_AGAIN, looked(DST, there))
+    scene.at(1.0, status("failed"))
+    scene.until(1.0 + HANG_S + TELL_S - 0.1)
+    assert scene.notes == []
+    scene.until(1.0 + HANG_S + TELL_S)
+    (note,) = scene.notes
+    assert words in note and note.endswith("does not come back: waiting for it")
+    scene.until(5 * MINUTE)
+    assert scene.notes == [note] and not scene.migration.is_over
+
+
+def test_call_that_does_not_come_back_though_all_was_sent_is_told_of() -> None:
+    scene = unanswered(30 * MINUTE, *ARRIVED)
+    scene.until(STALL_S + TELL_S)
+    assert scene.notes == ["QEMU has sent all of the guest; libvirt's call does not come back: waiting for it"]  # fmt: skip
 
 
 def test_without_patience_a_call_is_waited_for_until_the_kernels_have_given_up() -> (

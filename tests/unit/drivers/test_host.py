@@ -132,6 +132,32 @@ def test_host_that_cannot_be_reached_is_unknown_and_its_line_not_trusted_later(
     assert host.look().half is Half.WHOLE
 
 
+SSH = "qemu+ssh://root@b/system"
+LOCKED = refused(ErrorNumber.VIR_ERR_OPERATION_TIMEOUT, "cannot acquire state change lock")  # fmt: skip
+
+
+def test_host_over_ssh_that_cannot_be_reached_is_told_from_a_daemon_that_refuses() -> (
+    None
+):
+    """Whether somebody listens there is not known before a login; what its QEMU says is heard over a connection only."""
+    left = [FakeConnection(), FakeConnection()]
+    first, second = left
+
+    def connect(uri: str, side: str) -> FakeConnection:
+        if not left:
+            raise LibvirtError("ssh: connect to host b: No route to host", side=side)
+        return left.pop(0)
+
+    host = Host(DST, UUID, SSH, connect)
+    first.error = LOCKED
+    assert host.look() == Looked(DST, Half.UNKNOWN), "it is there"
+    first.error, first.is_dead = NO_ANSWER, True
+    second.error, second.is_dead = NO_ANSWER, True  # while it is looked at
+    assert host.look() == Looked(DST, Half.UNKNOWN, listens=False)
+    assert not left
+    assert host.look() == Looked(DST, Half.UNKNOWN, listens=False), "no other is opened"
+
+
 def test_callers_connection_is_used_where_no_other_is_to_be_had_and_never_closed() -> (
     None
 ):
