@@ -26,6 +26,7 @@ SLOW = {"bandwidth": 8, "bandwidth.postcopy": 2}
 does not come in time."""
 
 _S = 20.0
+_LOADED_S = 60.0
 
 
 class Begun:
@@ -80,11 +81,14 @@ def _held_daemon(stage: Stage) -> Iterator[None]:
 
 
 def _wait_until_loaded(stage: Stage) -> None:
-    monitor = SocketMonitor(_path(stage), "destination")
+    # It may have to wait for a page already, behind all that the kernel has taken for a slow link.
+    monitor = SocketMonitor(_path(stage), "destination", answer_s=_LOADED_S)
     try:
         monitor.connect()
         qemu = Qemu(monitor)
-        wait_until(lambda: qemu.run_state() != "inmigrate", "the device state", _S)
+        wait_until(
+            lambda: qemu.run_state() != "inmigrate", "the device state", _LOADED_S
+        )
     finally:
         monitor.close()
 

@@ -1217,7 +1217,7 @@ class Driven:
         raise AssertionError("it spins")
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.tuples(st.sampled_from([0.0, 0.1, 0.6, 5.0]), LOOKS | PAUSED_LOOKS),
