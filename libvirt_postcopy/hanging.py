@@ -16,16 +16,16 @@ from libvirt_postcopy.phases import Status
 
 __all__ = ["Call", "HANGS_ON", "STALLS", "WAITS_FOR_NOBODY"]
 
-HANGS_ON = "libvirt's call does not come back, and QEMU waits for a resume"
-"""What a call that nobody could have resumed waits for in vain, as with libvirt before 8.5."""
-
 STALLS = "libvirt's call does not come back"
 """Of one that can be left, since the guest does not need it."""
+
+HANGS_ON = f"{STALLS}, and QEMU waits for a resume"
+"""What a call that nobody could have resumed waits for in vain, as with libvirt before 8.5."""
 
 WAITS_FOR_NOBODY = "the destination's QEMU has ended, and the source's waits for it"
 
 _HANGS = (
-    "libvirt's call does not come back, and both QEMUs wait: the destination's takes no command, as where its main loop"
+    f"{STALLS}, and both QEMUs wait: the destination's takes no command, as where its main loop"
     " waits for a page itself; only a monitor that was open before reaches it then (--postcopy-monitor-dir)"
 )
 _AWAITS_ANSWER = (

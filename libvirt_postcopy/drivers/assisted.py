@@ -213,10 +213,8 @@ class AssistedDriver(NativeDriver):
     # The way round
 
     def _resume(self, lent: list[tuple[Host, Connection]]) -> None:
-        must_go_round = (
-            self._must_go_round
-        )  # what is seen from here on is of another time
-        self._broken = None  # that the source has waited says nothing any more
+        # What is seen from here on is of another time, and that the source has waited says nothing any more.
+        must_go_round, self._broken = self._must_go_round, None
         told = self._second.look()
         if self._is_put_off(told) or (must_go_round and told.is_silent):
             text = "the second monitor, which may be needed, is silent: waiting for it"

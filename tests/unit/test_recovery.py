@@ -389,22 +389,6 @@ def test_call_that_ends_soon_after_the_break_is_not_doubted() -> None:
 STANDS_STILL = replace(HALF_PAUSED[1], stands_still=True)
 
 
-def test_destination_that_the_driver_can_recover_is_recovered_beside_the_call() -> None:
-    scene = Split(patience_s=MINUTE)
-    scene.ending = None
-    scene.moves(100)
-    scene.at(1.0, *walk("postcopy-paused"))
-    scene.find(PAUSED[0], STANDS_STILL).until(1.0 + HANG_S)
-    assert scene.resumes == [1.0 + HANG_S] and scene.notes == []
-    scene.find(*flowing(101)).at(scene.now, *walk("postcopy-recover"), REFUSED)
-    scene.until(10.0)
-    scene.at(10.0, replace(REFUSED, call=0))  # the first call comes back at last
-    scene.until(15.0)
-    assert len(scene.resumes) == 1 and not scene.migration.is_over
-    scene.find(*MOVED).until(20.0)
-    assert scene.migration.place is Place.DESTINATION
-
-
 def beside_the_call() -> Split:
     """The first call hangs, and the one that goes round it is under way."""
     scene = Split(patience_s=MINUTE)
@@ -414,6 +398,18 @@ def beside_the_call() -> Split:
     scene.find(PAUSED[0], STANDS_STILL).until(1.0 + HANG_S)
     assert scene.resumes == [1.0 + HANG_S]
     return scene
+
+
+def test_destination_that_the_driver_can_recover_is_recovered_beside_the_call() -> None:
+    scene = beside_the_call()
+    assert scene.notes == []
+    scene.find(*flowing(101)).at(scene.now, *walk("postcopy-recover"), REFUSED)
+    scene.until(10.0)
+    scene.at(10.0, replace(REFUSED, call=0))  # the first call comes back at last
+    scene.until(15.0)
+    assert len(scene.resumes) == 1 and not scene.migration.is_over
+    scene.find(*MOVED).until(20.0)
+    assert scene.migration.place is Place.DESTINATION
 
 
 @pytest.mark.parametrize("call, resumes", [(0, 1), (1, 2), (None, 2)])

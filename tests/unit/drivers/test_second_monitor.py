@@ -68,6 +68,13 @@ def _served(monitor: SecondMonitor, **answers: object) -> MonitorServer:
     return MonitorServer(Path(monitor.path), named)
 
 
+def _offered(make: Make, dom: Machine) -> SecondMonitor:
+    """One that a destination was started with, and that counts nothing."""
+    monitor = make(counts=False)
+    monitor.offer(dom, {}, LIVE)
+    return monitor
+
+
 # The way
 
 
@@ -216,8 +223,7 @@ def test_error_that_is_about_the_socket(make: Make, dom: Machine) -> None:
 
 
 def test_destination_waits_for_the_new_channel(make: Make, dom: Machine) -> None:
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
     listening = {"socket-address": [{"type": "inet", "port": "49185"}]}
     with _served(monitor, query_migrate={"return": listening}) as qemu:
         assert monitor.recover(CHANNEL) == 49185
@@ -241,8 +247,7 @@ def test_main_loop_that_stands_still_is_told_one_port_after_the_other(
     make: Make, dom: Machine
 ) -> None:
     """It cannot be asked which of several it has taken."""
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
 
     def listen(server: MonitorServer) -> None:
         answer = server.asked[-1]
@@ -262,8 +267,7 @@ def test_main_loop_that_stands_still_is_told_one_port_after_the_other(
 def test_main_loop_that_stands_still_and_cannot_listen(
     make: Make, dom: Machine, desc: str
 ) -> None:
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
     served = _served(monitor, **STANDS_STILL, migrate_recover=refuse(desc))
     with served as qemu, pytest.raises(CommandError, match=desc):
         monitor.recover(CHANNEL)
@@ -273,8 +277,7 @@ def test_main_loop_that_stands_still_and_cannot_listen(
 
 @pytest.mark.usefixtures("impatient")
 def test_monitor_that_was_not_connected_to_in_time(make: Make, dom: Machine) -> None:
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
     server = MonitorServer(Path(monitor.path), {"qmp_capabilities": stand_still})
     with server, pytest.raises(MonitorStuck, match="its main loop stands still"):
         monitor.look()
@@ -292,8 +295,7 @@ def test_nothing_is_told_where_nobody_answers(make: Make, dom: Machine) -> None:
 
 
 def test_qemu_that_answers_tells_how_its_migration_is(make: Make, dom: Machine) -> None:
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
     info = {"return": {"status": "postcopy-paused"}}
     with _served(monitor, query_migrate=info):
         assert monitor.look() == Told("postcopy-paused")
@@ -304,8 +306,7 @@ def test_silent_link_is_no_main_loop_that_stands_still_and_may_come_back(
     make: Make, dom: Machine
 ) -> None:
     """QEMU may take no other connection, and what is sent may be carried out when all has changed."""
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
     with _served(monitor) as qemu:
         assert monitor.look() == Told("none")
         qemu.hold_back()
@@ -323,8 +324,7 @@ def test_silent_link_is_no_main_loop_that_stands_still_and_may_come_back(
 def test_link_that_dies_during_the_look_is_no_main_loop_that_stands_still(
     make: Make, dom: Machine
 ) -> None:
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
     with _served(monitor, query_status=MonitorServer.hold_back):
         assert monitor.look() == Told(is_silent=True)
 
@@ -344,8 +344,7 @@ def test_connection_that_ends_is_made_anew_before_it_is_needed(
 
 def test_connection_that_another_thread_has_made_is_kept(make: Make, dom: Machine) -> None:  # fmt: skip
     """Where both had lost the one before."""
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
     with _served(monitor) as qemu:
         with pytest.raises(MonitorLost), monitor._asked(0.0) as lost:
             monitor._drop()
@@ -358,8 +357,7 @@ def test_connection_that_another_thread_has_made_is_kept(make: Make, dom: Machin
 def test_connection_that_another_thread_has_made_in_place_of_a_lost_one_is_kept(
     make: Make, dom: Machine
 ) -> None:
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
     with _served(monitor) as qemu:
         with pytest.raises(MonitorLost), monitor._asked(0.0) as lost:
             lost._disconnect()
@@ -388,8 +386,7 @@ def test_machine_that_has_no_room_any_more_tells_nothing(
     def no_room() -> object:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
     monkeypatch.setattr(asyncio, "new_event_loop", no_room)
     with _served(monitor):
         assert monitor.look() == Told()
@@ -428,8 +425,7 @@ def test_ssh_that_has_ended_is_started_anew(
 
 
 def test_it_is_connected_to_from_the_beginning(make: Make, dom: Machine) -> None:
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
     monitor.begin()
     with _served(monitor) as qemu:
         wait_until(lambda: "qmp_capabilities" in qemu.commands(), "the connection", 5)
@@ -437,16 +433,14 @@ def test_it_is_connected_to_from_the_beginning(make: Make, dom: Machine) -> None
 
 
 def test_destination_that_refuses(make: Make, dom: Machine) -> None:
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
     refusal = refuse("Migrate recover can only be run when postcopy is paused.")
     with _served(monitor, migrate_recover=refusal), pytest.raises(CommandError):
         monitor.recover(CHANNEL)
 
 
 def test_connection_that_was_lost_is_made_anew(make: Make, dom: Machine) -> None:
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
     with _served(monitor) as qemu:
         monitor.recover(CHANNEL)
         qemu.hang_up()
@@ -456,8 +450,7 @@ def test_connection_that_was_lost_is_made_anew(make: Make, dom: Machine) -> None
 
 
 def test_nobody_is_asked_after_the_end(make: Make, dom: Machine) -> None:
-    monitor = make(counts=False)
-    monitor.offer(dom, {}, LIVE)
+    monitor = _offered(make, dom)
     monitor.close()
     with pytest.raises(ConnectError):
         monitor.recover(CHANNEL)
