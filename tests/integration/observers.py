@@ -10,7 +10,7 @@ from typing import Any
 from libvirt_postcopy.events import Side, StatusSeen
 from waiting import wait_until
 
-__all__ = ["Recorder", "Awaited", "Recovered", "wait_until_pages_flow"]
+__all__ = ["Recorder", "Awaited", "Recovered", "all_of", "wait_until_pages_flow"]
 
 _LONGEST_S = 30.0
 
@@ -67,6 +67,16 @@ class Awaited(Recorder):
 
     def wait(self) -> None:
         assert self._seen.wait(_LONGEST_S), f"no {self._kind.__name__} was seen"
+
+
+def all_of(*observers: Callable[[object], None]) -> Callable[[object], None]:
+    """One observer that shows what it is shown to each of several."""
+
+    def observe(what: object) -> None:
+        for each in observers:
+            each(what)
+
+    return observe
 
 
 class Recovered:

@@ -13,7 +13,7 @@ import libvirt
 import libvirt_qemu
 import pytest
 from commands import URI, Typed
-from observers import Awaited, Recovered, wait_until_pages_flow
+from observers import Awaited, Recovered, all_of, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
 from libvirt_postcopy.actions import Note, Resume
@@ -102,10 +102,7 @@ def test_guest_is_brought_back_each_time_its_link_breaks(
     split = Awaited(Resumed, lambda seen: seen.side is Side.DESTINATION)
     again = Awaited(StatusSeen, Recovered())
 
-    def observe(what: object) -> None:
-        split(what)
-        again(what)
-
+    observe = all_of(split, again)
     job = postcopy.start(
         domain,
         libvirt.open(URI) if is_managed else URI,
@@ -153,10 +150,7 @@ def test_limit_of_the_rest_is_raised_when_asked_and_kept_otherwise(
     split = Awaited(Resumed, lambda seen: seen.side is Side.DESTINATION)
     again = Awaited(StatusSeen, Recovered())
 
-    def observe(what: object) -> None:
-        split(what)
-        again(what)
-
+    observe = all_of(split, again)
     job = postcopy.start(
         domain,
         URI,

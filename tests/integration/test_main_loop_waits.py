@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from commands import URI, Typed
 from main_loop import IDLE, SLOW, Begun, lookout, stop_main_loop
-from observers import Awaited, Recovered
+from observers import Awaited, Recovered, all_of
 from sshd import SshServer
 
 import libvirt_postcopy as postcopy
@@ -22,6 +22,7 @@ from libvirt_postcopy.events import StatusSeen
 from scenes.stage import Stage
 
 Check = Callable[[], None]
+Observer = Callable[[object], None]
 
 
 @pytest.fixture
@@ -30,19 +31,23 @@ def stage(network: Lab) -> Iterator[Stage]:
         yield stage
 
 
-def test_guest_is_brought_back_out_of_band(stage: Stage, moved: Check) -> None:
-    dom = stage.start(qemu_args=lookout(stage))
-    begun = Begun()
-    job = postcopy.start(
-        dom,
+def _start(stage: Stage, observer: Observer, recover_bandwidth: int) -> postcopy.Job:
+    """A migration whose client has a second monitor at the destination's QEMU."""
+    return postcopy.start(
+        stage.start(qemu_args=lookout(stage)),
         URI,
         policy="manual",
         params=SLOW,
         wishes=Wishes(monitor_dir=str(stage.lab.shared)),
         recover=60,
-        recover_bandwidth=0,
-        observer=begun,
+        recover_bandwidth=recover_bandwidth,
+        observer=observer,
     )
+
+
+def test_guest_is_brought_back_out_of_band(stage: Stage, moved: Check) -> None:
+    begun = Begun()
+    job = _start(stage, begun, recover_bandwidth=0)
     begun.wait()
     stop_main_loop(stage)
     result = job.wait(90)
@@ -52,23 +57,8 @@ def test_guest_is_brought_back_out_of_band(stage: Stage, moved: Check) -> None:
 
 def test_guest_is_brought_back_again(stage: Stage, moved: Check) -> None:
     """libvirt had no part in the first recovery, and refuses the second where it takes no note of the break."""
-    dom = stage.start(qemu_args=lookout(stage))
     begun, again = Begun(), Awaited(StatusSeen, Recovered())
-
-    def observe(what: object) -> None:
-        begun(what)
-        again(what)
-
-    job = postcopy.start(
-        dom,
-        URI,
-        policy="manual",
-        params=SLOW,
-        wishes=Wishes(monitor_dir=str(stage.lab.shared)),
-        recover=60,
-        recover_bandwidth=4,
-        observer=observe,
-    )
+    job = _start(stage, all_of(begun, again), recover_bandwidth=4)
     begun.wait()
     stop_main_loop(stage)
     again.wait()

@@ -15,7 +15,7 @@ from driven import (
     nothing_is_left,
     taking,
 )
-from observers import Awaited
+from observers import Awaited, all_of
 
 import libvirt_postcopy as postcopy
 from libvirt_postcopy.api import Wishes
@@ -169,10 +169,7 @@ def _at_the_switch(stage: Stage) -> tuple[postcopy.Job, Awaited]:
     """The source has given the guest away, and the device state is behind what its link still has to send."""
     begun, left = Awaited(PassSeen), Awaited(StatusSeen, _has_left)
 
-    def observe(what: object) -> None:
-        begun(what)
-        left(what)
-
+    observe = all_of(begun, left)
     job = postcopy.start(
         stage.start(), B, driver="qemu", policy="manual", observer=observe
     )

@@ -20,7 +20,7 @@ from driven import (
     migrate_by_qemu,
     nothing_is_left,
 )
-from observers import Awaited, Recorder, Recovered, wait_until_pages_flow
+from observers import Awaited, Recorder, Recovered, all_of, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
 from libvirt_postcopy.actions import Resume, Switch
@@ -38,10 +38,7 @@ def test_guest_is_brought_back_each_time_its_link_breaks(
     there = Awaited(Resumed, is_there)
     again = Awaited(StatusSeen, Recovered())
 
-    def observe(what: object) -> None:
-        there(what)
-        again(what)
-
+    observe = all_of(there, again)
     job = postcopy.start(
         dom, B, driver="qemu", policy="after:0", observer=observe, **SLOW
     )
@@ -61,10 +58,7 @@ def test_recovery_over_a_unix_socket(stage: Stage, moved: Check) -> None:
     """At the path of before."""
     there, again = Awaited(Resumed, is_there), Awaited(Resume)
 
-    def observe(what: object) -> None:
-        there(what)
-        again(what)
-
+    observe = all_of(there, again)
     path = stage.lab.shared / "stream.sock"
     job = postcopy.start(
         stage.start(),
@@ -90,10 +84,7 @@ def test_recovery_over_a_unix_socket(stage: Stage, moved: Check) -> None:
 def test_hole_in_a_recovery_is_waited_out(stage: Stage, moved: Check) -> None:
     there, again = Awaited(Resumed, is_there), Awaited(Resume)
 
-    def observe(what: object) -> None:
-        there(what)
-        again(what)
-
+    observe = all_of(there, again)
     job = postcopy.start(
         stage.start(), B, driver="qemu", policy="after:0", observer=observe, **SLOW
     )

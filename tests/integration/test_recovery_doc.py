@@ -13,7 +13,7 @@ import libvirt
 import pytest
 from commands import Typed
 from main_loop import IDLE, SLOW, Begun, lookout, stop_main_loop
-from observers import Awaited, wait_until_pages_flow
+from observers import Awaited, all_of, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
 from labkit import Lab
@@ -167,10 +167,7 @@ def missed(stage: Stage, *, has_disk: bool) -> Iterator[None]:
     noted = host.path(f"/run/libvirt/qemu/{stage.name}.xml")
     begun = Awaited(PassSeen)
 
-    def observe(what: object) -> None:
-        begun(what)
-        there(what)
-
+    observe = all_of(begun, there)
     job = postcopy.start(
         with_disk(stage) if has_disk else stage.start(),
         "qemu+tcp://b/system",
