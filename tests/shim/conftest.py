@@ -73,11 +73,22 @@ class Pair:
             "LC_ALL": "C.UTF-8",
             "D": str(self.files),
         }
-        theirs = {**env, "PATH": f"{Path(real).parent}:{env['PATH']}"}
-        self.environs = (theirs, {**env, "PATH": f"{ours}:{theirs['PATH']}"})
+        path = f"{Path(real).parent}:{env['PATH']}"
+        self.environs = (
+            {**env, "PATH": path, "MINE": str(folder / "theirs")},
+            {**env, "PATH": f"{ours}:{path}", "MINE": str(folder / "ours")},
+        )
+
+    def theirs(self, argv: Sequence[str], stdin: bytes = b"") -> Ended:
+        """Run a program which starts ``virsh``, with the real one."""
+        return ended(argv, self.environs[0], stdin)
+
+    def ours(self, argv: Sequence[str], stdin: bytes = b"") -> Ended:
+        """Run it with ours; virsh itself may never end where a migration fails at once."""
+        return ended(argv, self.environs[1], stdin)
 
     def run(self, argv: Sequence[str], stdin: bytes = b"") -> tuple[Ended, Ended]:
-        """Run a program which starts ``virsh``, with each."""
+        """Run it with each, at the same time; all that both may write is ``$MINE``, a file for each."""
         with ThreadPoolExecutor() as pool:
             theirs, ours = pool.map(lambda env: ended(argv, env, stdin), self.environs)
         return theirs, ours

@@ -50,7 +50,7 @@ HUGE = "9" * 5000
     ids=lambda words: str(words)[:60],
 )  # fmt: skip
 def test_ours(pair: Pair, words: list[str | bytes]) -> None:
-    done = pair.run(["virsh", "-c", "test:///default", *words])[1]
+    done = pair.ours(["virsh", "-c", "test:///default", *words])
     assert done.status == 1
     errors = done.err.splitlines()
     assert errors and all(line.startswith(b"error: ") for line in errors)
@@ -61,7 +61,7 @@ def test_ours(pair: Pair, words: list[str | bytes]) -> None:
 def test_traceback_is_for_who_asks(pair: Pair) -> None:
     words = [*OURS, "test", "test:///default", "--postcopy-after", "x"]
     argv = ["env", "LIBVIRT_POSTCOPY_DEBUG=1", "virsh", "-c", "test:///default"]
-    assert b"Traceback" in pair.run([*argv, *words])[1].err
+    assert b"Traceback" in pair.ours([*argv, *words]).err
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ FAILS = b"failed to get domain 'nosuch'"
 
 def run(pair: Pair, string: str, *options: str) -> Ended:
     words = ["virsh", "-c", "test:///default", *options, string]
-    return pair.run(["bash", "-c", '"$@" 2>&1', "bash", *words])[1]
+    return pair.ours(["bash", "-c", '"$@" 2>&1', "bash", *words])
 
 
 def places(done: Ended, *what: bytes) -> list[int]:
@@ -119,7 +119,7 @@ def test_mistake_runs_nothing(pair: Pair, string: str, complaint: bytes) -> None
 
 def test_source_that_cannot_be_reached(pair: Pair) -> None:
     words = ["virsh", "-c", "nosuch:///x", f"{OURS}; {OURS}"]
-    done = pair.run(words)[1]
+    done = pair.ours(words)
     assert done.status == 1 and done.out == b""
 
 

@@ -35,7 +35,7 @@ def test_table_is_long_enough() -> None:
 )  # fmt: skip
 def test_strict_exit_is_what_virsh_does_anyway(pair: Pair, words: str) -> None:
     line = ["virsh", "-c", "test:///default", "migrate", *words.split()]
-    theirs, ours = pair.run(line)[0], pair.run([*line, "--strict-exit"])[1]
+    theirs, ours = pair.theirs(line), pair.ours([*line, "--strict-exit"])
     assert ours == theirs
 
 

@@ -29,7 +29,7 @@ def test_destination_is_looked_at_by_who_has_logged_in(
     pair: Pair, guarded: str, answer: bytes, is_let_in: bool
 ) -> None:
     words = ["virsh", "-c", "test:///default", "postcopy-check", "test", guarded]
-    done = pair.run(words, b"alice\n" + answer + b"\n")[1]
+    done = pair.ours(words, b"alice\n" + answer + b"\n")
     assert done.out.startswith(ASKED) and done.out.count(b"Enter") == 2
     assert (b"destination/connection" in done.out) is not is_let_in
 
@@ -37,7 +37,7 @@ def test_destination_is_looked_at_by_who_has_logged_in(
 def test_destination_asks_once_for_all_of_a_migration(pair: Pair, guarded: str) -> None:
     """The look beforehand and the migration itself."""
     line = f"virsh -c test:///default migrate --live --postcopy --unsafe test {guarded}"
-    done = pair.run(line.split(), b"alice\nsesame\n")[1]
+    done = pair.ours(line.split(), b"alice\nsesame\n")
     assert done.out.count(b"Enter") == 2 and done.status == 1
     assert b"this function is not supported" in done.err
 

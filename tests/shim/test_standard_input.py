@@ -77,7 +77,7 @@ def test_ours_comes_in_its_turn_on_virshs_own_connection(pair: Pair) -> None:
     text = b"suspend test\nmigrate-start-postcopy nosuch\ndomstate test\n"
     without = text.replace(b"migrate-start-postcopy nosuch", b"domstate nosuch")
     argv = ["bash", "-c", "virsh -c test:///default 2>&1"]
-    ours, theirs = pair.run(argv, text)[1], pair.run(argv, without)[0]
+    ours, theirs = pair.ours(argv, text), pair.theirs(argv, without)
     assert b"paused" in ours.out and ours.status == 0
     said = [line for line in shape(ours.out) if line[:6] not in (b"error:", b"note: ")]
     same = [line for line in shape(theirs.out) if not line.startswith(b"error: ")]
@@ -90,20 +90,20 @@ def test_ours_comes_in_its_turn_on_virshs_own_connection(pair: Pair) -> None:
 
 def test_line_of_both(pair: Pair) -> None:
     text = b"echo a; migrate-start-postcopy nosuch; echo b\n"
-    done = pair.run(["bash", "-c", "virsh -q -c test:///default 2>&1"], text)[1]
+    done = pair.ours(["bash", "-c", "virsh -q -c test:///default 2>&1"], text)
     a, error, b = (done.out.index(each) for each in (b"\na", b"error: ", b"\nb"))
     assert a < error < b
 
 
 @pytest.mark.parametrize("text", [b"echo a; migrate-start-postcopy --foo; echo b\n", b"echo a; migrate-start-postcopy nosuch; foo\n"])  # fmt: skip
 def test_line_with_a_mistake_runs_nothing(pair: Pair, text: bytes) -> None:
-    done = pair.run(["bash", "-c", "virsh -q -c test:///default 2>&1"], text)[1]
+    done = pair.ours(["bash", "-c", "virsh -q -c test:///default 2>&1"], text)
     assert b"error: " in done.out
     assert b"\na" not in done.out and b"\nb" not in done.out
 
 
 def test_ours_at_the_end_of_a_file_without_a_newline(pair: Pair) -> None:
-    done = pair.run([*VIRSH], b"migrate-start-postcopy nosuch")[1]
+    done = pair.ours([*VIRSH], b"migrate-start-postcopy nosuch")
     assert done.status == 0 and b"failed to get domain 'nosuch'" in done.err
     assert done.out.endswith(b"virsh # migrate-start-postcopy nosuch\n\nvirsh # \n")
 
@@ -112,16 +112,16 @@ def test_file_that_a_command_of_ours_names_is_looked_for_where_virsh_is(
     pair: Pair, tmp_path: Path
 ) -> None:
     text = f"cd {tmp_path}\nmigrate --live --strict-exit test test:///default --xml here.xml\n"
-    done = pair.run([*VIRSH], text.encode())[1]
+    done = pair.ours([*VIRSH], text.encode())
     assert b"cannot read file 'here.xml'" in done.err
     (tmp_path / "here.xml").write_text("<domain/>")
-    done = pair.run([*VIRSH], text.encode())[1]
+    done = pair.ours([*VIRSH], text.encode())
     assert b"cannot read" not in done.err and b"virDomainMigrate3" in done.err
 
 
 def test_connect_counts_for_ours_too(pair: Pair) -> None:
     text = b"connect test:///default --readonly\nmigrate-start-postcopy test\n"
-    done = pair.run([*VIRSH], text)[1]
+    done = pair.ours([*VIRSH], text)
     assert b"read only access prevents virDomainMigrateStartPostCopy" in done.err
     assert done.out.count(b"virsh > ") == 2
 
@@ -129,7 +129,7 @@ def test_connect_counts_for_ours_too(pair: Pair) -> None:
 def test_connect_that_fails_changes_nothing_for_ours(pair: Pair) -> None:
     """Else a command of ours could go to a host that virsh is not connected to."""
     text = b"connect nosuch:///x --readonly\nmigrate-start-postcopy test\n"
-    done = pair.run([*VIRSH], text)[1]
+    done = pair.ours([*VIRSH], text)
     assert b"not supported by the connection driver: virDomainMigrateStartPostCopy" in done.err  # fmt: skip
     assert done.out.count(b"virsh > ") == 0
 
@@ -169,7 +169,7 @@ def test_where_it_cannot_be_seen_what_virsh_does(
 
 def test_line_of_a_here_document_that_is_indented(pair: Pair) -> None:
     text = b"\techo a\n\tmigrate-start-postcopy nosuch\n\techo b\n"
-    done = pair.run([*VIRSH], text)[1]
+    done = pair.ours([*VIRSH], text)
     assert b"failed to get domain 'nosuch'" in done.err and b"unknown command" not in done.err  # fmt: skip
     assert b"migrate-start-postcopy nosuch\n" in done.out and b"\nb\n" in done.out
 

@@ -83,7 +83,7 @@ def test_reader_that_has_enough(compare: Callable[..., Ended]) -> None:
 def test_ours_on_a_terminal_and_not(pair: Pair, words: str) -> None:
     """The same words; standard output and error are told apart only where they are apart."""
     argv = ["virsh", *words.split()]
-    plain = pair.run(argv)[1]
+    plain = pair.ours(argv)
     with on_terminal(argv, pair.environs[1]) as (process, terminal):
         status = process.wait(PATIENCE_S)
         shown = read_until(terminal, b"\n")
