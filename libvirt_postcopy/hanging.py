@@ -66,9 +66,14 @@ class Call:
         if self.here.run_state == RUNS:
             return self.there.half is not Half.UNKNOWN
         if self.here.half is Half.LEFT:
-            return self.there.half in _RUNS_IT | ABSENT
-        is_split = self.here.half in HALVES and self.there.half in _RUNS_IT
+            return self.runs_there or self.there.half in ABSENT
+        is_split = self.here.half in HALVES and self.runs_there
         return is_split and self.diagnosis is Diagnosis.FLOWING
+
+    @property
+    def runs_there(self) -> bool:
+        """The destination runs the guest, so that it does not need the call."""
+        return self.there.half in _RUNS_IT
 
     @property
     def text(self) -> str:
@@ -98,5 +103,5 @@ _WAITS = frozenset(
 #: What both say where a call is waited for in vain; elsewhere it comes back by itself, or may be needed by the guest.
 _IN_VAIN = frozenset((Diagnosis.PAUSED, Diagnosis.HALF_PAUSED))
 
-#: Of a destination that runs the guest, so that it does not need the call.
+#: Of a destination that runs the guest.
 _RUNS_IT = frozenset((*HALVES, Half.WHOLE))

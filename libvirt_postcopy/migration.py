@@ -351,7 +351,7 @@ class Migration:
             self._figures.go_on()
         else:
             self._figures.resume(now)
-            self._recovery.has_run_there = True
+            self._recovery.run_there(now)
         return []
 
     def _take_split_failed(self, event: ev.SplitFailed, now: float) -> list[Action]:

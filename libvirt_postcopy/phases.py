@@ -320,6 +320,6 @@ def conclude(before: Place, ended: Ended, *, has_died: bool = False) -> Place:
     found = whereabouts(ended.here, ended.there)
     is_suspect = ended.here is Half.LEFT
     is_suspect |= ended.here is Half.WHOLE and before is not Place.SOURCE
-    if is_suspect and ended.there is Half.WHOLE:
-        found = Place.UNKNOWN  # one on each host: looks are to tell what that is
+    if is_suspect and ended.there in (Half.WHOLE, Half.UNKNOWN):
+        found = Place.UNKNOWN  # maybe one on each host: looks are to tell
     return before if found is Place.UNKNOWN and before is Place.SPLIT else found

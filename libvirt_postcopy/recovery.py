@@ -210,6 +210,12 @@ class Recovery:
         self._has_died_there = True
         self.hurry(now)
 
+    def run_there(self, now: float) -> None:
+        """The destination's vCPUs run."""
+        self.has_run_there = True
+        if self._moved_at is None:
+            self._moved_at = now  # the guest came with it
+
     def hear(self, event: StatusSeen, now: float) -> None:
         """Take what a QEMU announces."""
         self._has_switched |= event.status == Status.POSTCOPY_ACTIVE  # of either side
@@ -249,8 +255,11 @@ class Recovery:
         if self._is_attached and Side.SOURCE not in self._seen and not is_late:
             return Diagnosis.UNCLEAR
         known = self._known
-        found = diagnose(known.here, known.there)
-        return Diagnosis.UNCLEAR if known.is_twofold else found
+        if known.is_twofold:
+            return Diagnosis.UNCLEAR
+        if known.may_be_twofold:
+            return Diagnosis.UNREACHABLE
+        return diagnose(known.here, known.there)
 
     @property
     def _known(self) -> Known:
@@ -277,7 +286,8 @@ class Recovery:
         looks = [at for side, at in self._look_at.items() if side not in self._looking]
         if not self._is_on:
             times = [*looks, *self._hang_times]
-            return max(self._suspect_at, min(times)) if times else None
+            due = max(self._suspect_at, min(times))
+            return None if due == _NEVER else due
         times = [*looks, self._gives_up_at]
         if self._waiting:
             times.append(self._diagnosed_at + TELL_S)
@@ -327,6 +337,8 @@ class Recovery:
             return self._end(WAITS_FOR_NOBODY)
         if call.is_stuck:
             return self._doubt_stuck(now)
+        if now >= self._is_left_at:
+            return self._end_impatiently()
         if not call.hangs:
             return []
         if self._obstacle() and is_settled:
@@ -350,7 +362,8 @@ class Recovery:
     def _end_impatiently(self) -> list[Action]:
         if self._diagnosis is Diagnosis.ARRIVED:
             return self._end_with_a_shell_left()
-        return self._end("; ".join(filter(None, (self._impatience(), self._call.text))))
+        texts = self._impatience() or self._given_up, self._call.text or STALLS
+        return self._end("; ".join(filter(None, texts)))
 
     @property
     def _call(self) -> Call:
@@ -374,14 +387,21 @@ class Recovery:
         return max(self._hang_ends_at, self._patience_ends_at + kernels_s, stalls_at)
 
     @property
+    def _is_left_at(self) -> float:
+        """When a call is left whatever the hosts say, and though they say nothing: not while a destination may need it."""
+        runs_there = self._has_been_there or self._call.runs_there or self.attempts
+        may_need_it = self._last(Side.DESTINATION).half is Half.MIGRATING
+        is_left = runs_there and not may_need_it
+        return self._stuck_ends_at + UNCLEAR_S if is_left else _NEVER
+
+    @property
     def _hang_times(self) -> list[float]:
         """When something is due though no look is."""
         call = self._call
-        if call.is_stuck:
-            return [self._stuck_ends_at + UNCLEAR_S]
-        if not call.hangs:
-            return []
-        times = [self._hang_ends_at]
+        times = [self._is_left_at]
+        if call.is_stuck or not call.hangs:
+            return times
+        times.append(self._hang_ends_at)
         if self._obstacle():
             times.append(self._diagnosed_at + SETTLE_S)
         if self._can_go_round and self._patience_s:
@@ -519,6 +539,10 @@ class Recovery:
     def _impatience(self) -> str:
         if self._diagnosis is Diagnosis.UNCLEAR:
             return why_unclear(self._known)
+        return self._given_up
+
+    @property
+    def _given_up(self) -> str:
         if not self._patience_s:
             return ""
         return f"given up after {self._patience_s:.0f} s in which no page has moved"

@@ -26,6 +26,11 @@ _IS_TWOFOLD = (
     " they do not both run"
 )
 
+_MAY_BE_TWOFOLD = (
+    "the source has the guest as a whole one, it had run on the destination before, and nobody can look there now: see"
+    " that they do not both run"
+)
+
 _RUNS_AGAIN = "the source's QEMU has given the migration up and runs the guest again"
 
 _MAY_RUN_TWICE = f"{_RUNS_AGAIN}, while the destination holds a half too: see that it does not run there as well"
@@ -61,6 +66,12 @@ class Known:
         return are_whole and was_split
 
     @property
+    def may_be_twofold(self) -> bool:
+        """The source has a whole guest again, and the destination, where it ran before, cannot be looked at."""
+        is_whole_here = self.here.half is Half.WHOLE
+        return is_whole_here and self.there.half is Half.UNKNOWN and self.has_been_there
+
+    @property
     def may_run_twice(self) -> bool:
         """Both hosts may run the guest, and nothing that is waited for changes that."""
         runs_here = self.runs_here_again and self.there.half in HALVES
@@ -71,6 +82,8 @@ class Known:
         """What the operator should know while a call is waited for; a passing moment of many a migration."""
         if self.is_twofold:
             return _IS_TWOFOLD
+        if self.may_be_twofold:
+            return _MAY_BE_TWOFOLD
         if self.runs_here_again:
             return _MAY_RUN_TWICE if self.may_run_twice else _RUNS_AGAIN
         return _ALL_SENT if self.here.half is Half.LEFT else ""
@@ -95,6 +108,8 @@ def judge(known: Known) -> tuple[Place, str]:
     """Say where the guest is, and what is known of that; empty where there is nothing to add."""
     if known.is_twofold:
         return Place.UNKNOWN, _IS_TWOFOLD
+    if known.may_be_twofold:
+        return Place.UNKNOWN, _MAY_BE_TWOFOLD
     found = whereabouts(known.here.half, known.there.half)
     if found is Place.SOURCE and known.runs_here_again:
         return found, _RUNS_AGAIN

@@ -199,7 +199,7 @@ class Host:
         try:
             with self.line() as connection:
                 dom = vir.find_domain(connection, self._uuid)
-                return dom, Half.GONE if dom is None else vir.half(dom)
+                return dom, Half.GONE if dom is None else self._half_of(dom)
         except LibvirtError as error:
             LOG.info("the %s cannot be asked for the guest: %s", self.side.value, error)
             return None, Half.UNKNOWN
@@ -242,7 +242,7 @@ class Host:
         dom = vir.find_domain(connection, self._uuid)
         if dom is None:
             return Looked(self.side, Half.GONE)
-        half = vir.half(dom)
+        half = self._half_of(dom)
         if self.side is Side.SOURCE and half not in _HALVES:
             half = _missed_by_libvirt(dom) or half
         # What cannot be asked leaves a half unknown, so that it is looked at again and not resumed meanwhile.
@@ -252,6 +252,9 @@ class Host:
         # A whole guest may be one that migrates, so a daemon that cannot tell leaves the half unknown.
         told = *_ask_source(dom, half), obstacle, *_ask_vcpus(dom, half)
         return Looked(self.side, half, *told)
+
+    def _half_of(self, dom: Domain) -> Half:
+        return vir.half(dom) if self.side is Side.SOURCE else vir.half_there(dom)
 
     def _obstacle(self, dom: Domain, connection: Connection) -> str:
         """Why its half must not be resumed.

@@ -45,6 +45,7 @@ __all__ = [
     "migrate_to_uri3",
     "read_stats",
     "half",
+    "half_there",
     "find_domain",
     "has_job",
     "running_qemu_version",
@@ -275,6 +276,50 @@ def half(dom: Domain) -> Half:
     return _HALVES.get((state, reason), Half.WHOLE)
 
 
+def half_there(dom: Domain) -> Half:
+    """Say what a destination has of a migration.
+
+    One that stops for reasons of its own (a disk's error, a watchdog), or was continued after that, is no half by
+    libvirt's word any more, not even when the link breaks.  Its job tells, and that QEMU has not all of the guest yet; not
+    whether the link has broken, so it may be resumed: libvirt refuses that while pages flow.
+
+    :raises LibvirtError: If the daemon cannot say.
+    """
+    found = half(dom)
+    if found is not Half.WHOLE:
+        return found
+    with refusals("destination"):
+        has_arrived = tuple(dom.state()[:2]) == _MIGRATED  # its job ends a moment later
+    return Half.SPLIT_FAILED if not has_arrived and _is_coming_in(dom) else found
+
+
+_MIGRATED = (
+    DomainState.VIR_DOMAIN_RUNNING,
+    RunningReason.VIR_DOMAIN_RUNNING_MIGRATED,
+)
+
+
+def _is_coming_in(dom: Domain) -> bool:
+    try:
+        return _is_migration(dom.jobStats(), _MIGRATION_IN)
+    except libvirt.libvirtError as error:
+        if _ONLY_ON_SOURCE in str(error):
+            return True
+        if error.get_error_code() in _WITHOUT_JOB:
+            return False
+        raise translate(error, "destination") from error
+
+
+#: The domain has ended meanwhile, or its driver has no jobs.
+_WITHOUT_JOB = frozenset(
+    (
+        ErrorNumber.VIR_ERR_NO_SUPPORT,
+        ErrorNumber.VIR_ERR_NO_DOMAIN,
+        ErrorNumber.VIR_ERR_OPERATION_INVALID,
+    )
+)
+
+
 def find_domain(connection: Connection, uuid: str) -> Domain | None:
     """Look a domain up; None where there is no such domain.
 
@@ -291,7 +336,7 @@ def has_job(dom: Domain) -> bool:
         return bool(dom.jobStats().get("type", JobType.VIR_DOMAIN_JOB_NONE))
     except libvirt.libvirtError as error:
         LOG.debug("no job statistics: %s", error)
-        return False
+        return _ONLY_ON_SOURCE in str(error)
 
 
 def running_qemu_version(dom: Domain) -> int:

@@ -13,7 +13,7 @@ from libvirt_postcopy.qmp.socket import SocketMonitor
 from scenes.stage import Stage
 from waiting import wait_until
 
-__all__ = ["IDLE", "SLOW", "Begun", "lookout", "stop_main_loop"]
+__all__ = ["IDLE", "SLOW", "Begun", "ask_qemu", "lookout", "stop_main_loop"]
 
 IDLE = GuestParams(
     memory_mib=128, fill_mib=127, working_set_mib=48, rate_mib_s=1, high_stack=True
@@ -71,6 +71,18 @@ def stop_main_loop(stage: Stage) -> None:
 
 
 @contextmanager
+def ask_qemu(stage: Stage) -> Iterator[Qemu]:
+    """The one that has made the lookout's socket last."""
+    # It may have to wait for a page already, behind all that the kernel has taken for a slow link.
+    monitor = SocketMonitor(_path(stage), "destination", answer_s=_LOADED_S)
+    try:
+        monitor.connect()
+        yield Qemu(monitor)
+    finally:
+        monitor.close()
+
+
+@contextmanager
 def _held_daemon(stage: Stage) -> Iterator[None]:
     (daemon,) = stage.run("b", ["pgrep", "-o", "-x", "libvirtd"]).stdout.split()
     stage.run("b", ["kill", "-STOP", daemon])
@@ -81,16 +93,10 @@ def _held_daemon(stage: Stage) -> Iterator[None]:
 
 
 def _wait_until_loaded(stage: Stage) -> None:
-    # It may have to wait for a page already, behind all that the kernel has taken for a slow link.
-    monitor = SocketMonitor(_path(stage), "destination", answer_s=_LOADED_S)
-    try:
-        monitor.connect()
-        qemu = Qemu(monitor)
+    with ask_qemu(stage) as qemu:
         wait_until(
             lambda: qemu.run_state() != "inmigrate", "the device state", _LOADED_S
         )
-    finally:
-        monitor.close()
 
 
 def _stands_still(stage: Stage) -> bool:

@@ -13,6 +13,7 @@ import libvirt
 import libvirt_qemu
 import pytest
 from commands import URI, Typed
+from main_loop import ask_qemu, lookout
 from observers import Awaited, Recovered, all_of, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
@@ -25,7 +26,7 @@ from waiting import wait_until
 Check = Callable[[], None]
 SLOW = {"bandwidth.postcopy": 16}
 
-PAUSED, POSTCOPY_FAILED = 3, 13
+PAUSED, POSTCOPY, POSTCOPY_FAILED = 3, 12, 13
 
 
 def _recover(command: list[str]) -> None:
@@ -119,6 +120,28 @@ def test_guest_is_brought_back_each_time_its_link_breaks(
     result = job.wait(60)
     assert result.is_peer2peer is not is_managed
     assert len(again.of(Resume)) == 2
+    moved()
+
+
+def test_guest_that_stops_by_itself_on_the_destination_is_brought_back_too(
+    stage: Stage, moved: Check
+) -> None:
+    """As by a disk's error: libvirt calls its half an ordinary guest then, also when the link breaks."""
+    domain = stage.start(qemu_args=lookout(stage))
+    split = Awaited(Resumed, lambda seen: seen.side is Side.DESTINATION)
+    job = postcopy.start(domain, URI, policy="after:0", params=SLOW, observer=split)
+    split.wait()
+    wait_until_pages_flow(job)
+    with ask_qemu(stage) as qemu:
+        qemu.ask("stop")
+    there = stage.find("b")
+    assert there is not None
+    wait_until(lambda: there.state()[0] == PAUSED, "the guest to stand still", 20.0)
+    assert there.state()[1] not in (POSTCOPY, POSTCOPY_FAILED)
+    assert stage.lab.break_migrations() > 0
+    result = job.wait(60)
+    assert len(split.of(Resume)) >= 1
+    result.domain.resume()
     moved()
 
 

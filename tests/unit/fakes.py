@@ -57,6 +57,7 @@ def refused(code: int, message: str, domain: int = 10) -> libvirt.libvirtError:
 
 
 NO_DOMAIN = refused(ErrorNumber.VIR_ERR_NO_DOMAIN, "Domain not found")
+ONLY_THERE = refused(84, "migration statistics are available only on the source host")
 NO_ANSWER = refused(ErrorNumber.VIR_ERR_RPC, "client socket is closed", domain=7)
 
 

@@ -28,6 +28,7 @@ from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.units import MIB
 from unit.fakes import (
     DST,
+    ONLY_THERE,
     OTHER_UUID,
     RUNNING,
     SHUT_OFF,
@@ -38,7 +39,6 @@ from unit.fakes import (
     FakeConnection,
     FakeDomain,
     looked,
-    refused,
     status,
     walk,
 )
@@ -49,7 +49,6 @@ PAUSED = (3, 1)  # by its user
 LEFT_BEHIND = (3, 2)
 FAILED_HERE = (3, 13)
 FAILED_THERE = (1, 11)
-ONLY_THERE = refused(84, "migration statistics are available only on the source host")
 
 
 @pytest.fixture(autouse=True)

@@ -526,7 +526,7 @@ def test_whereabouts_after_a_failure(here: Half, there: Half, where: Place) -> N
 # How it ended
 
 BEFORE = [Place.SOURCE, Place.SPLIT, Place.DESTINATION, Place.LOST]
-LOOKED_AT_AGAIN = [(Half.WHOLE, Half.WHOLE), (Half.LEFT, Half.WHOLE)]
+LOOKED_AT_AGAIN = [(Half.WHOLE, Half.WHOLE), (Half.WHOLE, Half.UNKNOWN), (Half.LEFT, Half.WHOLE)]  # fmt: skip
 NOWHERE = list(product((Half.GONE, Half.INACTIVE), repeat=2))
 
 
@@ -565,6 +565,7 @@ def test_failure_is_concluded_from_what_both_hosts_say(before: Place) -> None:
         assert conclude(before, Ended(error="failed", here=here, there=there)) is where
 
 
+@pytest.mark.parametrize("there", [Half.WHOLE, Half.UNKNOWN])
 @pytest.mark.parametrize(
     "here, before, where",
     [
@@ -576,10 +577,10 @@ def test_failure_is_concluded_from_what_both_hosts_say(before: Place) -> None:
         (Half.LEFT, Place.SPLIT, Place.SPLIT),
     ],
 )
-def test_one_on_each_host_is_looked_at_again_once_it_had_switched(
-    here: Half, before: Place, where: Place
+def test_one_that_may_be_on_each_host_is_looked_at_again_once_it_had_switched(
+    here: Half, there: Half, before: Place, where: Place
 ) -> None:
-    ended = Ended(error="connection closed", here=here, there=Half.WHOLE)
+    ended = Ended(error="connection closed", here=here, there=there)
     assert conclude(before, ended) is where
 
 

@@ -320,14 +320,88 @@ def test_resume_that_comes_to_something_late_is_left_alone() -> None:
     assert scene.migration.place is Place.DESTINATION
 
 
-@pytest.mark.parametrize("found", [SILENT_THERE, SILENT_HERE, SILENT, UNCLEAR, (PAUSED[0], looked(DST, Half.MIGRATING))])  # fmt: skip
-def test_call_is_not_given_up_where_it_is_not_known_to_be_in_vain(
+LOADING = (PAUSED[0], looked(DST, Half.MIGRATING))
+RUNS_HERE = replace(looked(SRC, Half.SPLIT_FAILED, "failed"), run_state="running")
+
+
+@pytest.mark.parametrize("found", [SILENT_THERE, SILENT, LOADING])
+def test_call_is_not_left_where_the_destination_may_need_it(
     found: tuple[ev.Looked, ev.Looked],
 ) -> None:
-    """libvirt ends it where a daemon is away, and a destination that does not run the guest yet may need it."""
-    scene = hanging(MINUTE, *found)
+    """It was not seen to run the guest yet; libvirt ends the call where a daemon is away."""
+    scene = Split(MINUTE)
+    scene.find(*found).until(10 * MINUTE)
+    assert not scene.migration.is_over
+    scene = hanging(MINUTE, *LOADING)
     scene.until(10 * MINUTE)
     assert not scene.migration.is_over
+
+
+NOTHING_TELLS = [
+    SILENT,
+    SILENT_HERE,
+    SILENT_THERE,
+    UNCLEAR,
+    (looked(SRC, Half.SPLIT), looked(DST, Half.SPLIT)),  # its QEMU answers nothing
+    (looked(SRC, Half.SPLIT, "postcopy-active"), looked(DST, Half.UNKNOWN)),
+    (looked(SRC, Half.SPLIT_FAILED, "cancelling"), looked(DST, Half.SPLIT_FAILED)),
+    (looked(SRC, Half.SPLIT_FAILED, "failed"), looked(DST, Half.UNKNOWN)),
+    (RUNS_HERE, looked(DST, Half.UNKNOWN)),
+]
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+@pytest.mark.parametrize("found", NOTHING_TELLS)
+def test_call_is_left_in_the_end_though_nothing_tells_what_it_waits_for(
+    found: tuple[ev.Looked, ev.Looked], is_resumed: bool
+) -> None:
+    """A source's QEMU that answers nothing does not end it, and its daemon lives; the guest runs on the destination."""
+    scene = hanging(MINUTE) if is_resumed else Split(MINUTE)
+    scene.find(*found)
+    scene.at(scene.now + 1.0, ev.Resumed(DST))
+    scene.until(MINUTE)
+    assert not scene.migration.is_over
+    scene.until(3 * MINUTE)
+    assert scene.migration.is_over
+    assert scene.migration.place in (Place.SPLIT, Place.UNKNOWN)
+    text = "do not both run" if RUNS_HERE in found else "does not come back"
+    assert text in scene.migration.given_up
+
+
+def test_call_that_nothing_tells_of_is_left_without_patience_when_the_kernels_give_up() -> (
+    None
+):
+    scene = Split(0.0)
+    scene.at(1.0, ev.Resumed(DST))
+    scene.find(*SILENT).until(KERNELS_S)
+    assert not scene.migration.is_over
+    scene.until(KERNELS_S + STALL_S + 2 * UNCLEAR_S)
+    assert scene.migration.is_over
+
+
+@pytest.mark.parametrize("here", [RUNS_HERE, looked(SRC, Half.WHOLE)])
+def test_guest_that_is_whole_here_is_not_told_so_while_it_may_run_there(
+    here: ev.Looked,
+) -> None:
+    """The destination ran it, and says nothing now: that is waited for, and silence is no certainty."""
+    scene = Split(10 * MINUTE)
+    scene.at(1.0, ev.Resumed(DST))
+    scene.find(here, looked(DST, Half.UNKNOWN))
+    scene.at(2.0, ev.Ended("failed", here=here.half, there=Half.UNKNOWN))
+    scene.until(5 * MINUTE)
+    assert not scene.migration.is_over
+    assert "the destination's daemon does not answer" in "; ".join(scene.notes)
+    scene.until(15 * MINUTE)
+    assert scene.migration.place is Place.UNKNOWN
+    assert "do not both run" in scene.migration.given_up
+
+
+def test_guest_that_is_whole_here_and_never_ran_there_is_here() -> None:
+    scene = Split()
+    scene.find(looked(SRC, Half.WHOLE), looked(DST, Half.UNKNOWN))
+    scene.at(2.0, ev.Ended("failed", here=Half.WHOLE, there=Half.UNKNOWN))
+    scene.until(MINUTE)
+    assert scene.migration.place is Place.SOURCE
 
 
 def test_first_call_may_hang_too() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import libvirt
 import pytest
 
 from libvirt_postcopy.constants import DomainState, ErrorNumber, JobType, PausedReason
@@ -16,6 +17,7 @@ from unit.fakes import (
     DST,
     MIGRATED,
     NO_ANSWER,
+    ONLY_THERE,
     SPLIT_HERE,
     SPLIT_THERE,
     SRC,
@@ -285,6 +287,17 @@ def test_what_a_completed_postcopy_has_left_is_no_paused_guest(
         assert looked.stats is not None
     elif status == "completed":
         assert looked.half is (Half.WHOLE if state is SUSPENDED else Half.MIGRATING)
+
+
+def test_destination_that_stops_by_itself_is_told_by_its_job() -> None:
+    """No half by its state; a look and a look-up say the same, and neither takes silence for a whole guest."""
+    dom = FakeDomain(state=(3, libvirt.VIR_DOMAIN_PAUSED_IOERROR))
+    host = made_host(dom.connect())
+    assert host.look().half is host.half() is Half.WHOLE
+    dom.errors["jobStats"] = ONLY_THERE
+    assert host.look().half is host.half() is Half.SPLIT_FAILED
+    dom.errors["jobStats"] = NO_ANSWER
+    assert host.look().half is host.half() is Half.UNKNOWN
 
 
 def test_qemu_of_a_guest_that_runs_is_not_asked() -> None:

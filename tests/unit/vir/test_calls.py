@@ -13,6 +13,7 @@ from unit.fakes import (
     MIGRATED,
     NO_ANSWER,
     NO_DOMAIN,
+    ONLY_THERE,
     OTHER_UUID,
     RUNNING,
     SHUT_OFF,
@@ -214,6 +215,63 @@ def test_guest_that_panicked_and_was_kept_is_whole() -> None:
     assert vir.half(dom) is Half.WHOLE
 
 
+#: States that say nothing of a migration: stopped by a disk's error or a watchdog, or continued since.
+FOR_OTHER_REASONS = [
+    (PAUSED, libvirt.VIR_DOMAIN_PAUSED_IOERROR),
+    (PAUSED, libvirt.VIR_DOMAIN_PAUSED_WATCHDOG),
+    (PAUSED, libvirt.VIR_DOMAIN_PAUSED_USER),
+    (PAUSED, 77),
+    (RUNNING[0], libvirt.VIR_DOMAIN_RUNNING_UNPAUSED),
+    CRASHED,
+]
+
+
+@pytest.mark.parametrize("state", FOR_OTHER_REASONS)
+def test_destination_whose_job_goes_on_has_a_half(state: tuple[int, int]) -> None:
+    dom = FakeDomain(state=state)
+    dom.is_kept = True
+    assert vir.half(dom) is vir.half_there(dom) is Half.WHOLE
+    dom.errors["jobStats"] = ONLY_THERE
+    assert vir.half_there(dom) is Half.SPLIT_FAILED
+
+
+def test_destination_that_has_arrived_is_whole_though_its_job_goes_on() -> None:
+    """For a moment at the end of each."""
+    dom = FakeDomain(state=MIGRATED)
+    dom.errors["jobStats"] = ONLY_THERE
+    assert vir.half_there(dom) is Half.WHOLE
+
+
+@pytest.mark.parametrize(
+    "state", [SPLIT_THERE, (PAUSED, PausedReason.VIR_DOMAIN_PAUSED_MIGRATION), SHUT_OFF]
+)
+def test_destination_whose_state_tells_is_asked_no_more(state: tuple[int, int]) -> None:
+    dom = FakeDomain(state=state)
+    dom.errors["jobStats"] = NO_ANSWER
+    assert vir.half_there(dom) is vir.half(dom)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NO_DOMAIN,
+        refused(INVALID, "domain is not running"),
+        refused(ErrorNumber.VIR_ERR_NO_SUPPORT, "not supported"),
+    ],
+)
+def test_destination_without_a_job_is_what_its_state_says(error: Exception) -> None:
+    dom = FakeDomain()
+    dom.errors["jobStats"] = error
+    assert vir.half_there(dom) is Half.WHOLE
+
+
+def test_destination_whose_job_cannot_be_asked_for_is_not_told() -> None:
+    dom = FakeDomain()
+    dom.errors["jobStats"] = NO_ANSWER
+    with pytest.raises(LibvirtError):
+        vir.half_there(dom)
+
+
 @pytest.mark.parametrize(
     "job, has_job", [({}, False), ({"type": 0}, False), ({"type": 2}, True)]
 )
@@ -221,6 +279,12 @@ def test_job_is_told_by_its_type(job: dict, has_job: bool) -> None:
     dom = FakeDomain()
     dom.job = job
     assert vir.has_job(dom) is has_job
+
+
+def test_job_that_comes_in_is_one() -> None:
+    dom = FakeDomain()
+    dom.errors["jobStats"] = ONLY_THERE
+    assert vir.has_job(dom) is True
 
 
 def test_job_that_cannot_be_asked_for_is_none() -> None:
