@@ -82,6 +82,11 @@ _SHELL_IS_LEFT = (
     " source ends nothing but that shell"
 )
 
+_SOURCE_IS_UNSEEN = (
+    "the guest is on the destination, all of it; the source cannot be looked at: if something of the guest is left there,"
+    " it is a shell with old memory, which must not be resumed"
+)
+
 #: Of a source that sends nothing: a resume has made nothing of it yet, or never will.
 _NOT_RESUMED = frozenset((None, Status.POSTCOPY_PAUSED, Status.FAILED))
 
@@ -259,6 +264,8 @@ class Recovery:
             return Diagnosis.UNCLEAR
         if known.may_be_twofold:
             return Diagnosis.UNREACHABLE
+        if known.has_arrived_unseen:
+            return Diagnosis.ARRIVED
         return diagnose(known.here, known.there)
 
     @property
@@ -361,7 +368,7 @@ class Recovery:
 
     def _end_impatiently(self) -> list[Action]:
         if self._diagnosis is Diagnosis.ARRIVED:
-            return self._end_with_a_shell_left()
+            return self._end_arrived()
         texts = self._impatience() or self._given_up, self._call.text or STALLS
         return self._end("; ".join(filter(None, texts)))
 
@@ -426,7 +433,7 @@ class Recovery:
         if diagnosis is Diagnosis.GONE and now >= since + SETTLE_S:
             return self._end()
         if diagnosis is Diagnosis.ARRIVED and now >= since + SETTLE_S:
-            return self._end_with_a_shell_left()
+            return self._end_arrived()
         if diagnosis is Diagnosis.UNREACHABLE and self._is_lost_unsaid(now):
             return self._end_lost_unsaid()
         if now >= self._gives_up_at:
@@ -555,10 +562,11 @@ class Recovery:
         self._is_on = False
         return []
 
-    def _end_with_a_shell_left(self) -> list[Action]:
-        """libvirt has missed the end on the source, and does not remove what is left there."""
+    def _end_arrived(self) -> list[Action]:
+        """The guest has, and what is left on the source is removed by nobody, as far as is known."""
+        is_unseen = self._known.has_arrived_unseen
         self._end()
-        return [Note(_SHELL_IS_LEFT)]
+        return [Note(_SOURCE_IS_UNSEEN if is_unseen else _SHELL_IS_LEFT)]
 
     # A source that does not answer
 

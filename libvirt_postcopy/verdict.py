@@ -72,6 +72,12 @@ class Known:
         return is_whole_here and self.there.half is Half.UNKNOWN and self.has_been_there
 
     @property
+    def has_arrived_unseen(self) -> bool:
+        """The destination, where the guest ran, has all of it, and the source cannot be looked at."""
+        is_whole_there = self.there.half is Half.WHOLE
+        return is_whole_there and self.here.half is Half.UNKNOWN and self.has_been_there
+
+    @property
     def may_run_twice(self) -> bool:
         """Both hosts may run the guest, and nothing that is waited for changes that."""
         runs_here = self.runs_here_again and self.there.half in HALVES
@@ -110,6 +116,8 @@ def judge(known: Known) -> tuple[Place, str]:
         return Place.UNKNOWN, _IS_TWOFOLD
     if known.may_be_twofold:
         return Place.UNKNOWN, _MAY_BE_TWOFOLD
+    if known.has_arrived_unseen:
+        return Place.DESTINATION, ""
     found = whereabouts(known.here.half, known.there.half)
     if found is Place.SOURCE and known.runs_here_again:
         return found, _RUNS_AGAIN

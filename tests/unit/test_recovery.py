@@ -396,6 +396,30 @@ def test_guest_that_is_whole_here_is_not_told_so_while_it_may_run_there(
     assert "do not both run" in scene.migration.given_up
 
 
+def test_guest_that_has_arrived_is_there_though_its_source_cannot_be_looked_at() -> (
+    None
+):
+    there = looked(DST, Half.WHOLE)
+    scene = Split()
+    scene.at(1.0, ev.Resumed(DST))
+    scene.find(looked(SRC, Half.UNKNOWN), there)
+    scene.at(2.0, ev.Ended("connection lost", there=Half.WHOLE))
+    scene.until(2.0 + SETTLE_S - 0.1)
+    assert not scene.migration.is_over
+    scene.until(4.0 + SETTLE_S)
+    assert scene.migration.place is Place.DESTINATION
+    [note] = scene.notes
+    assert "cannot be looked at" in note and "must not be resumed" in note
+
+
+def test_whole_guest_there_that_was_never_seen_to_run_may_be_another() -> None:
+    scene = Split(MINUTE)
+    scene.find(looked(SRC, Half.UNKNOWN), looked(DST, Half.WHOLE))
+    scene.at(2.0, ev.Ended("connection lost", there=Half.WHOLE))
+    scene.until(3 * MINUTE)
+    assert scene.migration.place is Place.UNKNOWN
+
+
 def test_guest_that_is_whole_here_and_never_ran_there_is_here() -> None:
     scene = Split()
     scene.find(looked(SRC, Half.WHOLE), looked(DST, Half.UNKNOWN))
