@@ -240,8 +240,8 @@ class _Texts(Texts):
 
     def left(self, guest: Place) -> LeftAlone:
         """The user left."""
-        if guest is Place.SPLIT:
-            return self.left_split()
+        if guest is not Place.SOURCE:
+            return super().left(guest)
         name = self.plan.domain
         job_info = shlex.join(["virsh", "-c", self._source, "domjobinfo", name])
         return LeftAlone(

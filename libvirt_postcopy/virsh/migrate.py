@@ -311,19 +311,20 @@ class Watch:
             )
 
     def _answer(self) -> None:
-        for answer in self._answers():
+        guest = self._job.guest
+        for answer in self._answers(guest):
             if answer is Answer.LEAVE:
                 raise self._texts.left_aborting()
             if answer is Answer.DETACH:
-                raise self._texts.left_split()
+                raise self._texts.left(guest)
             if answer is Answer.ABORT:
                 with suppress(StateError):  # if it is split by now, the next look tells
                     self._job.abort()
             else:
                 self._terminal.say(self._texts.said[answer])
 
-    def _answers(self) -> list[Answer]:
-        guest, can_leave = self._job.guest, self._job.can_be_left
+    def _answers(self, guest: Place) -> list[Answer]:
+        can_leave = self._job.can_be_left
         count = self._signals.take()
         if count:
             self._terminal.interrupt()
