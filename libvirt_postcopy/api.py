@@ -302,7 +302,8 @@ def start(
         daemon cannot reach the destination; a connection means management by this client.
     :param policy: When to switch, as an object or a specification; if None the one that the domain carries in its
         ``<metadata>``, else ``after-precopy``.
-    :param flags: ``VIR_MIGRATE_*``.  LIVE is added, and POSTCOPY unless the policy is ``never``.
+    :param flags: ``VIR_MIGRATE_*``.  LIVE is added, and POSTCOPY unless the policy is ``never``, with
+        which it does not go.
     :param params: Typed parameters of ``virDomainMigrate3``, in libvirt's units (MiB/s, ms).
     :param peer2peer: True or False where the way is not to be chosen.
     :param recover: How long a broken migration is tried to be resumed, counted from the last page that moved:
@@ -317,10 +318,9 @@ def start(
     :raises UsageError: If the arguments cannot be meant; nothing was started.
     :raises LibvirtError: If the source's daemon does not answer; nothing was started.
     """
-    if policy is None and not flags & CLIENT_SIDE_FLAGS:
-        policy = read_policy(dom)
-    chosen = _policy(policy, flags)
-    wanted = _flags(chosen, flags)
+    is_own = policy is None and not flags & CLIENT_SIDE_FLAGS
+    chosen = _policy(read_policy(dom) if is_own else policy, flags)
+    wanted = _flags(chosen, flags, is_own=is_own)
     target = target_of(dest, wanted, peer2peer)
     patience_s = patience_of(recover)
     _check_domain(dom)
@@ -562,15 +562,34 @@ def patience_of(recover: float | str) -> float:
     return recover
 
 
-def _flags(policy: Policy, flags: int) -> MigrateFlags:
+def _flags(policy: Policy, flags: int, *, is_own: bool) -> MigrateFlags:
+    """The flags for libvirt.
+
+    :param is_own: Whether it is the policy that the domain carries.
+    """
     wanted = without_flags(flags, CLIENT_SIDE_FLAGS)
     enabled = MigrateFlags.VIR_MIGRATE_POSTCOPY
     if not policy.enables_postcopy:
-        return without_flags(wanted, enabled) | MigrateFlags.VIR_MIGRATE_LIVE
+        if enabled & wanted:
+            raise _contradiction(policy, is_own)
+        return wanted | MigrateFlags.VIR_MIGRATE_LIVE
     for flag, cure in _FORBIDDEN.items():
         if flag & wanted:
             raise UsageError(f"post-copy and {flag.name} do not go together", cure=cure)
     return wanted | enabled | MigrateFlags.VIR_MIGRATE_LIVE
+
+
+def _contradiction(policy: Policy, is_own: bool) -> UsageError:
+    if is_own:
+        return UsageError(
+            f"the domain's own policy '{policy}' forbids what VIR_MIGRATE_POSTCOPY asks for",
+            side="source",
+            cure="name another one for once, or leave the flag out",
+        )
+    return UsageError(
+        f"the policy '{policy}' forbids what VIR_MIGRATE_POSTCOPY asks for",
+        cure="leave one of them out",
+    )
 
 
 def without_flags(flags: int, some: MigrateFlags) -> MigrateFlags:

@@ -40,7 +40,7 @@ from libvirt_postcopy.virsh.interrupts import (
     easily_interrupted,
 )
 from libvirt_postcopy.virsh.options import option_names
-from libvirt_postcopy.virsh.plan import Plan, check_times, make_plan
+from libvirt_postcopy.virsh.plan import Plan, check_times, make_plan, meant
 from libvirt_postcopy.virsh.progress import Progress
 from libvirt_postcopy.virsh.split import SplitDomain
 from libvirt_postcopy.virsh.terminal import Terminal
@@ -108,7 +108,8 @@ def _with_own_policy(
 
     :raises UsageError: If that forbids post-copy, or cannot be read.
     """
-    if not plan.policy.enables_postcopy or not given.keys().isdisjoint(_SAYS_WHEN):
+    is_said = not meant(given).keys().isdisjoint(_SAYS_WHEN)
+    if is_said or not plan.policy.enables_postcopy:
         return plan
     own = read_policy(dom)
     if own is None:

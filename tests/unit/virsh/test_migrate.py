@@ -35,6 +35,7 @@ from libvirt_postcopy.events import (
 )
 from libvirt_postcopy.figures import Summary
 from libvirt_postcopy.phases import Phase
+from libvirt_postcopy.policy import After, Never
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.virsh import migrate
 from libvirt_postcopy.virsh.grammar import Globals, parse_command
@@ -221,6 +222,37 @@ def test_start_gets_what_the_line_says(scene: Scene) -> None:
     wanted = MigrateFlags.VIR_MIGRATE_LIVE | MigrateFlags.VIR_MIGRATE_PERSIST_DEST
     assert started["flags"] == wanted | MigrateFlags.VIR_MIGRATE_POSTCOPY
     assert scene.order == ["event loop", "connect", "start"]
+
+
+@pytest.mark.parametrize(
+    "options, policy",
+    [
+        ("--postcopy", "after:5m"),
+        ("--enable-postcopy --timeout 0", "after:5m"),  # virsh takes 0 for not given
+        ("--postcopy --timeout 7 --timeout-postcopy", "after:7s"),
+        ("--postcopy-after 0", "after:0s"),
+        ("--postcopy-policy manual", "manual"),
+        ("", "never"),
+    ],
+)
+def test_domains_own_policy_holds_where_nothing_says_when(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, options: str, policy: str
+) -> None:
+    monkeypatch.setattr(migrate, "read_policy", lambda dom: After(300))
+    said = scene.run(DONE, line=f"--live {options} web1 b:///")
+    assert str(scene.started["policy"]) == policy
+    is_own = policy == "after:5m"
+    assert said == ("note: the domain's own policy: after:5m\n" if is_own else "")
+
+
+@pytest.mark.parametrize("options", ["--postcopy", "--postcopy --timeout 0"])
+def test_postcopy_that_the_domain_itself_forbids_is_refused(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    monkeypatch.setattr(migrate, "read_policy", lambda dom: Never())
+    with pytest.raises(UsageError, match="the domain's own policy is 'never'"):
+        scene.run(line=f"--live {options} web1 b:///")
+    assert not scene.started
 
 
 def test_client_manages_unless_told_otherwise(scene: Scene) -> None:
