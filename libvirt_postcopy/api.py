@@ -46,8 +46,9 @@ from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.policy import AfterPrecopy, Policy, parse
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.units import parse_duration
+from libvirt_postcopy.vir.destination import Destination, checked_destination
 from libvirt_postcopy.vir.metadata import read_policy
-from libvirt_postcopy.vir.protocols import Connection, Domain
+from libvirt_postcopy.vir.protocols import Domain
 
 __all__ = [
     "Job",
@@ -61,9 +62,6 @@ __all__ = [
 
 RECOVER = "30m"
 """How long a broken migration is tried to be resumed unless told otherwise."""
-
-Destination = Union[str, Connection]
-"""A libvirt URI, or an open connection (``libvirt.virConnect``)."""
 
 _FORBIDDEN = {
     MigrateFlags.VIR_MIGRATE_TUNNELLED: "leave out --tunnelled; --tls encrypts without it",
@@ -599,18 +597,12 @@ def without_flags(flags: int, some: MigrateFlags) -> MigrateFlags:
 
 def target_of(dest: Destination, flags: MigrateFlags, peer2peer: bool | None) -> Target:
     is_asked = peer2peer or bool(flags & MigrateFlags.VIR_MIGRATE_PEER2PEER)
+    dest = checked_destination(dest)
     if isinstance(dest, str):
-        if not dest.strip():
-            raise UsageError("the destination URI is empty", side="destination")
         return Target(
             uri=dest,
             is_peer2peer=peer2peer is not False,
             may_fall_back=peer2peer is None and not is_asked,
-        )
-    if not hasattr(dest, "listAllDomains"):
-        raise UsageError(
-            f"the destination is neither a URI nor a connection: {dest!r:.40}",
-            side="destination",
         )
     # As libvirt's own migrate3 does: peer to peer with the URI of the connection.
     with vir.refusals("destination"):
