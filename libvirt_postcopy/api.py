@@ -46,8 +46,9 @@ from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.policy import AfterPrecopy, Policy, parse
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.units import parse_duration
+from libvirt_postcopy.vir.destination import Destination, checked_destination
 from libvirt_postcopy.vir.metadata import read_policy
-from libvirt_postcopy.vir.protocols import Connection, Domain
+from libvirt_postcopy.vir.protocols import Domain
 
 __all__ = [
     "Job",
@@ -61,9 +62,6 @@ __all__ = [
 
 RECOVER = "30m"
 """How long a broken migration is tried to be resumed unless told otherwise."""
-
-Destination = Union[str, Connection]
-"""A libvirt URI, or an open connection (``libvirt.virConnect``)."""
 
 _FORBIDDEN = {
     MigrateFlags.VIR_MIGRATE_TUNNELLED: "leave out --tunnelled; --tls encrypts without it",
@@ -302,7 +300,8 @@ def start(
         daemon cannot reach the destination; a connection means management by this client.
     :param policy: When to switch, as an object or a specification; if None the one that the domain carries in its
         ``<metadata>``, else ``after-precopy``.
-    :param flags: ``VIR_MIGRATE_*``.  LIVE is added, and POSTCOPY unless the policy is ``never``.
+    :param flags: ``VIR_MIGRATE_*``.  LIVE is added, and POSTCOPY unless the policy is ``never``, with
+        which it does not go.
     :param params: Typed parameters of ``virDomainMigrate3``, in libvirt's units (MiB/s, ms).
     :param peer2peer: True or False where the way is not to be chosen.
     :param recover: How long a broken migration is tried to be resumed, counted from the last page that moved:
@@ -317,10 +316,9 @@ def start(
     :raises UsageError: If the arguments cannot be meant; nothing was started.
     :raises LibvirtError: If the source's daemon does not answer; nothing was started.
     """
-    if policy is None and not flags & CLIENT_SIDE_FLAGS:
-        policy = read_policy(dom)
-    chosen = _policy(policy, flags)
-    wanted = _flags(chosen, flags)
+    is_own = policy is None and not flags & CLIENT_SIDE_FLAGS
+    chosen = _policy(read_policy(dom) if is_own else policy, flags)
+    wanted = _flags(chosen, flags, is_own=is_own)
     target = target_of(dest, wanted, peer2peer)
     patience_s = patience_of(recover)
     _check_domain(dom)
@@ -562,15 +560,34 @@ def patience_of(recover: float | str) -> float:
     return recover
 
 
-def _flags(policy: Policy, flags: int) -> MigrateFlags:
+def _flags(policy: Policy, flags: int, *, is_own: bool) -> MigrateFlags:
+    """The flags for libvirt.
+
+    :param is_own: Whether it is the policy that the domain carries.
+    """
     wanted = without_flags(flags, CLIENT_SIDE_FLAGS)
     enabled = MigrateFlags.VIR_MIGRATE_POSTCOPY
     if not policy.enables_postcopy:
-        return without_flags(wanted, enabled) | MigrateFlags.VIR_MIGRATE_LIVE
+        if enabled & wanted:
+            raise _contradiction(policy, is_own)
+        return wanted | MigrateFlags.VIR_MIGRATE_LIVE
     for flag, cure in _FORBIDDEN.items():
         if flag & wanted:
             raise UsageError(f"post-copy and {flag.name} do not go together", cure=cure)
     return wanted | enabled | MigrateFlags.VIR_MIGRATE_LIVE
+
+
+def _contradiction(policy: Policy, is_own: bool) -> UsageError:
+    if is_own:
+        return UsageError(
+            f"the domain's own policy '{policy}' forbids what VIR_MIGRATE_POSTCOPY asks for",
+            side="source",
+            cure="name another one for once, or leave the flag out",
+        )
+    return UsageError(
+        f"the policy '{policy}' forbids what VIR_MIGRATE_POSTCOPY asks for",
+        cure="leave one of them out",
+    )
 
 
 def without_flags(flags: int, some: MigrateFlags) -> MigrateFlags:
@@ -580,18 +597,12 @@ def without_flags(flags: int, some: MigrateFlags) -> MigrateFlags:
 
 def target_of(dest: Destination, flags: MigrateFlags, peer2peer: bool | None) -> Target:
     is_asked = peer2peer or bool(flags & MigrateFlags.VIR_MIGRATE_PEER2PEER)
+    dest = checked_destination(dest)
     if isinstance(dest, str):
-        if not dest.strip():
-            raise UsageError("the destination URI is empty", side="destination")
         return Target(
             uri=dest,
             is_peer2peer=peer2peer is not False,
             may_fall_back=peer2peer is None and not is_asked,
-        )
-    if not hasattr(dest, "listAllDomains"):
-        raise UsageError(
-            f"the destination is neither a URI nor a connection: {dest!r:.40}",
-            side="destination",
         )
     # As libvirt's own migrate3 does: peer to peer with the URI of the connection.
     with vir.refusals("destination"):

@@ -35,7 +35,7 @@ from libvirt_postcopy.errors import (
 )
 
 if TYPE_CHECKING:
-    from libvirt_postcopy.api import Destination
+    from libvirt_postcopy.vir.destination import Destination
 
 __all__ = ["install", "uninstall"]
 

@@ -13,7 +13,6 @@ import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.actions import Note
 from libvirt_postcopy.api import (
     RECOVER,
-    Destination,
     Job,
     MigrationResult,
     bandwidth_of,
@@ -32,6 +31,7 @@ from libvirt_postcopy.errors import LibvirtError, StateError, UsageError
 from libvirt_postcopy.events import Half, Side
 from libvirt_postcopy.journal import Entry, Journal, entries, newest, safe_uri
 from libvirt_postcopy.policy import Manual, Policy, parse
+from libvirt_postcopy.vir.destination import Destination
 from libvirt_postcopy.vir.protocols import Domain
 
 __all__ = ["Left", "attach", "left_behind", "recover", "require_broken"]

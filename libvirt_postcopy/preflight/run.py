@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Union
+from typing import Any
 
 from libvirt_postcopy.drivers.wishes import Wishes
 from libvirt_postcopy.errors import NotSupportedError, UsageError
@@ -13,6 +13,7 @@ from libvirt_postcopy.preflight.finding import CHECKS, Finding, look
 from libvirt_postcopy.preflight.gather import Gathering, gather
 from libvirt_postcopy.preflight.report import Report
 from libvirt_postcopy.vir.calls import Open
+from libvirt_postcopy.vir.destination import Destination, checked_destination
 from libvirt_postcopy.vir.events import ensure_event_loop
 from libvirt_postcopy.vir.protocols import Connection, Domain
 
@@ -23,8 +24,6 @@ JUDGES = (request, guest, hosts, versions, client)
 
 MODES = ("off", "warn", "strict")
 """What :func:`before_migration` does."""
-
-Destination = Union[str, Connection]
 
 
 def check(
@@ -59,7 +58,7 @@ def check(
     wanted = Gathering(
         dom.connect(),
         dom,
-        _checked(dest),
+        checked_destination(dest),
         flags,
         params or {},
         connect=connect,
@@ -192,15 +191,3 @@ def _line(each: Finding) -> str:
     where = f" ({each.side})" if each.side else ""
     cure = f" ({each.cure})" if each.cure else ""
     return f"{each.severity.value}: {each.id}{where}: {each.evidence}{cure}"
-
-
-def _checked(dest: Destination) -> Destination:
-    if isinstance(dest, str):
-        if not dest.strip():
-            raise UsageError("the destination URI is empty", side="destination")
-    elif not hasattr(dest, "listAllDomains"):
-        raise UsageError(
-            f"the destination is neither a URI nor a connection: {dest!r:.40}",
-            side="destination",
-        )
-    return dest

@@ -212,14 +212,17 @@ def _refusal(error: StateError, dom: Domain) -> PostcopyError:
 
 def _texts(given: Mapping[str, Value], dom: Domain) -> _Texts:
     """Words for this migration, with the destination that was named or is in the journal."""
-    named = given.get("desturi")
-    entry = None if named is not None else takeover.left_behind(dom).entry
-    known = str(named) if entry is None else entry.facts.destination
-    destination = known if named is not None or entry is not None else None
     like: dict[str, Value] = {"live": True, "postcopy": True, "domain": given["domain"]}
+    destination: str | None
+    if "desturi" in given:
+        destination = str(given["desturi"])
+    elif (entry := takeover.left_behind(dom).entry) is not None:
+        destination = entry.facts.destination
+        if entry.facts.is_peer2peer:
+            like["p2p"] = True
+    else:
+        destination = None
     like["desturi"] = destination or _UNKNOWN
-    if entry is not None and entry.facts.is_peer2peer:
-        like["p2p"] = True
     return _Texts(like, uri_of(dom.connect()), destination)
 
 
@@ -240,8 +243,8 @@ class _Texts(Texts):
 
     def left(self, guest: Place) -> LeftAlone:
         """The user left."""
-        if guest is Place.SPLIT:
-            return self.left_split()
+        if guest is not Place.SOURCE:
+            return super().left(guest)
         name = self.plan.domain
         job_info = shlex.join(["virsh", "-c", self._source, "domjobinfo", name])
         return LeftAlone(

@@ -2,7 +2,8 @@
 
 Before the switch it undoes the migration: the abort is asked for, and its confirmation waited for.  After it
 the guest is on both hosts and cannot go back, so the first only explains that, and a second leaves the
-migration to the daemons.  Nothing is ever aborted after the switch, and nothing killed.
+migration to the daemons.  The same goes while it cannot be told where the guest is.  Nothing is ever aborted after
+the switch, and nothing killed.
 
 SIGTERM and SIGHUP mean the same as Ctrl-C, each time they come: whoever sends them wants the program to end,
 and the guest must not pay for it.
@@ -30,9 +31,16 @@ class Answer(Enum):
     LEAVE = "stop waiting for the confirmation"
     TOO_LATE = "the switch came before the abort; explain, go on"
     EXPLAIN = "the guest is split: explain, go on"
+    IN_DOUBT = "it cannot be told where the guest is: explain, go on looking"
     NOT_YET = "detach as soon as the guest runs on the destination"
+    NEEDED = "detach as soon as the guest, wherever it is, survives that"
     DETACH = "leave the migration to itself"
     ENDING = "it is as good as over; go on"
+
+
+_EXPLAINED = {Place.SPLIT: Answer.EXPLAIN, Place.UNKNOWN: Answer.IN_DOUBT}
+_HELD = {Place.SPLIT: Answer.NOT_YET, Place.UNKNOWN: Answer.NEEDED}
+_ABORTED_IN_VAIN = {Place.SPLIT: Answer.TOO_LATE, Place.UNKNOWN: Answer.IN_DOUBT}
 
 
 class Interrupts:
@@ -40,7 +48,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._aborts = 0
-        self._is_explained = False
+        self._explained: set[Place] = set()
         self._wants_out = False
 
     @property
@@ -55,23 +63,23 @@ class Interrupts:
         """
         if guest is Place.SOURCE:
             return self._abort(can_leave)
-        if guest is not Place.SPLIT:
+        if guest not in _EXPLAINED:
             return Answer.ENDING
-        if not self._is_explained:
-            self._is_explained = True
-            return Answer.EXPLAIN
+        if not self._explained:  # each text says what the next one does
+            self._explained.add(guest)
+            return _EXPLAINED[guest]
         self._wants_out = True
-        return Answer.DETACH if can_leave else Answer.NOT_YET
+        return Answer.DETACH if can_leave else _HELD[guest]
 
     def look(self, guest: Place, *, can_leave: bool) -> Answer | None:
         """Say what has become of earlier interrupts, now that time has passed."""
-        if guest is not Place.SPLIT:
+        if guest not in _EXPLAINED:
             return None
         if self._wants_out and can_leave:
             return Answer.DETACH
-        if self.is_aborting and not self._is_explained:
-            self._is_explained = True
-            return Answer.TOO_LATE
+        if self.is_aborting and guest not in self._explained:
+            self._explained.add(guest)
+            return _ABORTED_IN_VAIN[guest]
         return None
 
     def _abort(self, can_leave: bool) -> Answer:

@@ -40,7 +40,7 @@ from libvirt_postcopy.virsh.interrupts import (
     easily_interrupted,
 )
 from libvirt_postcopy.virsh.options import option_names
-from libvirt_postcopy.virsh.plan import Plan, check_times, make_plan
+from libvirt_postcopy.virsh.plan import Plan, check_times, make_plan, meant
 from libvirt_postcopy.virsh.progress import Progress
 from libvirt_postcopy.virsh.split import SplitDomain
 from libvirt_postcopy.virsh.terminal import Terminal
@@ -108,7 +108,8 @@ def _with_own_policy(
 
     :raises UsageError: If that forbids post-copy, or cannot be read.
     """
-    if not plan.policy.enables_postcopy or not given.keys().isdisjoint(_SAYS_WHEN):
+    is_said = not meant(given).keys().isdisjoint(_SAYS_WHEN)
+    if is_said or not plan.policy.enables_postcopy:
         return plan
     own = read_policy(dom)
     if own is None:
@@ -311,19 +312,20 @@ class Watch:
             )
 
     def _answer(self) -> None:
-        for answer in self._answers():
+        guest = self._job.guest
+        for answer in self._answers(guest):
             if answer is Answer.LEAVE:
                 raise self._texts.left_aborting()
             if answer is Answer.DETACH:
-                raise self._texts.left_split()
+                raise self._texts.left(guest)
             if answer is Answer.ABORT:
                 with suppress(StateError):  # if it is split by now, the next look tells
                     self._job.abort()
             else:
                 self._terminal.say(self._texts.said[answer])
 
-    def _answers(self) -> list[Answer]:
-        guest, can_leave = self._job.guest, self._job.can_be_left
+    def _answers(self, guest: Place) -> list[Answer]:
+        can_leave = self._job.can_be_left
         count = self._signals.take()
         if count:
             self._terminal.interrupt()

@@ -27,7 +27,7 @@ from libvirt_postcopy.units import parse_duration
 from libvirt_postcopy.virsh.grammar import Kind, Value
 from libvirt_postcopy.virsh.options import ENABLING, MIGRATE_OPTIONS
 
-__all__ = ["Plan", "make_plan", "check_times", "patience", "read_file"]
+__all__ = ["Plan", "make_plan", "check_times", "meant", "patience", "read_file"]
 
 RECOVER = "30m"
 
@@ -57,7 +57,7 @@ def make_plan(given: Mapping[str, Value]) -> Plan:
 
     :raises UsageError: If the options cannot be meant together; in virsh's words where it has some.
     """
-    given = _meant(given)
+    given = meant(given)
     _check_pairs(given)
     _check_uri(str(given["desturi"]))
     policy = _policy(given)
@@ -87,7 +87,7 @@ def check_times(given: Mapping[str, Value], plan: Plan) -> None:
 
     :raises UsageError: If the migration cannot be as long, or as live, as it would have to be.
     """
-    given = _meant(given)
+    given = meant(given)
     _check_timeouts(given)
     if "live" in given:
         return
@@ -129,7 +129,7 @@ def _monitor_dir(given: Mapping[str, Value]) -> str | None:
     return None if folder is None else str(folder).rstrip("/")
 
 
-def _meant(given: Mapping[str, Value]) -> Mapping[str, Value]:
+def meant(given: Mapping[str, Value]) -> Mapping[str, Value]:
     """Without what virsh takes for not given."""
     void = [name for name in ("timeout", "disks-port") if given.get(name) == 0]
     return {name: value for name, value in given.items() if name not in void}

@@ -13,7 +13,7 @@ from textwrap import shorten
 from typing import Protocol
 
 from libvirt_postcopy.actions import Abort, Note, Resume
-from libvirt_postcopy.events import Died, Resumed, Side, StatusSeen
+from libvirt_postcopy.events import Died, Half, Looked, Resumed, Side, StatusSeen
 from libvirt_postcopy.figures import Summary, SwitchRecord
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.stats import Stats
@@ -36,6 +36,9 @@ class Viewed(Protocol):
     @property
     def phase(self) -> Phase: ...
 
+    @property
+    def driver(self) -> str: ...
+
     def stats(self) -> Stats | None: ...
 
     def summary(self) -> Summary: ...
@@ -48,6 +51,7 @@ class Moment:
     :ivar passes: Passes over memory that are done.
     :ivar blackout_ms: From the source's STOP to the destination's RESUME, both as seen here; known from then on.
         Waits for single pages come later, and QEMU counts them (``blocktime``).
+    :ivar runs_there: The guest was seen to run on the destination, though its stop may not have been seen.
     :ivar shown_percent: What has been shown: a pass or the switch finds more to be sent, and what people read
         as progress must not go back.
     """
@@ -56,6 +60,7 @@ class Moment:
     stats: Stats | None = None
     passes: int = 0
     blackout_ms: float | None = None
+    runs_there: bool = False
     shown_percent: float = 0.0
 
     @property
@@ -92,9 +97,13 @@ def describe(moment: Moment, columns: int | None = None) -> str:
 def _phase(moment: Moment) -> str:
     if moment.phase is Phase.PRECOPY:
         return f"pre-copy pass {moment.passes + 1}"
-    if moment.phase is Phase.POSTCOPY:
+    if moment.phase is Phase.POSTCOPY and moment.runs_there:
         return f"{moment.phase.value}, guest on destination"
     return str(moment.phase.value)
+
+
+_FLOWS = frozenset((Phase.PRECOPY, Phase.POSTCOPY))
+"""Elsewhere QEMU goes on telling the speed at which it last sent something."""
 
 
 def _figures(moment: Moment) -> Iterator[str]:
@@ -106,7 +115,7 @@ def _figures(moment: Moment) -> Iterator[str]:
         return
     if stats.memory_remaining is not None:
         yield f"{_size(stats.memory_remaining)} left"
-    if stats.bytes_per_s:
+    if moment.phase in _FLOWS and stats.bytes_per_s:
         yield f"{_size(stats.bytes_per_s)}/s"
     if moment.phase is Phase.PRECOPY and stats.dirty_bytes_per_s:
         yield f"dirty rate {_size(stats.dirty_bytes_per_s)}/s"
@@ -207,10 +216,11 @@ class Progress:
         self._is_new = False
         self._shown_at = self._asked_at = float("-inf")
         self._percent = 0.0
-        self._shown: tuple[Phase, bool, int, int] | None = None
+        self._shown: tuple[Phase, bool, bool, int, int] | None = None
         self._is_aborting = False
         self.seen = Seen()
         self.is_resumed = False  #: the guest was seen to run on the destination
+        self._is_half_there = False  # by the destination's daemon
 
     def see(self, what: object) -> None:
         """Take note of an event or an action; on the loop's thread, never blocks."""
@@ -227,6 +237,8 @@ class Progress:
             self.seen.is_prepared = True
         elif isinstance(what, Died) and what.side is Side.SOURCE:
             self.seen.has_died_here = not self.is_resumed
+        elif isinstance(what, Looked) and what.side is Side.DESTINATION:
+            self._is_half_there |= what.half is Half.SPLIT
         self._is_new = True
 
     def update(self, job: Viewed, now: float) -> None:
@@ -270,8 +282,16 @@ class Progress:
             passes=summary.passes,
             # Ours: QEMU's own comes into the summary with the end only.
             blackout_ms=summary.downtime_ms if self.is_resumed else None,
+            runs_there=self._runs_there(job),
             shown_percent=self._percent,
         )
+
+    def _runs_there(self, job: Viewed) -> bool:
+        """Where its start was missed libvirt tells, which has no such state for a guest that does not run yet.
+
+        The driver qemu looks at what QEMU says, and starts the guest itself after that.
+        """
+        return self.is_resumed or (self._is_half_there and job.driver == "native")
 
     def _show(self, moment: Moment, now: float) -> None:
         if self._terminal.is_interactive:
@@ -286,16 +306,16 @@ class Progress:
 
     def _is_worth_a_line(self, moment: Moment, now: float) -> bool:
         """Each phase and the arrival of the guest, and in between each pass and each tenth, but not too many."""
-        if self._shown is None or self._shown[:2] != _step(moment)[:2]:
+        if self._shown is None or self._shown[:3] != _step(moment)[:3]:
             return True
         return now - self._shown_at >= PLAIN_S and self._shown != _step(moment)
 
 
-def _step(moment: Moment) -> tuple[Phase, bool, int, int]:
-    has_arrived = moment.blackout_ms is not None
+def _step(moment: Moment) -> tuple[Phase, bool, bool, int, int]:
     return (
         moment.phase,
-        has_arrived,
+        moment.runs_there,
+        moment.blackout_ms is not None,
         moment.passes,
         int(moment.present_percent / 10),
     )

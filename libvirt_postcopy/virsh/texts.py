@@ -14,7 +14,7 @@ from libvirt_postcopy.errors import (
     PostcopyBroken,
     PostcopyError,
 )
-from libvirt_postcopy.events import Half
+from libvirt_postcopy.events import Half, Place
 from libvirt_postcopy.features import is_about_certificates, is_about_migration_tls
 from libvirt_postcopy.virsh.grammar import Value
 from libvirt_postcopy.virsh.interrupts import Answer
@@ -62,7 +62,10 @@ class Texts:
         " the migration goes on (Ctrl-C leaves it to itself)",
         Answer.EXPLAIN: "the guest is split over both hosts and cannot go back: the migration goes on"
         " (Ctrl-C again leaves it to itself)",
+        Answer.IN_DOUBT: "it cannot be told now where the guest is: looking on"
+        " (Ctrl-C again leaves the migration to itself)",
         Answer.NOT_YET: "the guest is not running on the destination yet: leaving as soon as it is",
+        Answer.NEEDED: "the guest may still need this program: leaving as soon as it does not",
         Answer.ENDING: "the migration is about to end: still waiting",
     }
 
@@ -140,17 +143,18 @@ class Texts:
             return f"its QEMU on the source, {here}, ended before the guest had moved"
         return f"both halves are gone, on the source, {here}, and on the destination, {there}"
 
-    def left_split(self) -> LeftAlone:
-        """The user left after the switch."""
-        # Without the client that managed it, libvirt marks a migration failed until it completes.
-        mark = (
-            "" if self.plan.is_peer2peer else "libvirt may call it failed meanwhile; "
-        )
+    def left(self, guest: Place) -> LeftAlone:
+        """The user left a migration that cannot be aborted.
+
+        :param guest: Where the guest was then.
+        """
+        if guest is Place.SPLIT:
+            return self._left_split()
         return LeftAlone(
-            f"left the migration to itself, and it goes on: {self._halves()}",
-            guest="split",
-            cure=f"{mark}go on with it, so that it is resumed if it breaks:"
-            f" {attach_command(self._source, self.plan.domain)}; look: {self._look_commands()}",
+            f"left the migration to itself: {self._unknown()}",
+            guest="unknown",
+            cure=f"look: {self._look_commands()}; where it goes on:"
+            f" {attach_command(self._source, self.plan.domain)}",
         )
 
     def left_aborting(self) -> LeftAlone:
@@ -177,6 +181,19 @@ class Texts:
             f"unexpected, please report: {type(error).__name__}: {error}: {self._unknown()}",
             guest="unknown",
             cure=f"look: {self._look_commands()}",
+        )
+
+    def _left_split(self) -> LeftAlone:
+        """The user left after the switch."""
+        # Without the client that managed it, libvirt marks a migration failed until it completes.
+        mark = (
+            "" if self.plan.is_peer2peer else "libvirt may call it failed meanwhile; "
+        )
+        return LeftAlone(
+            f"left the migration to itself, and it goes on: {self._halves()}",
+            guest="split",
+            cure=f"{mark}go on with it, so that it is resumed if it breaks:"
+            f" {attach_command(self._source, self.plan.domain)}; look: {self._look_commands()}",
         )
 
     def _unknown(self) -> str:

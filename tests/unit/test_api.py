@@ -171,6 +171,11 @@ def until(job: api.Job, phase: Phase) -> None:
             {"policy": Never(), "flags": VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY},
             "contradicts the policy 'never'",
         ),
+        (
+            URI,
+            {"policy": "never", "flags": F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_POSTCOPY},
+            "the policy 'never' forbids what VIR_MIGRATE_POSTCOPY asks for",
+        ),
         (URI, {"flags": F.VIR_MIGRATE_POSTCOPY_RESUME}, "VIR_MIGRATE_POSTCOPY_RESUME do not go"),
         (7, {}, "neither a URI nor a connection"),
         (None, {}, "neither a URI nor a connection"),
@@ -226,7 +231,7 @@ def test_daemon_that_does_not_answer_is_libvirts_error(stage: Stage) -> None:
     [
         ({}, F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_POSTCOPY),
         ({"policy": "never"}, F.VIR_MIGRATE_LIVE),
-        ({"policy": "never", "flags": F.VIR_MIGRATE_POSTCOPY}, F.VIR_MIGRATE_LIVE),
+        ({"policy": "never", "flags": 1 << 29}, F.VIR_MIGRATE_LIVE | F(1 << 29)),
         ({"policy": "never", "flags": F.VIR_MIGRATE_PAUSED}, F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_PAUSED),
         (
             {"flags": VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY | F.VIR_MIGRATE_UNSAFE},
@@ -250,6 +255,35 @@ def test_flags_that_libvirt_gets(
     job.wait(PATIENCE_S)
     assert stage.flags == expected
     assert stage.migrate_call[0] == "migrate3"
+
+
+@pytest.fixture
+def never_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The domain carries a policy that forbids post-copy."""
+    monkeypatch.setattr(api, "read_policy", lambda dom: Never())
+
+
+@pytest.mark.usefixtures("never_by_itself")
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({}, F.VIR_MIGRATE_LIVE),
+        ({"flags": F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_UNSAFE}, F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_UNSAFE),
+        ({"policy": "manual", "flags": F.VIR_MIGRATE_POSTCOPY}, F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_POSTCOPY),
+        ({"flags": VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY}, F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_POSTCOPY),
+    ],
+)  # fmt: skip
+def test_domain_that_forbids_postcopy_goes_without_unless_another_policy_is_named(
+    stage: Stage, options: dict, expected: MigrateFlags
+) -> None:
+    test_flags_that_libvirt_gets(stage, options, expected)
+
+
+@pytest.mark.usefixtures("never_by_itself")
+def test_postcopy_that_the_domain_itself_forbids_is_refused(stage: Stage) -> None:
+    with pytest.raises(UsageError, match="the domain's own policy 'never' forbids"):
+        api.start(stage.dom, URI, flags=F.VIR_MIGRATE_LIVE | F.VIR_MIGRATE_POSTCOPY)
+    assert stage.dom.calls == [] and stage.opened == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,6 +119,49 @@ def test_name_for_certificates_needs_tls(attached: list[dict[str, Any]]) -> None
     with pytest.raises(UsageError, match="--tls is required"):
         typed("web1 --tls-destination b")
     assert attached == []
+
+
+def words_for(
+    monkeypatch: pytest.MonkeyPatch, facts: j.Facts | None = None, **given: str
+) -> attach._Texts:
+    """The words for a migration of which the journal knows this."""
+    entry = None if facts is None else SimpleNamespace(facts=facts)
+    left = Left(entry)  # type: ignore[arg-type]
+    monkeypatch.setattr(takeover, "left_behind", lambda dom: left)
+    return attach._texts({"domain": "web1", **given}, FakeDomain())
+
+
+@pytest.mark.parametrize("is_peer2peer", [True, False])
+def test_destination_is_the_one_that_is_named_or_the_journals(
+    monkeypatch: pytest.MonkeyPatch, is_peer2peer: bool
+) -> None:
+    facts = j.Facts(
+        "web1", UUID, "fake:///a", destination="c:///", is_peer2peer=is_peer2peer
+    )
+    named = words_for(monkeypatch, facts, desturi="b:///")
+    assert named.destination == named.plan.destination == "b:///"
+    assert not named.plan.is_peer2peer
+    known = words_for(monkeypatch, facts)
+    assert known.destination == known.plan.destination == "c:///"
+    assert known.plan.is_peer2peer is is_peer2peer
+    for nothing in (None, replace(facts, destination=None)):
+        words = words_for(monkeypatch, nothing)
+        assert words.destination is None and words.plan.destination == "DESTURI"
+
+
+@pytest.mark.parametrize(
+    "place, guest, text",
+    [
+        (Place.SOURCE, "unknown", "the guest is on the source until the switch"),
+        (Place.SPLIT, "split", "destroy, resume and reset neither half"),
+        (Place.UNKNOWN, "unknown", "it cannot be told where the guest 'web1' is"),
+    ],
+)
+def test_who_leaves_is_told_where_the_guest_was_then(
+    monkeypatch: pytest.MonkeyPatch, place: Place, guest: str, text: str
+) -> None:
+    left = words_for(monkeypatch, desturi="b:///").left(place)
+    assert left.guest == guest and text in str(left)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from libvirt_postcopy.virsh.interrupts import (
 )
 
 SRC, SPLIT, DST, LOST = Place.SOURCE, Place.SPLIT, Place.DESTINATION, Place.LOST
+UNKNOWN = Place.UNKNOWN
 A = Answer
 
 
@@ -30,6 +31,16 @@ A = Answer
         ([(SPLIT, False), (SPLIT, True)], [A.EXPLAIN, A.DETACH]),
         # an abort that came too late is not the explanation
         ([(SRC, True), (SPLIT, True), (SPLIT, True)], [A.ABORT, A.EXPLAIN, A.DETACH]),
+        ([(UNKNOWN, True)], [A.IN_DOUBT]),
+        ([(UNKNOWN, True), (UNKNOWN, True)], [A.IN_DOUBT, A.DETACH]),
+        ([(UNKNOWN, False), (UNKNOWN, False)], [A.IN_DOUBT, A.NEEDED]),
+        ([(UNKNOWN, False), (UNKNOWN, True)], [A.IN_DOUBT, A.DETACH]),
+        # what was said of the next one holds wherever the guest is found
+        ([(UNKNOWN, True), (SPLIT, True)], [A.IN_DOUBT, A.DETACH]),
+        ([(UNKNOWN, True), (SPLIT, False)], [A.IN_DOUBT, A.NOT_YET]),
+        ([(SPLIT, True), (UNKNOWN, True)], [A.EXPLAIN, A.DETACH]),
+        ([(SRC, True), (UNKNOWN, True), (UNKNOWN, True)], [A.ABORT, A.IN_DOUBT, A.DETACH]),
+        ([(UNKNOWN, True), (SRC, True)], [A.IN_DOUBT, A.ABORT]),
         ([(DST, True), (DST, True)], [A.ENDING, A.ENDING]),
         ([(LOST, True)], [A.ENDING]),
     ],
@@ -42,9 +53,12 @@ def test_presses(presses: list[tuple[Place, bool]], answers: list[Answer]) -> No
 
 @pytest.mark.parametrize("number", range(12))
 @pytest.mark.parametrize("can_leave", [True, False])
-def test_nothing_is_aborted_after_the_switch(number: int, can_leave: bool) -> None:
+@pytest.mark.parametrize("guest", [SPLIT, UNKNOWN])
+def test_nothing_is_aborted_after_the_switch(
+    number: int, can_leave: bool, guest: Place
+) -> None:
     interrupts = Interrupts()
-    got = [interrupts.press(SPLIT, can_leave=can_leave) for _ in range(number)]
+    got = [interrupts.press(guest, can_leave=can_leave) for _ in range(number)]
     assert not {A.ABORT, A.LEAVE} & set(got)
 
 
@@ -63,12 +77,23 @@ def test_abort_that_comes_too_late_is_explained_once() -> None:
     assert interrupts.press(SPLIT, can_leave=True) is A.DETACH
 
 
-def test_leaving_waits_until_the_guest_runs_on_the_destination() -> None:
+def test_abort_whose_end_cannot_be_told_is_explained_once_for_each_place() -> None:
     interrupts = Interrupts()
-    interrupts.press(SPLIT, can_leave=False)
-    interrupts.press(SPLIT, can_leave=False)
-    assert interrupts.look(SPLIT, can_leave=False) is None
-    assert interrupts.look(SPLIT, can_leave=True) is A.DETACH
+    interrupts.press(SRC, can_leave=True)
+    assert interrupts.look(UNKNOWN, can_leave=True) is A.IN_DOUBT
+    assert interrupts.look(UNKNOWN, can_leave=True) is None
+    assert interrupts.look(SPLIT, can_leave=True) is A.TOO_LATE
+    assert interrupts.look(SPLIT, can_leave=True) is None
+    assert interrupts.press(SPLIT, can_leave=True) is A.DETACH
+
+
+@pytest.mark.parametrize("guest", [SPLIT, UNKNOWN])
+def test_leaving_waits_until_the_guest_survives_it(guest: Place) -> None:
+    interrupts = Interrupts()
+    interrupts.press(guest, can_leave=False)
+    interrupts.press(guest, can_leave=False)
+    assert interrupts.look(guest, can_leave=False) is None
+    assert interrupts.look(guest, can_leave=True) is A.DETACH
 
 
 def test_without_interrupts_nothing_happens() -> None:

@@ -35,6 +35,7 @@ from libvirt_postcopy.events import (
 )
 from libvirt_postcopy.figures import Summary
 from libvirt_postcopy.phases import Phase
+from libvirt_postcopy.policy import After, Never
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.virsh import migrate
 from libvirt_postcopy.virsh.grammar import Globals, parse_command
@@ -193,6 +194,11 @@ def resumed(scene: Scene) -> None:
     scene.see(Resumed(Side.DESTINATION))
 
 
+def in_doubt(scene: Scene) -> None:
+    """The source's daemon is gone, and its call with it."""
+    scene.guest, scene.can_be_left = Place.UNKNOWN, scene.driver == "native"
+
+
 def split_and_resumed(scene: Scene) -> None:
     split(scene)
     resumed(scene)
@@ -216,6 +222,37 @@ def test_start_gets_what_the_line_says(scene: Scene) -> None:
     wanted = MigrateFlags.VIR_MIGRATE_LIVE | MigrateFlags.VIR_MIGRATE_PERSIST_DEST
     assert started["flags"] == wanted | MigrateFlags.VIR_MIGRATE_POSTCOPY
     assert scene.order == ["event loop", "connect", "start"]
+
+
+@pytest.mark.parametrize(
+    "options, policy",
+    [
+        ("--postcopy", "after:5m"),
+        ("--enable-postcopy --timeout 0", "after:5m"),  # virsh takes 0 for not given
+        ("--postcopy --timeout 7 --timeout-postcopy", "after:7s"),
+        ("--postcopy-after 0", "after:0s"),
+        ("--postcopy-policy manual", "manual"),
+        ("", "never"),
+    ],
+)
+def test_domains_own_policy_holds_where_nothing_says_when(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, options: str, policy: str
+) -> None:
+    monkeypatch.setattr(migrate, "read_policy", lambda dom: After(300))
+    said = scene.run(DONE, line=f"--live {options} web1 b:///")
+    assert str(scene.started["policy"]) == policy
+    is_own = policy == "after:5m"
+    assert said == ("note: the domain's own policy: after:5m\n" if is_own else "")
+
+
+@pytest.mark.parametrize("options", ["--postcopy", "--postcopy --timeout 0"])
+def test_postcopy_that_the_domain_itself_forbids_is_refused(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, options: str
+) -> None:
+    monkeypatch.setattr(migrate, "read_policy", lambda dom: Never())
+    with pytest.raises(UsageError, match="the domain's own policy is 'never'"):
+        scene.run(line=f"--live {options} web1 b:///")
+    assert not scene.started
 
 
 def test_client_manages_unless_told_otherwise(scene: Scene) -> None:
@@ -452,6 +489,47 @@ def test_peer_to_peer_migration_can_be_left_at_once(scene: Scene) -> None:
     with pytest.raises(LeftAlone) as caught:
         scene.run(split, press, press, line=f"--p2p {LINE}")
     assert "libvirt may call it failed" not in str(caught.value)
+
+
+IN_DOUBT = (
+    "it cannot be told now where the guest is: looking on"
+    " (Ctrl-C again leaves the migration to itself)"
+)
+
+
+def test_interrupt_while_nobody_knows_where_the_guest_is_explains(scene: Scene) -> None:
+    said = scene.run(in_doubt, press, idle, DONE)
+    assert scene.aborts == 0 and scene.steps == []
+    assert said == f"{IN_DOUBT}\n"
+
+
+@pytest.mark.parametrize("steps", [[press, press], [both(press, press)]])
+def test_second_interrupt_while_nobody_knows_where_the_guest_is_detaches(
+    scene: Scene, steps: list[Step]
+) -> None:
+    with pytest.raises(LeftAlone) as caught:
+        scene.run(in_doubt, *steps)
+    assert scene.aborts == 0 and caught.value.guest == "unknown"
+    assert str(caught.value) == (
+        "left the migration to itself: it cannot be told where the guest 'web1' is, or whether its migration goes on:"
+        " destroy it neither on fake:///a nor on qemu+tls://b/system (look: virsh -c fake:///a domstate --reason web1;"
+        " virsh -c qemu+tls://b/system domstate --reason web1; where it goes on: virsh-postcopy -c fake:///a"
+        " postcopy-attach web1)"
+    )
+
+
+def test_driver_that_the_guest_may_need_is_not_left_in_doubt(scene: Scene) -> None:
+    scene.driver = "qemu"
+    said = scene.run(in_doubt, press, press, idle, press, DONE)
+    assert scene.aborts == 0 and scene.steps == []
+    assert said.count("the guest may still need this program") == 2
+
+
+def test_abort_whose_end_cannot_be_told_is_explained(scene: Scene) -> None:
+    with pytest.raises(LeftAlone) as caught:
+        scene.run(press, in_doubt, idle, press)
+    assert scene.aborts == 1 and caught.value.guest == "unknown"
+    assert scene.said.splitlines()[1:] == [IN_DOUBT]
 
 
 def test_interrupt_at_the_end_changes_nothing(scene: Scene) -> None:

@@ -8,6 +8,8 @@ import pytest
 from libvirt_postcopy.actions import Abort, Note, Resume
 from libvirt_postcopy.events import (
     Ended,
+    Half,
+    Looked,
     PassSeen,
     Resumed,
     Side,
@@ -47,6 +49,8 @@ RESULT = Summary(
     switch=SWITCH,
 )
 
+ARRIVED = Moment(Phase.POSTCOPY, HALF, blackout_ms=79.4, runs_there=True)
+
 MOMENTS = [
     Moment(Phase.PREPARING),
     Moment(Phase.PREPARING, HALF),
@@ -63,10 +67,11 @@ MOMENTS = [
     Moment(Phase.SWITCHING, HALF, passes=2),
     Moment(Phase.POSTCOPY, replace(HALF, postcopy_requests=None)),
     Moment(Phase.POSTCOPY, replace(HALF, postcopy_requests=1)),
-    Moment(Phase.POSTCOPY, HALF, blackout_ms=79.4),
-    Moment(Phase.POSTCOPY, HALF, blackout_ms=79.4, shown_percent=98.5),
-    Moment(Phase.BROKEN, HALF, blackout_ms=79.4),
-    Moment(Phase.RECOVERING, HALF, blackout_ms=79.4),
+    Moment(Phase.POSTCOPY, HALF, runs_there=True),
+    ARRIVED,
+    replace(ARRIVED, shown_percent=98.5),
+    replace(ARRIVED, phase=Phase.BROKEN),
+    replace(ARRIVED, phase=Phase.RECOVERING),
     Moment(Phase.GOING_BACK, HALF),
     Moment(Phase.COMPLETED, HALF),
 ]
@@ -77,14 +82,19 @@ def test_lines() -> None:
 
 
 def test_figures_that_do_not_fit_are_left_out_whole() -> None:
-    moment = Moment(Phase.POSTCOPY, HALF, blackout_ms=79.4)
-    whole = describe(moment)
-    lines = {describe(moment, columns) for columns in range(len(whole) + 5)}
+    whole = describe(ARRIVED)
+    lines = {describe(ARRIVED, columns) for columns in range(len(whole) + 5)}
     figures = ["188 MiB left", "48.0 MiB/s", "blackout 79 ms", "345 page requests"]
     head = "Migration: [63.28 %] post-copy, guest on destination"
     assert lines == {", ".join([head, *figures[:count]]) for count in range(5)}
     for columns in range(len(head), len(whole)):
-        assert len(describe(moment, columns)) <= columns
+        assert len(describe(ARRIVED, columns)) <= columns
+
+
+def test_speed_is_shown_only_where_something_flows() -> None:
+    """QEMU goes on telling the last one."""
+    shown = {phase for phase in Phase if "MiB/s" in describe(Moment(phase, HALF))}
+    assert shown == {Phase.PRECOPY, Phase.POSTCOPY}
 
 
 def test_rate_is_shown_on_an_ordinary_terminal() -> None:
@@ -129,7 +139,7 @@ def test_summary_has_one_clock() -> None:
 
 class FakeJob:
     def __init__(self) -> None:
-        self.phase = Phase.PRECOPY
+        self.phase, self.driver = Phase.PRECOPY, "native"
         self.figures: Stats | None = HALF
         self.result = Summary(downtime_ms=300)
 
@@ -198,10 +208,34 @@ def test_plain_lines_come_with_each_phase(plain: Scene) -> None:
 
 def test_plain_line_comes_with_the_guest_on_the_destination(plain: Scene) -> None:
     plain.job.phase = Phase.POSTCOPY
-    assert "blackout" not in plain.news(0)
+    assert "] post-copy, 188 MiB left" in plain.news(0)
     plain.progress.see(Resumed(Side.DESTINATION))
-    assert "blackout 300 ms" in plain.quiet(1)
+    said = plain.quiet(1)
+    assert (
+        "] post-copy, guest on destination, 188" in said and "blackout 300 ms" in said
+    )
     assert plain.news(2) == ""
+
+
+@pytest.mark.parametrize(
+    "driver, looked, is_there",
+    [
+        ("native", Looked(Side.DESTINATION, Half.SPLIT), True),
+        ("native", Looked(Side.DESTINATION, Half.MIGRATING), False),
+        ("native", Looked(Side.SOURCE, Half.SPLIT), False),
+        ("qemu", Looked(Side.DESTINATION, Half.SPLIT), False),  # nobody has started it
+    ],
+)
+def test_guest_whose_start_was_missed_is_told_by_the_destinations_daemon(
+    plain: Scene, driver: str, looked: Looked, is_there: bool
+) -> None:
+    plain.job.phase, plain.job.driver = Phase.POSTCOPY, driver
+    plain.job.result = Summary()
+    assert "guest on destination" not in plain.news(0)
+    plain.progress.see(looked)
+    assert ("post-copy, guest on destination" in plain.quiet(1)) is is_there
+    plain.progress.see(Looked(Side.DESTINATION, Half.UNKNOWN))
+    assert plain.quiet(2) == ""  # what was known is not forgotten
 
 
 def test_plain_lines_come_with_each_tenth_but_not_too_many(plain: Scene) -> None:
@@ -246,7 +280,7 @@ def test_percentage_never_goes_back(tty: Scene) -> None:
     assert "[98.43 %]" in tty.news(0)
     tty.job.phase = Phase.POSTCOPY
     tty.job.figures = replace(HALF, memory_remaining=300 * MIB)
-    assert "[98.43 %] post-copy, guest on destination, 300 MiB left" in tty.news(1)
+    assert "[98.43 %] post-copy, 300 MiB left" in tty.news(1)
     tty.job.figures = replace(HALF, memory_remaining=5 * MIB)
     assert "[99.02 %]" in tty.news(2)
 
