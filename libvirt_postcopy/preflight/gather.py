@@ -48,6 +48,9 @@ T = TypeVar("T")
 _BLOCKERS_TOLD = 6_000_000  # QEMU that says what blocks a migration
 _ACTIVE = int(ConnectListFlags.VIR_CONNECT_LIST_DOMAINS_ACTIVE)
 
+_ANSWER_S = 1.0
+"""How long a destination has to accept a TCP connection; libvirt's own attempt can last minutes."""
+
 _NOT_RUNNING = Unknown("the domain is not running", is_moot=True)
 _IN_MIGRATION = Unknown("the domain is not asked while it is part of a migration")
 _GIVEN = Unknown("a connection that was given cannot be asked whether it has keepalive")
@@ -247,6 +250,7 @@ def _with_destination(facts: Facts, wanted: Gathering, own: list[Connection]) ->
         return _with_answers(facts, wanted, wanted.dest, host)
     uri = wanted.dest
     try:
+        vir.require_answer(uri, "destination", _ANSWER_S)
         connection = vir.open_connection(uri, "destination", open_=wanted.connect)
     except LibvirtError as error:
         return _unreachable(facts, uri, error.what)

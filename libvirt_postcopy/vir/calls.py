@@ -27,7 +27,7 @@ from libvirt_postcopy.constants import (
 )
 from libvirt_postcopy.errors import LibvirtError, refusal
 from libvirt_postcopy.events import Half, Side
-from libvirt_postcopy.features import Path, explain
+from libvirt_postcopy.features import CHECK_THE_WAY, Path, explain
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir import fallback
 from libvirt_postcopy.vir.protocols import Connection, Domain
@@ -52,6 +52,7 @@ __all__ = [
     "is_alive",
     "leaving_stats",
     "listens",
+    "require_answer",
     "migration_side",
     "pause_postcopy",
     "query_migration",
@@ -415,21 +416,38 @@ def listens(uri: str, timeout: float) -> bool:
 
     :param timeout: Seconds.
     """
+    return _refusal(uri, timeout) is None
+
+
+def require_answer(uri: str, side: str, timeout: float) -> None:
+    """See that a first attempt to connect would not wait for a host that is away.
+
+    What is refused, or has no address, is left to libvirt: it says so at once, and better.
+
+    :param timeout: Seconds.
+    :raises LibvirtError: If it would.
+    """
+    if isinstance(_refusal(uri, timeout), (TimeoutError, socket.timeout)):
+        raise LibvirtError("it does not answer", side=side, cure=CHECK_THE_WAY)
+
+
+def _refusal(uri: str, timeout: float) -> Exception | None:
+    """Why no TCP connection is made to where a URI points to; None if one is, or none can be tried."""
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port
     except ValueError:  # an address or a port that is none: libvirt's to complain of
-        return True
+        return None
     transport = parts.scheme.partition("+")[2] or ("tls" if host else "")
     if transport not in _PORTS or host is None:
-        return True
+        return None
     address = (host, port or _PORTS[transport])
     try:
         socket.create_connection(address, timeout).close()
     except (OSError, UnicodeError) as error:  # a name that no host can have
         LOG.debug("%s: %s", address, error)
-        return False
-    return True
+        return error
+    return None
 
 
 def abort_job(dom: Domain) -> None:
