@@ -53,6 +53,7 @@ __all__ = [
     "leaving_stats",
     "listens",
     "require_answer",
+    "require_writable",
     "migration_side",
     "pause_postcopy",
     "query_migration",
@@ -457,6 +458,25 @@ def abort_job(dom: Domain) -> None:
     """
     with refusals("source"):
         dom.abortJob()
+
+
+def require_writable(dom: Domain) -> None:
+    """Refuse a domain of a read-only connection, as libvirt does: we would go round that over connections of our own.
+
+    Whether it is one only a refusal tells; what is asked here changes nothing.
+
+    :raises LibvirtError: If it is one.
+    """
+    try:
+        dom.migrateGetMaxSpeed(0)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != ErrorNumber.VIR_ERR_OPERATION_DENIED:
+            LOG.debug("not asked because of its answer: %s", error)
+            return
+        ours = translate(error, "source")
+        ours.what = "operation forbidden: the domain's connection is read-only"
+        ours.cure = "open it with libvirt.open"
+        raise ours from error
 
 
 def host_uuid(connection: Connection) -> str | None:

@@ -318,6 +318,17 @@ def test_uri_that_is_none_is_libvirts_to_refuse(uri: str) -> None:
     assert vir.listens(uri, 0.1)
 
 
+def test_read_only_connection_is_told_from_what_a_driver_does_not_have() -> None:
+    for open_ in (libvirt.openReadOnly, libvirt.open):
+        connection = open_("test:///default")
+        dom = connection.lookupByName("test")
+        if open_ is libvirt.open:
+            vir.require_writable(dom)
+            continue
+        with pytest.raises(libvirt.libvirtError, match="source: .*read-only .open"):
+            vir.require_writable(dom)
+
+
 NO_HOST = f"qemu+tcp://{'a' * 64}.example/system"
 
 
