@@ -148,13 +148,14 @@ def way_to_start_postcopy() -> Path:
     return fallback.path(fallback.START)
 
 
-def start_postcopy(dom: Domain, flags: int = 0, way: Path | None = None) -> None:
+def start_postcopy(dom: Domain, flags: int = 0, way: Path | None = None) -> int:
     """Send ``migrate-start-postcopy``.
 
     Success means that QEMU has noted the wish, not that the guest has moved.
 
     :param flags: None are defined; must be 0.
     :param way: As :func:`way_to_start_postcopy` says.
+    :return: 0, as ``migrateStartPostCopy``.
     :raises NotSupportedError: If this libvirt-python has no ``migrateStartPostCopy``, and there is no way past it.
     :raises LibvirtError: If libvirt or QEMU refuses.
     :source: libvirt ``virDomainMigrateStartPostCopy`` (since 1.3.3)
@@ -165,6 +166,7 @@ def start_postcopy(dom: Domain, flags: int = 0, way: Path | None = None) -> None
             dom.migrateStartPostCopy(flags)
         else:
             fallback.start_postcopy(dom, flags, way)
+    return 0
 
 
 def migrate3(
