@@ -314,7 +314,8 @@ def start(
         ``libvirt.openAuth``.  Gets a URI.
     :param observer: Is shown each event and action on the migration's own thread; must not block.
     :raises UsageError: If the arguments cannot be meant; nothing was started.
-    :raises LibvirtError: If the source's daemon does not answer; nothing was started.
+    :raises LibvirtError: If the source's daemon does not answer, or the domain's connection is read-only; nothing was
+        started.
     """
     is_own = policy is None and not flags & CLIENT_SIDE_FLAGS
     chosen = _policy(read_policy(dom) if is_own else policy, flags)
@@ -445,9 +446,10 @@ def _wait_until_left(job: Job) -> None:
 
 
 def _check_domain(dom: Domain) -> None:
-    """Refuse a domain that does not run, or with which something goes on already.
+    """Refuse a domain that does not run, may only be looked at, or with which something goes on already.
 
     :raises UsageError: If it does not run.
+    :raises LibvirtError: If its connection is read-only.
     :raises StateError: If it is part of a migration, or has a job of whatever kind.
     """
     if not vir.is_running(dom):
@@ -456,6 +458,7 @@ def _check_domain(dom: Domain) -> None:
             side="source",
             cure="start it first; libvirt's own offline migration moves a definition",
         )
+    vir.require_writable(dom)
     if vir.half(dom) in (Half.SPLIT, Half.SPLIT_FAILED):
         raise StateError(
             f"domain '{dom.name()}' is one half of a split guest",

@@ -5,9 +5,9 @@
     PostcopyError
     ├── UsageError            wrong arguments; nothing was sent
     ├── NotSupportedError     this libvirt or QEMU cannot do it; nothing was sent
-    ├── StateError            not now: .phase .event
+    ├── StateError            not now; nothing changed
     ├── LibvirtError          libvirt refused: .code .domain
-    └── MigrationError        .phase .guest (where the guest is) .cause_text
+    └── MigrationError        .phase .guest (where the guest is) .halves
         ├── MigrationCancelled    asked for by us; the guest runs on the source
         ├── MigrationFailed       before the switch; the guest runs on the source
         ├── PostcopyBroken        after it: the guest is split, neither half may be destroyed

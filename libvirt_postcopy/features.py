@@ -46,6 +46,8 @@ _UFFD_CURE = (
     "or with QEMU >= 8.0 give its user access to /dev/userfaultfd"
 )
 
+CHECK_THE_WAY = "check the name, that its libvirt daemon listens, and the firewall"
+
 _MIGRATION_PORT = r"49(1[5-9]|2[01])\d"  # libvirt's migration_port_min to _max; its daemon listens on a lower one
 _CERTIFICATES = r"Cannot read (CA )?certificate|Unable to import (client|server) certificate"  # of libvirt's own connections
 _LOCAL_SOCKET = r"Failed to connect socket to '[^']*'"
@@ -206,7 +208,7 @@ _KNOWN: tuple[tuple[str, str, str, str], ...] = (
         ),
         "",
         "destination",
-        "check the name, that its libvirt daemon listens, and the firewall",
+        CHECK_THE_WAY,
     ),
     (
         r"domain '[^']*' (already exists|is already defined)|already exists with uuid",

@@ -80,8 +80,6 @@ def uninstall(module: ModuleType) -> None:
 
 
 def _additions(module: ModuleType) -> list[tuple[object, str, Any]]:
-    from libvirt_postcopy.vir.calls import start_postcopy
-
     domain = module.virDomain
     additions: list[tuple[object, str, Any]] = [
         (module, "VIR_MIGRATE_ENABLE_POSTCOPY", int(VIR_MIGRATE_ENABLE_POSTCOPY)),
@@ -90,7 +88,7 @@ def _additions(module: ModuleType) -> list[tuple[object, str, Any]]:
             "VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY",
             int(VIR_MIGRATE_POSTCOPY_AFTER_PRECOPY),
         ),
-        (module, "virDomainMigrateStartPostCopy", start_postcopy),
+        (module, "virDomainMigrateStartPostCopy", _start_postcopy(module)),
     ]
     for name, adapter in _ADAPTERS.items():
         original = getattr(domain, name, None)
@@ -99,6 +97,17 @@ def _additions(module: ModuleType) -> list[tuple[object, str, Any]]:
     for name, method in _lacking_methods(module).items():
         additions.append((domain, name, method))
     return additions
+
+
+def _start_postcopy(module: ModuleType) -> Callable[..., int]:
+    from libvirt_postcopy.vir.calls import start_postcopy
+
+    def virDomainMigrateStartPostCopy(dom: Any, flags: int = 0) -> int:
+        """Switch a migration to post-copy."""
+        with _libvirts_errors(module):
+            return start_postcopy(dom, flags)
+
+    return virDomainMigrateStartPostCopy
 
 
 def _obeying(

@@ -69,9 +69,12 @@ def attach(
     :param shadow: Send nothing: only watch, and say what would have been sent.
     :raises StateError: If no migration of the domain goes on, if another client of ours drives it, or if this is
         the destination's half.
-    :raises LibvirtError: If the source's daemon does not answer.
+    :raises LibvirtError: If the source's daemon does not answer, or the domain's connection is read-only and it is to be
+        more than watched.
     """
     patience_s, limit = patience_of(recover), bandwidth_of(recover_bandwidth)
+    if not shadow:
+        vir.require_writable(dom)
     left = left_behind(dom)
     qemus = _of_driver_qemu(left)
     if qemus is None:

@@ -269,7 +269,7 @@ _ALL = (
         "0.0.3",
         "char *virDomainGetXMLDesc(virDomainPtr domain, unsigned int flags)",
         "virDomain.XMLDesc",
-        "the preflight of a domain",
+        "the preflight of a domain, and its own policy",
     ),
     Symbol(
         "0.0.3",
@@ -289,12 +289,6 @@ _ALL = (
         "int virDomainIsPersistent(virDomainPtr dom)",
         "virDomain.isPersistent",
         "whether the domain is defined",
-    ),
-    Symbol(
-        "0.9.10",
-        "char *virDomainGetMetadata(virDomainPtr domain, int type, const char *uri, unsigned int flags)",
-        "virDomain.metadata",
-        "a domain's own policy",
     ),
     Symbol(
         "0.9.10",

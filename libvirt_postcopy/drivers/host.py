@@ -141,6 +141,8 @@ class Host:
         """
         if self._lines:
             self.check_answers()
+        elif self._uri is not None:
+            vir.require_answer(self._uri, self.side.value)
         line = Line(self._made())
         with self._changing:
             is_late = self._is_closed

@@ -70,6 +70,10 @@ LOG = logging.getLogger("libvirt_postcopy.drivers")
 _CONNECT_FIRST_S = 1.0
 """How long a peer-to-peer migration waits for our own connection to the destination, which only listens."""
 
+_CONNECT_S = 10.0
+"""How long the switch waits for our own connection to the destination: where one needs a login nothing else tells that
+no answer will come, and libvirt goes on trying for minutes."""
+
 LAST_LOOK_S = 5.0
 """How long both hosts may take to say where the guest is when the call has returned."""
 
@@ -153,6 +157,7 @@ class NativeDriver:
         self._turn = threading.RLock()
         self._sink: Sink = lambda event: None
         self._connected = threading.Event()
+        self._connect_by = float("inf")  # on the monotonic clock
         self._was_sent = False
         self._is_abandoned = False
         self._has_begun = False
@@ -184,7 +189,8 @@ class NativeDriver:
         """
         if self._journal is not None:
             self._journal.arm()
-        silence = "" if self._cannot_ask else self._pulse.silence()
+        unchecked = self._why_unchecked()
+        silence = "" if unchecked else self._pulse.silence()
         if silence:
             return SwitchHeld(silence)
         try:
@@ -197,7 +203,14 @@ class NativeDriver:
             return SwitchRefused(error.what, is_final=is_final)
         except (NotSupportedError, UsageError) as error:
             return SwitchRefused(str(error), is_final=True)
-        return SwitchAccepted(unchecked=self._cannot_ask)
+        return SwitchAccepted(unchecked=unchecked)
+
+    def _why_unchecked(self) -> str:
+        """Why the switch does not wait for the destination's daemon to answer; empty if it does."""
+        if self._connected.is_set():
+            return self._cannot_ask
+        is_late = time.monotonic() >= self._connect_by
+        return "it has not been reached from here so far" if is_late else ""
 
     def verify_switch(self) -> Event:
         """Read the source's state."""
@@ -307,6 +320,7 @@ class NativeDriver:
         self._control, self._turn = self._over_line()
         self._readings = self._over_another()
         self._source.watch(self._hear_source)
+        self._connect_by = time.monotonic() + _CONNECT_S
         _in_background(self._connect_destination)
 
     def _hear_source(self, event: Event) -> None:

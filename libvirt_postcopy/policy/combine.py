@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
+from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.policy.base import Decision, Observation, OnPass, Policy
-from libvirt_postcopy.policy.simple import AfterPrecopy
+from libvirt_postcopy.policy.simple import AfterPrecopy, Never
 
 __all__ = ["AnyOf", "AllOf", "foresee"]
 
@@ -20,11 +22,27 @@ def _patience(decisions: Sequence[Decision]) -> Decision:
     )
 
 
+def _require_some(policies: Sequence[Policy]) -> None:
+    if not policies:
+        raise UsageError("a policy that is made of others needs at least one")
+
+
+def _alternatives(policy: Policy) -> list[str]:
+    """What ``|`` joins in its text, which knows no parentheses."""
+    return str(policy).split("|")
+
+
 @dataclass(frozen=True)
 class AnyOf:
-    """``a|b``: switch when the first of them would."""
+    """``a|b``: switch when the first of them would.
+
+    Its text leaves ``never`` out beside others: an alternative that never fires changes nothing.
+    """
 
     policies: tuple[Policy, ...]
+
+    def __post_init__(self) -> None:
+        _require_some(self.policies)
 
     @property
     def enables_postcopy(self) -> bool:
@@ -40,14 +58,22 @@ class AnyOf:
         return _patience(decisions)
 
     def __str__(self) -> str:
-        return "|".join(map(str, self.policies))
+        never = str(Never())
+        words = [word for each in self.policies for word in _alternatives(each)]
+        return "|".join(word for word in words if word != never) or never
 
 
 @dataclass(frozen=True)
 class AllOf:
-    """``a&b``: switch when all of them would."""
+    """``a&b``: switch when all of them would.
+
+    Its text is multiplied out where one of them is an :class:`AnyOf`: ``(a|b)&c`` is ``a&c|b&c``.
+    """
 
     policies: tuple[Policy, ...]
+
+    def __post_init__(self) -> None:
+        _require_some(self.policies)
 
     @property
     def enables_postcopy(self) -> bool:
@@ -63,7 +89,7 @@ class AllOf:
         return Decision(reason=" and ".join(str(reason) for reason in reasons))
 
     def __str__(self) -> str:
-        return "&".join(map(str, self.policies))
+        return "|".join(map("&".join, product(*map(_alternatives, self.policies))))
 
 
 def foresee(policy: Policy, seen: Observation) -> OnPass | None:

@@ -247,6 +247,7 @@ def _with_destination(facts: Facts, wanted: Gathering, own: list[Connection]) ->
         return _with_answers(facts, wanted, wanted.dest, host)
     uri = wanted.dest
     try:
+        vir.require_answer(uri, "destination")
         connection = vir.open_connection(uri, "destination", open_=wanted.connect)
     except LibvirtError as error:
         return _unreachable(facts, uri, error.what)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from libvirt_postcopy.constants import MigrateParam
 from libvirt_postcopy.events import Half
-from libvirt_postcopy.features import explain, version_text
+from libvirt_postcopy.features import CHECK_THE_WAY, explain, version_text
 from libvirt_postcopy.preflight.facts import (
     CannotTell,
     DomainThere,
@@ -29,7 +29,7 @@ _DEVICE_USED = 8_000_000  # QEMU that uses it
     "destination/connection",
     severity=WARNING,
     side="destination",
-    cure="check the name, that its libvirt daemon listens, and the firewall",
+    cure=CHECK_THE_WAY,
 )
 def connection(facts: Facts) -> Iterator[Seen]:
     """What this client cannot reach it cannot look at.  The source's daemon may still reach it and migrate peer to

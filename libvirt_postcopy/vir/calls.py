@@ -27,7 +27,7 @@ from libvirt_postcopy.constants import (
 )
 from libvirt_postcopy.errors import LibvirtError, refusal
 from libvirt_postcopy.events import Half, Side
-from libvirt_postcopy.features import Path, explain
+from libvirt_postcopy.features import CHECK_THE_WAY, Path, explain
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir import fallback
 from libvirt_postcopy.vir.protocols import Connection, Domain
@@ -53,6 +53,8 @@ __all__ = [
     "is_alive",
     "leaving_stats",
     "listens",
+    "require_answer",
+    "require_writable",
     "migration_side",
     "pause_postcopy",
     "query_migration",
@@ -147,13 +149,14 @@ def way_to_start_postcopy() -> Path:
     return fallback.path(fallback.START)
 
 
-def start_postcopy(dom: Domain, flags: int = 0, way: Path | None = None) -> None:
+def start_postcopy(dom: Domain, flags: int = 0, way: Path | None = None) -> int:
     """Send ``migrate-start-postcopy``.
 
     Success means that QEMU has noted the wish, not that the guest has moved.
 
     :param flags: None are defined; must be 0.
     :param way: As :func:`way_to_start_postcopy` says.
+    :return: 0, as ``migrateStartPostCopy``.
     :raises NotSupportedError: If this libvirt-python has no ``migrateStartPostCopy``, and there is no way past it.
     :raises LibvirtError: If libvirt or QEMU refuses.
     :source: libvirt ``virDomainMigrateStartPostCopy`` (since 1.3.3)
@@ -164,6 +167,7 @@ def start_postcopy(dom: Domain, flags: int = 0, way: Path | None = None) -> None
             dom.migrateStartPostCopy(flags)
         else:
             fallback.start_postcopy(dom, flags, way)
+    return 0
 
 
 def migrate3(
@@ -460,21 +464,41 @@ def listens(uri: str, timeout: float) -> bool:
 
     :param timeout: Seconds.
     """
+    return _refusal(uri, timeout) is None
+
+
+FIRST_ANSWER_S = 4.0
+"""Until a host that has not answered a first attempt to connect counts as away: Linux sends a lost packet again after 1 and 3 s."""
+
+
+def require_answer(uri: str, side: str) -> None:
+    """See that a first attempt to connect would not wait for a host that is away.
+
+    What is refused, or has no address, is left to libvirt: it says so at once, and better.
+
+    :raises LibvirtError: If it would.
+    """
+    if isinstance(_refusal(uri, FIRST_ANSWER_S), (TimeoutError, socket.timeout)):
+        raise LibvirtError("it does not answer", side=side, cure=CHECK_THE_WAY)
+
+
+def _refusal(uri: str, timeout: float) -> Exception | None:
+    """Why no TCP connection is made to where a URI points to; None if one is, or none can be tried."""
     try:
         parts = urlsplit(uri)
         host, port = parts.hostname, parts.port
     except ValueError:  # an address or a port that is none: libvirt's to complain of
-        return True
+        return None
     transport = parts.scheme.partition("+")[2] or ("tls" if host else "")
     if transport not in _PORTS or host is None:
-        return True
+        return None
     address = (host, port or _PORTS[transport])
     try:
         socket.create_connection(address, timeout).close()
     except (OSError, UnicodeError) as error:  # a name that no host can have
         LOG.debug("%s: %s", address, error)
-        return False
-    return True
+        return error
+    return None
 
 
 def abort_job(dom: Domain) -> None:
@@ -484,6 +508,25 @@ def abort_job(dom: Domain) -> None:
     """
     with refusals("source"):
         dom.abortJob()
+
+
+def require_writable(dom: Domain) -> None:
+    """Refuse a domain of a read-only connection, as libvirt does: we would go round that over connections of our own.
+
+    Whether it is one only a refusal tells; what is asked here changes nothing.
+
+    :raises LibvirtError: If it is one.
+    """
+    try:
+        dom.migrateGetMaxSpeed(0)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != ErrorNumber.VIR_ERR_OPERATION_DENIED:
+            LOG.debug("not asked because of its answer: %s", error)
+            return
+        ours = translate(error, "source")
+        ours.what = "operation forbidden: the domain's connection is read-only"
+        ours.cure = "open it with libvirt.open"
+        raise ours from error
 
 
 def host_uuid(connection: Connection) -> str | None:

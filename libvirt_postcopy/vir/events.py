@@ -11,6 +11,7 @@ import json
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import libvirt
@@ -67,7 +68,9 @@ def _is_loop_registered() -> bool:
         timer = libvirt.virEventAddTimeout(-1, lambda timer, opaque: None, None)
     except libvirt.libvirtError:
         return False
-    libvirt.virEventRemoveTimeout(timer)
+    # libvirtaio's refuses any thread but its own while asyncio debugs.  The timer never fires, wherever it is.
+    with suppress(libvirt.libvirtError):
+        libvirt.virEventRemoveTimeout(timer)
     return True
 
 

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import termios
+from contextlib import suppress
 from typing import Any, cast
 
 import libvirt
@@ -81,12 +82,23 @@ class Login:
         auth = [_TYPES, self._answer, uri]
         self._raised = None
         try:
-            return cast(Connection, libvirt.openAuth(uri, auth, flags))
+            connection = cast(Connection, libvirt.openAuth(uri, auth, flags))
         except libvirt.libvirtError:
             self._forget(uri)
             if self._raised is not None:
                 raise self._raised from None
             raise
+        if uri is None:
+            self._file(connection)
+        return connection
+
+    def _file(self, connection: Connection) -> None:
+        """Keep the answers also under the URI that libvirt itself has chosen: further connections name it."""
+        with suppress(libvirt.libvirtError):
+            chosen = connection.getURI()
+            for (uri, kind, prompt), answer in list(self._answers.items()):
+                if uri is None:
+                    self._answers[chosen, kind, prompt] = answer
 
     def _forget(self, uri: str | None) -> None:
         for key in [key for key in self._answers if key[0] == uri]:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-import libvirt
 from lxml import etree
 
-from libvirt_postcopy.constants import ErrorNumber, MetadataType, ModificationImpact
+from libvirt_postcopy.constants import MetadataType, ModificationImpact
 from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.policy import Policy, parse
-from libvirt_postcopy.vir.calls import refusals, translate
+from libvirt_postcopy.vir.calls import refusals
+from libvirt_postcopy.vir.probe import xml_of
 from libvirt_postcopy.vir.protocols import Domain
 
 __all__ = ["NAMESPACE", "read_policy", "write_policy"]
@@ -27,28 +27,18 @@ _LONGEST = 1000  # characters of a policy that is read
 
 
 def read_policy(dom: Domain) -> Policy | None:
-    """The domain's own policy; None if it has none.
+    """The domain's own policy, of the running one if it runs; None if it has none.
+
+    libvirt's call for the element alone prints an error on stderr where there is none, which is the usual case.
 
     :raises UsageError: If what is there is no policy.
     :raises LibvirtError: If the daemon cannot say.
     """
-    read = getattr(dom, "metadata", None)
-    if read is None:  # libvirt-python < 0.9.10
-        return None
-    try:
-        text = read(_ELEMENT, NAMESPACE, 0)
-    except libvirt.libvirtError as error:
-        if error.get_error_code() == ErrorNumber.VIR_ERR_NO_DOMAIN_METADATA:
-            return None
-        raise translate(error, "source") from error
-    return _policy_of(text)
-
-
-def _policy_of(text: str) -> Policy:
     parser = etree.XMLParser(resolve_entities=False, no_network=True, load_dtd=False)
     try:
-        spec = str(etree.fromstring(text.encode(), parser).text or "").strip()
-        return parse(spec[:_LONGEST])
+        root = etree.fromstring(xml_of(dom).encode(), parser)
+        found = root.find(f"metadata/{{{NAMESPACE}}}*")
+        return None if found is None else parse(_text_of(found))
     except (etree.XMLSyntaxError, ValueError, UsageError) as error:
         words = error.what if isinstance(error, UsageError) else str(error)
         raise UsageError(
@@ -56,6 +46,10 @@ def _policy_of(text: str) -> Policy:
             side="source",
             cure="set another one: virsh-postcopy postcopy-policy DOMAIN --set SPEC, or --unset",
         ) from error
+
+
+def _text_of(element: Any) -> str:
+    return str(element.text or "").strip()[:_LONGEST]
 
 
 def write_policy(dom: Domain, policy: Policy | None) -> None:

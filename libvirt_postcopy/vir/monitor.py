@@ -75,8 +75,6 @@ class _Domain(Domain, Protocol):
 
     def undefineFlags(self, flags: int = 0) -> int: ...
 
-    def migrateGetMaxSpeed(self, flags: int = 0) -> int: ...
-
     def migrateSetMaxSpeed(self, bandwidth: int, flags: int = 0) -> int: ...
 
 
@@ -196,7 +194,7 @@ def is_paused_by_others(dom: Domain) -> bool:
 def max_speed_mib_s(dom: Domain) -> int:
     """The bandwidth that libvirt would migrate the domain with."""
     with refusals("source"):
-        return int(cast(_Domain, dom).migrateGetMaxSpeed(0))
+        return int(dom.migrateGetMaxSpeed(0))
 
 
 def postcopy_speed_mib_s(dom: Domain) -> int:
@@ -204,7 +202,7 @@ def postcopy_speed_mib_s(dom: Domain) -> int:
     try:
         with refusals("source"):
             limit = MaxSpeedFlags.VIR_DOMAIN_MIGRATE_MAX_SPEED_POSTCOPY
-            return int(cast(_Domain, dom).migrateGetMaxSpeed(int(limit)))
+            return int(dom.migrateGetMaxSpeed(int(limit)))
     except LibvirtError as error:  # libvirt < 5.1, or QEMU < 3.0
         LOG.debug("no limit for post-copy: %s", error)
         return 0

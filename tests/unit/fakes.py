@@ -58,6 +58,10 @@ def refused(code: int, message: str, domain: int = 10) -> libvirt.libvirtError:
 
 NO_DOMAIN = refused(ErrorNumber.VIR_ERR_NO_DOMAIN, "Domain not found")
 ONLY_THERE = refused(84, "migration statistics are available only on the source host")
+READ_ONLY = refused(
+    ErrorNumber.VIR_ERR_OPERATION_DENIED,
+    "operation forbidden: read only access prevents virDomainMigrateGetMaxSpeed",
+)
 NO_ANSWER = refused(ErrorNumber.VIR_ERR_RPC, "client socket is closed", domain=7)
 
 
@@ -226,6 +230,11 @@ class FakeDomain:
         assert command == {"execute": "query-version"}
         words = ("major", "minor", "micro")
         return {"return": {"qemu": dict(zip(words, self.qemu_version)), "package": ""}}
+
+    def migrateGetMaxSpeed(self, flags: int = 0) -> int:
+        if "migrateGetMaxSpeed" in self.errors:
+            raise self.errors["migrateGetMaxSpeed"]
+        return 0
 
     def migrateStartPostCopy(self, flags: int = 0) -> int:
         self._do("migrateStartPostCopy", flags)

@@ -40,6 +40,7 @@ from libvirt_postcopy.vir import calls as vir
 from unit.fakes import (
     MIGRATED,
     NO_ANSWER,
+    READ_ONLY,
     RUNNING,
     SHUT_OFF,
     SPLIT_HERE,
@@ -212,6 +213,15 @@ def test_domain_with_which_something_goes_on_is_refused(
 ) -> None:
     stage.dom.now, stage.dom.job = state, job
     with pytest.raises(StateError, match=complaint):
+        api.start(stage.dom, URI)
+    assert stage.dom.calls == [] and stage.opened == []
+
+
+def test_domain_that_may_only_be_looked_at_is_refused_as_libvirt_does(
+    stage: Stage,
+) -> None:
+    stage.dom.errors["migrateGetMaxSpeed"] = READ_ONLY
+    with pytest.raises(libvirt.libvirtError, match="is read-only .open it with"):
         api.start(stage.dom, URI)
     assert stage.dom.calls == [] and stage.opened == []
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import libvirt
 import pytest
 
 from libvirt_postcopy import events as ev
@@ -30,6 +31,7 @@ from unit.fakes import (
     DST,
     ONLY_THERE,
     OTHER_UUID,
+    READ_ONLY,
     RUNNING,
     SHUT_OFF,
     SPLIT_HERE,
@@ -394,6 +396,29 @@ def test_destination_is_known_by_its_refusal_of_statistics() -> None:
 def test_what_is_not_broken_is_not_mended(dom: FakeDomain, phase: str) -> None:
     with pytest.raises(StateError, match=f"nothing is broken: .* is in {phase}"):
         takeover.recover(dom)
+
+
+@pytest.mark.parametrize("call", [takeover.attach, takeover.recover])
+def test_what_may_only_be_looked_at_is_not_mended(
+    call: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(takeover, "AttachedDriver", lambda *args, **options: pytest.fail("begun"))  # fmt: skip
+    dom = domain(FAILED_HERE, **OUTGOING)
+    dom.errors["migrateGetMaxSpeed"] = READ_ONLY
+    with pytest.raises(libvirt.libvirtError, match="connection is read-only"):
+        call(dom, "fake:///b")
+    assert dom.calls == []
+
+
+def test_what_may_only_be_looked_at_may_be_watched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dom = domain(**OUTGOING)
+    dom.errors["migrateGetMaxSpeed"] = READ_ONLY
+    monkeypatch.setattr(takeover, "Runner", lambda *args, **options: options)
+    monkeypatch.setattr(takeover, "begin", lambda runner, driver, reason: runner)
+    runner: Any = takeover.attach(dom, "fake:///b", shadow=True)
+    assert runner["is_shadow"] is True
 
 
 @pytest.fixture

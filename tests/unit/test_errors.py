@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import libvirt
 import pytest
@@ -81,6 +82,15 @@ def test_migration_error_says_where_the_guest_is(
     error = kind("gone wrong", side="source", cure="wait", phase="post-copy")
     assert (error.guest, error.phase) == (guest, "post-copy")
     assert str(error) == "source: gone wrong (wait)"
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_tree_promises_what_there_is(kind: type[PostcopyError]) -> None:
+    (line,) = re.findall(
+        rf"(?:─ |^    ){kind.__name__}\b(.*)", str(errors.__doc__), re.M
+    )
+    for name in re.findall(r"\.([a-z_]+)", line):
+        assert hasattr(kind("gone wrong"), name), name
 
 
 @pytest.mark.parametrize("kind", ALL)

@@ -25,7 +25,7 @@ from libvirt_postcopy.errors import (
     refusal,
 )
 from libvirt_postcopy.vir import fallback
-from unit.fakes import refused
+from unit.fakes import FakeDomain, refused
 
 patch = import_module("libvirt_postcopy.install")
 
@@ -214,6 +214,34 @@ def test_method_past_the_binding_fails_as_libvirt_does(
     patch.install(module)
     with pytest.raises(libvirt.libvirtError, match="client: no way"):
         module.virDomain().migrateStartPostCopy()
+
+
+@pytest.mark.parametrize(
+    "error, number",
+    [
+        (NotSupportedError("no way", side="client"), libvirt.VIR_ERR_OPERATION_UNSUPPORTED),
+        (UsageError("no flag", side="client"), libvirt.VIR_ERR_INVALID_ARG),
+    ],
+)  # fmt: skip
+def test_call_of_the_series_returns_and_fails_as_libvirts_method(
+    module: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    error: PostcopyError,
+    number: int,
+) -> None:
+    patch.install(module)
+    dom = FakeDomain()
+    assert module.virDomainMigrateStartPostCopy(dom) == 0
+    assert module.virDomainMigrateStartPostCopy(dom, flags=7) == 0
+    assert dom.calls == [("migrateStartPostCopy", 0), ("migrateStartPostCopy", 7)]
+
+    def refuse(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(dom, "migrateStartPostCopy", refuse)
+    with pytest.raises(libvirt.libvirtError, match="client: no") as caught:
+        module.virDomainMigrateStartPostCopy(dom)
+    assert caught.value.get_error_code() == number
 
 
 def test_two_modules_do_not_mix(module: ModuleType) -> None:

@@ -134,6 +134,22 @@ def test_host_that_cannot_be_reached_is_unknown_and_its_line_not_trusted_later(
     assert host.look().half is Half.WHOLE
 
 
+def test_host_that_is_away_is_not_waited_for_at_the_first_attempt_either(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def is_away(uri: str, side: str) -> None:
+        assert (uri, side) == (URI, "destination")
+        raise LibvirtError("it does not answer", side=side)
+
+    late = FakeConnection()
+    host = made_host(late)
+    with monkeypatch.context() as patch:
+        patch.setattr(module.vir, "require_answer", is_away)
+        with pytest.raises(LibvirtError, match="does not answer"):
+            host.renew()
+    assert host.renew().connection is late
+
+
 SSH = "qemu+ssh://root@b/system"
 LOCKED = refused(ErrorNumber.VIR_ERR_OPERATION_TIMEOUT, "cannot acquire state change lock")  # fmt: skip
 

@@ -629,6 +629,24 @@ def test_switch_waits_while_the_daemon_is_being_connected_to(
         assert driver.switch() == SwitchAccepted()
 
 
+def test_switch_does_not_wait_for_a_connection_for_ever_and_one_that_comes_late_is_used(
+    hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over ssh nothing else tells that no answer will come."""
+    monkeypatch.setattr(native, "_CONNECT_FIRST_S", 0.0)
+    monkeypatch.setattr(native, "_CONNECT_S", 0.0)
+    release = threading.Event()
+    hosts.before_opening = lambda uri: uri == URI and release.wait(PATIENCE_S)
+    with Begun(hosts, to_uri()) as driver:
+        told = "it has not been reached from here so far"
+        assert driver.switch() == SwitchAccepted(unchecked=told)
+        release.set()
+        await_pulse(driver)
+        assert driver.switch() == SwitchAccepted()
+        monkeypatch.setattr(host, "ANSWER_S", 0.0)
+        assert driver.switch() == SILENT
+
+
 def test_daemon_that_only_the_source_can_reach_is_not_asked_and_that_is_told(
     hosts: Hosts,
 ) -> None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from libvirt_postcopy.errors import UsageError
 from libvirt_postcopy.policy import (
     After,
     AfterPrecopy,
@@ -86,6 +87,39 @@ def test_readings_are_needed_where_one_that_waits_needs_them(kind) -> None:
 def test_all_reads_nothing_for_those_that_agree_already() -> None:
     assert not AllOf((yes("a"), quiet())).decide(SEEN).needs_stats
     assert AllOf((yes("a"), wait())).decide(SEEN).needs_stats
+
+
+# Its text
+
+A, B, C, D = After(1), After(2), After(3), Manual()
+
+
+@pytest.mark.parametrize(
+    "policy, text",
+    [
+        (AllOf((AnyOf((A, B)), C)), "after:1s&after:3s|after:2s&after:3s"),
+        (AllOf((D, AnyOf((A, B)))), "manual&after:1s|manual&after:2s"),
+        (
+            AllOf((AnyOf((A, B)), AnyOf((C, D)))),
+            "after:1s&after:3s|after:1s&manual|after:2s&after:3s|after:2s&manual",
+        ),
+        (AllOf((AnyOf((AllOf((A, B)), C)), D)), "after:1s&after:2s&manual|after:3s&manual"),
+        (AllOf((AllOf((A, B)), C)), "after:1s&after:2s&after:3s"),
+        (AnyOf((AnyOf((A, B)), AllOf((C, D)))), "after:1s|after:2s|after:3s&manual"),
+        (AnyOf((Never(), A)), "after:1s"),
+        (AnyOf((AllOf((Never(),)), AnyOf((Never(), A)))), "after:1s"),
+        (AnyOf((Never(), Never())), "never"),
+        (AllOf((AnyOf((Never(), A)), B)), "after:1s&after:2s"),
+    ],
+)  # fmt: skip
+def test_text_has_no_parentheses_and_means_the_same(policy, text: str) -> None:
+    assert str(policy) == text
+
+
+@pytest.mark.parametrize("kind", [AnyOf, AllOf])
+def test_one_of_none_is_refused(kind) -> None:
+    with pytest.raises(UsageError, match="needs at least one"):
+        kind(())
 
 
 # What is decided beforehand

@@ -12,8 +12,10 @@ from libvirt_postcopy.policy import (
     AnyOf,
     Manual,
     Never,
+    Observation,
     parse,
 )
+from libvirt_postcopy.stats import PassCount
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,41 @@ def test_policy_that_was_written_is_read_back(policy) -> None:
     assert str(parse(text)) == text
     assert type(parse(text)) is type(policy)
     assert parse(text) == policy
+
+
+SOON = st.one_of(
+    st.builds(AfterPrecopy, st.integers(1, 3)),
+    st.builds(After, st.integers(0, 5)),
+    st.just(Manual()),
+    st.just(Never()),
+)
+
+
+def joined(inner: st.SearchStrategy, most: int) -> st.SearchStrategy:
+    both = st.lists(inner, min_size=1, max_size=most).map(tuple)
+    return inner | st.builds(AllOf, both) | st.builds(AnyOf, both)
+
+
+OBSERVATIONS = st.builds(
+    Observation,
+    now=st.integers(0, 6),
+    since=st.just(0.0),
+    passes=st.integers(0, 4).map(PassCount),
+    announced_pass=st.integers(0, 5),
+    saw_pass_one=st.booleans(),
+)
+
+
+@given(joined(joined(SOON, 3), 2), st.lists(OBSERVATIONS, min_size=1, max_size=5))
+def test_policy_that_is_read_back_decides_as_the_one_that_was_written(
+    policy, seen: list[Observation]
+) -> None:
+    back = parse(str(policy))
+    assert str(back) == str(policy)
+    assert back.enables_postcopy == policy.enables_postcopy
+    assert [back.decide(each).reason for each in seen] == [
+        policy.decide(each).reason for each in seen
+    ]
 
 
 @given(

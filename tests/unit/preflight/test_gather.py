@@ -9,6 +9,8 @@ from typing import Any
 import libvirt
 import pytest
 
+import libvirt_postcopy.vir.calls as vir
+from libvirt_postcopy.errors import LibvirtError
 from libvirt_postcopy.events import Half
 from libvirt_postcopy.incoming import incoming_xml
 from libvirt_postcopy.preflight import gather as module
@@ -41,6 +43,7 @@ def hosts(monkeypatch: pytest.MonkeyPatch, monitor: None) -> dict[str, Daemon]:
         return made[uri]
 
     monkeypatch.setattr(libvirt, "open", connect)
+    monkeypatch.setattr(vir, "require_answer", lambda *args: None)
     return made
 
 
@@ -140,6 +143,21 @@ def test_each_probe_has_a_name_of_its_own(
 
 
 # What cannot be asked
+
+
+def test_destination_that_is_away_is_not_waited_for(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def is_away(uri: str, side: str) -> None:
+        assert (uri, side) == (B, "destination")
+        raise LibvirtError("it does not answer", side=side)
+
+    def connect(uri: str) -> Daemon:
+        raise AssertionError("libvirt would try for minutes")
+
+    monkeypatch.setattr(vir, "require_answer", is_away)
+    monkeypatch.setattr(libvirt, "open", connect)
+    assert facts_of(guest).connection_refusal == "it does not answer"
 
 
 def test_destination_that_cannot_be_reached(guest: Guest) -> None:

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import socket
+from collections.abc import Iterator
+
 import libvirt
 import pytest
 
@@ -24,7 +27,9 @@ from unit.fakes import (
     FakeDomain,
     refused,
 )
+from waiting import wait_until
 
+PATIENCE_S = 10.0
 INVALID = ErrorNumber.VIR_ERR_OPERATION_INVALID
 NOT_RUNNING = refused(
     INVALID, "Requested operation is not valid: domain is not running"
@@ -377,5 +382,54 @@ def test_uri_that_is_none_is_libvirts_to_refuse(uri: str) -> None:
     assert vir.listens(uri, 0.1)
 
 
+def test_read_only_connection_is_told_from_what_a_driver_does_not_have() -> None:
+    for open_ in (libvirt.openReadOnly, libvirt.open):
+        connection = open_("test:///default")
+        dom = connection.lookupByName("test")
+        if open_ is libvirt.open:
+            vir.require_writable(dom)
+            continue
+        with pytest.raises(libvirt.libvirtError, match="source: .*read-only .open"):
+            vir.require_writable(dom)
+
+
+NO_HOST = f"qemu+tcp://{'a' * 64}.example/system"
+
+
 def test_name_that_no_host_can_have() -> None:
-    assert not vir.listens(f"qemu+tcp://{'a' * 64}.example/system", 0.1)
+    assert not vir.listens(NO_HOST, 0.1)
+    vir.require_answer(NO_HOST, "destination")
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A port that is bound, and listens to nobody yet."""
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        yield made
+
+
+def at(listener: socket.socket) -> str:
+    return f"qemu+tls://127.0.0.1:{listener.getsockname()[1]}/system"
+
+
+def test_port_that_refuses_is_libvirts_to_tell_of(listener: socket.socket) -> None:
+    assert not vir.listens(at(listener), PATIENCE_S)
+    vir.require_answer(at(listener), "destination")
+
+
+def test_port_that_answers(listener: socket.socket) -> None:
+    listener.listen()
+    assert vir.listens(at(listener), PATIENCE_S)
+    vir.require_answer(at(listener), "destination")
+
+
+def test_port_that_keeps_silent(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes once enough wait to be accepted is dropped, as by a firewall."""
+    listener.listen(0)
+    wait_until(lambda: not vir.listens(at(listener), 0.05), "silence", PATIENCE_S)
+    monkeypatch.setattr(vir, "FIRST_ANSWER_S", 0.05)
+    with pytest.raises(LibvirtError, match="destination: it does not answer.*firewall"):
+        vir.require_answer(at(listener), "destination")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import libvirt
 import pytest
 
 from libvirt_postcopy.constants import EventID
@@ -20,7 +21,16 @@ from libvirt_postcopy.events import (
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir import events as vir_events
 from libvirt_postcopy.vir.events import DomainWatch, from_lifecycle, from_monitor
-from unit.fakes import DST, NO_ANSWER, OTHER_UUID, SRC, UUID, FakeConnection, FakeDomain
+from unit.fakes import (
+    DST,
+    NO_ANSWER,
+    OTHER_UUID,
+    SRC,
+    UUID,
+    FakeConnection,
+    FakeDomain,
+    refused,
+)
 
 LIFECYCLE = EventID.VIR_DOMAIN_EVENT_ID_LIFECYCLE
 ITERATION = EventID.VIR_DOMAIN_EVENT_ID_MIGRATION_ITERATION
@@ -259,6 +269,19 @@ def test_asking_for_a_loop_and_starting_one_is_one_step(
         return True
 
     monkeypatch.setattr(vir_events, "_is_loop_registered", is_registered)
+    assert vir_events.ensure_event_loop() is False
+
+
+def test_timer_that_cannot_be_taken_away_again_has_answered_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Seen with libvirtaio on another thread while asyncio debugs: only that thread may change its timers."""
+
+    def refuse(timer: int) -> None:
+        raise refused(libvirt.VIR_ERR_INTERNAL_ERROR, "virEventRemoveTimeout() failed")
+
+    monkeypatch.setattr(libvirt, "virEventAddTimeout", lambda *args: 7)
+    monkeypatch.setattr(libvirt, "virEventRemoveTimeout", refuse)
     assert vir_events.ensure_event_loop() is False
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from libvirt_postcopy.vir import login
 from libvirt_postcopy.vir.login import Login
-from unit.fakes import refused
+from unit.fakes import FakeConnection, refused
 
 NAME, PASSWORD, POLKIT = (
     libvirt.VIR_CRED_AUTHNAME,
@@ -25,7 +25,9 @@ NAME, PASSWORD, POLKIT = (
 @pytest.fixture
 def daemon(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """Asks for a name and a password, and lets in who knows them."""
-    made = SimpleNamespace(errors=[], flags=[], asked=0, agents=0)
+    made = SimpleNamespace(
+        errors=[], flags=[], asked=0, agents=0, connection="connection"
+    )
 
     def open_auth(uri: str, auth: list, flags: int) -> str:
         made.flags.append(flags)
@@ -35,7 +37,7 @@ def daemon(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         assert auth[1](asked, auth[2]) == 0
         if [each[4] for each in asked] != ["alice", "sesame"]:
             raise refused(libvirt.VIR_ERR_AUTH_FAILED, "wrong")
-        return "connection"
+        return made.connection
 
     monkeypatch.setattr(login.libvirt, "openAuth", open_auth)
     return made
@@ -54,6 +56,30 @@ def test_answers_are_remembered_for_the_host_that_they_opened(
     mine = Login()
     assert [mine.open(uri) for uri in ("x", "x", "y")] == ["connection"] * 3
     assert capsys.readouterr().out == "Name: Password: " * 2
+
+
+def test_answers_are_remembered_for_the_host_that_libvirt_itself_has_chosen(
+    daemon: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By ``LIBVIRT_DEFAULT_URI``: further connections name it."""
+    daemon.connection = FakeConnection("x")
+    typed(monkeypatch, "alice\nsesame\n")
+    mine = Login()
+    for uri in (None, "x", None):
+        assert mine.open(uri) is daemon.connection
+
+
+def test_connection_that_does_not_say_where_it_goes_is_opened_even_so(
+    daemon: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.connection = FakeConnection("x")
+    monkeypatch.setattr(daemon.connection, "getURI", fails)
+    typed(monkeypatch, "alice\nsesame\n")
+    assert Login().open(None) is daemon.connection
+
+
+def fails() -> str:
+    raise refused(libvirt.VIR_ERR_RPC, "gone")
 
 
 def test_answers_that_opened_nothing_are_asked_again(
