@@ -356,6 +356,7 @@ class QemuDriver:
 
     def _go_on(self) -> None:
         assert self._rejoin is not None, "nothing is resumed that was not sent"
+        self._rejoin.require_over()
         if self._journal is not None:
             self._journal.resume(is_peer2peer=False)
         self._rejoin.go_on(self._landing)

@@ -24,6 +24,7 @@ from observers import Awaited, Recorder, Recovered, all_of, wait_until_pages_flo
 
 import libvirt_postcopy as postcopy
 from libvirt_postcopy.actions import Resume, Switch
+from libvirt_postcopy.drivers import landing
 from libvirt_postcopy.events import Resumed, Side, StatusSeen, Stopped
 from scenes.stage import Stage
 from waiting import wait_until
@@ -96,6 +97,33 @@ def test_hole_in_a_recovery_is_waited_out(stage: Stage, moved: Check) -> None:
     assert job.guest == "split"
     stage.lab.pass_migrations()
     job.wait(60)
+    moved()
+
+
+def test_resume_that_may_still_connect_gets_no_other_beside_it(
+    stage: Stage, moved: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When packets flow again both connect, and up to QEMU 9.0 the source's aborts then: the guest is lost."""
+    monkeypatch.setattr(landing, "_RESUME_S", 4.0)  # the kernel tries ever more rarely
+    there = Awaited(Resumed, is_there)
+    again = Awaited(Resume, lambda seen: seen.attempt == 2)
+
+    observe = all_of(there, again)
+    job = postcopy.start(
+        stage.start(),
+        B,
+        driver="qemu",
+        policy="after:0",
+        params={"bandwidth.postcopy": 8},  # both connect before all has arrived
+        observer=observe,
+    )
+    there.wait()
+    wait_until_pages_flow(job)
+    stage.lab.swallow_migrations()
+    assert stage.lab.break_migrations() > 0
+    again.wait()
+    stage.lab.pass_migrations()
+    job.wait(90)
     moved()
 
 
