@@ -37,14 +37,22 @@ class Connecting:
         since = self._since
         return since is not None and time.monotonic() - since < _CONNECTING_S
 
+    def assume_tried(self, uri: str, ago_s: float = 0.0) -> None:
+        """A ``migrate`` that resumes may have been sent.
+
+        :param uri: Where to; a unix socket takes a connection at once, or not at all.
+        :param ago_s: Seconds before now, by a clock that may have been set since.
+        """
+        is_slow = not uri.startswith("unix:")
+        self._since = time.monotonic() - max(ago_s, 0.0) if is_slow else None
+
     @contextmanager
     def trying(self, uri: str) -> Iterator[None]:
         """Around the ``migrate`` that resumes: whatever becomes of its answer, QEMU may be connecting then.
 
-        :param uri: Where to; a unix socket takes a connection at once, or not at all.
+        :param uri: Where to.
         """
-        # Before: what is announced may be heard before the answer.
-        self._since = None if uri.startswith("unix:") else time.monotonic()
+        self.assume_tried(uri)  # what is announced may be heard before the answer
         try:
             yield
         except (CommandError, ConnectError, MonitorBusy):  # it was not sent, or refused

@@ -334,13 +334,14 @@ class QemuDriver:
         self._has_begun = True
         self._land()
 
-    def _prepare_rejoin(self) -> None:
+    def _prepare_rejoin(self) -> Rejoin:
         self._rejoin = Rejoin(
             self._ends,
             self._setup.channel,
             is_frail=self._setup.is_frail,
             bandwidth=self._recover_bandwidth,
         )
+        return self._rejoin
 
     def _note_start(self) -> None:
         if self._journal is None:

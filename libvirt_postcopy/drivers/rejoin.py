@@ -57,6 +57,14 @@ class Rejoin:
         self._changes = 0  # of the source's status, when it was resumed last
         self.obstacle = ""
 
+    def assume_resumed(self, ago_s: float) -> None:
+        """Another client has resumed it, and what became of that was not heard.
+
+        :param ago_s: When, in seconds before now.
+        """
+        self._changes = self._course.changes
+        self._connecting.assume_tried(self._channel.connecting_uri(0), ago_s)
+
     def require_over(self) -> None:
         """Let nothing be sent while QEMU may still be connecting.
 

@@ -20,7 +20,14 @@ from driven import (
     migrate_by_qemu,
     nothing_is_left,
 )
-from observers import Awaited, Recorder, Recovered, all_of, wait_until_pages_flow
+from observers import (
+    ANSWERED,
+    Awaited,
+    Recorder,
+    Recovered,
+    all_of,
+    wait_until_pages_flow,
+)
 
 import libvirt_postcopy as postcopy
 from libvirt_postcopy.actions import Resume, Switch
@@ -198,6 +205,36 @@ def test_guest_that_nobody_has_started_is_found(stage: Stage, moved: Check) -> N
     )
     done = virsh_postcopy("postcopy-attach", stage.name)
     assert done.returncode == 0, done.stderr
+    moved()
+
+
+def _has_got_pages(stage: Stage) -> bool:
+    requests: int = ask(stage, "a", "query-migrate")["ram"]["postcopy-requests"]
+    return requests > ANSWERED
+
+
+def _is_connecting(stage: Stage) -> bool:
+    seen = stage.lab.host("a").run(["ss", "-tnH", "state", "syn-sent"])
+    return bool(seen.stdout.strip())
+
+
+def test_resume_of_a_killed_client_gets_no_other_beside_it(
+    stage: Stage, moved: Check
+) -> None:
+    """It may connect as long as the kernel tries."""
+    stage.start()
+    options = ["--postcopy-policy", "after:0", "--postcopy-bandwidth", "8"]
+    with Typed([*_OPTIONS, *options]) as typed:
+        typed.wait_for("post-copy, .*blackout")
+        wait_until(lambda: _has_got_pages(stage), "page requests", 30, pause=0.1)
+        stage.lab.swallow_migrations()
+        assert stage.lab.break_migrations() > 0
+        wait_until(lambda: _is_connecting(stage), "the resume", 30, pause=0.1)
+    again = Awaited(Resume)
+    job = postcopy.attach(stage.find("a"), B, observer=again)
+    again.wait()
+    stage.lab.pass_migrations()
+    job.wait(90)
     moved()
 
 

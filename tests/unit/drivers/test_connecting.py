@@ -58,6 +58,14 @@ def test_answer_tells_whether_it_was_sent(error: PostcopyError, may_be: bool) ->
     assert _tried(error=error).may_be is may_be
 
 
+@pytest.mark.parametrize(("ago_s", "may_be"), [(-99, True), (100, True), (151, False)])
+def test_attempt_of_another_client(ago_s: float, may_be: bool) -> None:
+    """Its clock may have been set back since."""
+    it = Connecting()
+    it.assume_tried(URI, ago_s)
+    assert it.may_be is may_be
+
+
 def test_unix_socket_is_not_waited_for() -> None:
     assert not _tried("unix:/run/m.sock").may_be
 
