@@ -482,6 +482,7 @@ class Entry:
     :ivar has_run_there: The destination's vCPUs were seen to run.
     :ivar may_run_there: They may have been started.
     :ivar left: What is left to do although the guest has arrived.
+    :ivar resumed: When it was resumed last; seconds since 1970.
     """
 
     path: Path
@@ -494,6 +495,7 @@ class Entry:
     has_run_there: bool = False
     may_run_there: bool = False
     left: str = ""
+    resumed: float | None = None
 
     @property
     def is_over(self) -> bool:
@@ -607,13 +609,15 @@ def _take(entry: Entry | None, path: Path, record: Mapping[str, Any]) -> Entry |
         has_run = entry is not None and entry.has_run_there
         may_run = entry is not None and entry.may_run_there
         facts = _facts(record)
-        made = Entry(path, facts, began, pid, None, held_back)
+        resumed = None if entry is None else entry.resumed
+        made = Entry(path, facts, began, pid, None, held_back, resumed=resumed)
         return replace(made, has_run_there=has_run, may_run_there=may_run)
     if entry is None:
         return None
     if kind == "resume":
         facts = replace(entry.facts, is_peer2peer=bool(record["is_peer2peer"]))
-        return replace(entry, facts=facts, end=None)
+        resumed = _seconds(record["time"])
+        return replace(entry, facts=facts, end=None, resumed=resumed)
     if kind == "runs":
         return replace(entry, has_run_there=True, may_run_there=True)
     if kind == "may-run":

@@ -111,6 +111,7 @@ def attach(
             run=qemus.facts.run,
             has_run_there=ran,
             may_run_there=qemus.may_run_there,
+            resumed=qemus.resumed,
         )
         reason, doubts = "as it was begun", _held_back(known_entry, "")
     else:

@@ -20,6 +20,7 @@ from typing import Any
 import libvirt_postcopy.vir.calls as vir
 from libvirt_postcopy.constants import MigrateFlags, MigrateParam
 from libvirt_postcopy.drivers.channel import Channel, channel_of, host_of
+from libvirt_postcopy.drivers.connecting import Connecting
 from libvirt_postcopy.drivers.host import Connect, Host
 from libvirt_postcopy.drivers.native import NativeDriver, Target
 from libvirt_postcopy.drivers.second_monitor import SecondMonitor, Told, way_to
@@ -30,7 +31,7 @@ from libvirt_postcopy.errors import (
     PostcopyError,
     UsageError,
 )
-from libvirt_postcopy.events import Event, Half, Looked, Side
+from libvirt_postcopy.events import Event, Half, Looked, Side, StatusSeen
 from libvirt_postcopy.journal import Journal
 from libvirt_postcopy.obstacles import crash_of
 from libvirt_postcopy.phases import Status
@@ -96,6 +97,7 @@ class AssistedDriver(NativeDriver):
         self._silent_since: float | None = None  # the second monitor, at each resume
         # The first and the last look that has seen the source wait, with no resume or other look since.
         self._broken: tuple[float, float] | None = None
+        self._connecting = Connecting()
 
     @property
     def notes(self) -> list[str]:
@@ -111,6 +113,7 @@ class AssistedDriver(NativeDriver):
         """Look at one host; a resume that its daemon does not survive is no obstacle here, nor one that cannot reach QEMU."""
         looked = super().look(side)
         if side is Side.SOURCE:
+            self._connecting.hear(looked.status)
             self._note_break(looked)
             return looked
         if looked.half not in _HALVES or not self._second.is_there:
@@ -141,7 +144,9 @@ class AssistedDriver(NativeDriver):
             return looked
         if told.status == Status.POSTCOPY_PAUSED:
             return replace(looked, half=Half.SPLIT_FAILED)
-        # What recovers must not be told: QEMU dies of a break then.
+        # What recovers, or may just begin to, must not be told: QEMU dies of a break then.
+        if self._connecting.may_be:
+            return looked
         if told.status == Status.POSTCOPY_ACTIVE or told.stands_still:
             self._second.pause()
         return looked
@@ -159,6 +164,11 @@ class AssistedDriver(NativeDriver):
         if refused is None:
             self._second.pause()
         return refused
+
+    def _hear_source(self, event: Event) -> None:
+        if isinstance(event, StatusSeen):
+            self._connecting.hear(event.status)
+        super()._hear_source(event)
 
     def hand_over(self) -> None:
         """Read the figures first: nobody asks that QEMU for anything yet."""
@@ -213,6 +223,7 @@ class AssistedDriver(NativeDriver):
     # The way round
 
     def _resume(self, lent: list[tuple[Host, Connection]]) -> None:
+        self._connecting.require_over()
         # What is seen from here on is of another time, and that the source has waited says nothing any more.
         must_go_round, self._broken = self._must_go_round, None
         told = self._second.look()
@@ -254,9 +265,24 @@ class AssistedDriver(NativeDriver):
             limit = {"max-postcopy-bandwidth": self._recover_bandwidth * MIB}
             source.set_parameters(limit)
         port = self._second.recover(channel)
-        source.migrate(channel.connecting_uri(port), resume=True)
-        _await_flow(source)
+        uri = channel.connecting_uri(port)
+        with self._connecting.trying(uri):
+            source.migrate(uri, resume=True)
+        self._await_flow(source)
         self._way.got_there()
+
+    def _await_flow(self, source: Qemu) -> None:
+        """Wait until the source has begun to go on: until then it looks as if it were to be resumed.
+
+        :raises PostcopyError: If it does not.
+        """
+        end_at = time.monotonic() + _GO_ON_S
+        while (status := source.status()) in _BEFORE:
+            self._connecting.hear(status)
+            if time.monotonic() >= end_at:
+                raise PostcopyError("QEMU does not go on with it", side="source")
+            time.sleep(_LOOK_S)
+        self._connecting.hear(status)
 
     def _channel(self) -> Channel:
         name = host_of(self._there_uri)
@@ -268,18 +294,6 @@ class AssistedDriver(NativeDriver):
         return channel_of(
             name, migrate_uri=str(uri) if uri else None, listen_address=address
         )
-
-
-def _await_flow(source: Qemu) -> None:
-    """Wait until the source has begun to go on: until then it looks as if it were to be resumed.
-
-    :raises PostcopyError: If it does not.
-    """
-    end_at = time.monotonic() + _GO_ON_S
-    while source.status() in _BEFORE:
-        if time.monotonic() >= end_at:
-            raise PostcopyError("QEMU does not go on with it", side="source")
-        time.sleep(_LOOK_S)
 
 
 _BEFORE = frozenset((Status.POSTCOPY_PAUSED, Status.POSTCOPY_RECOVER_SETUP))

@@ -334,13 +334,14 @@ class QemuDriver:
         self._has_begun = True
         self._land()
 
-    def _prepare_rejoin(self) -> None:
+    def _prepare_rejoin(self) -> Rejoin:
         self._rejoin = Rejoin(
             self._ends,
             self._setup.channel,
             is_frail=self._setup.is_frail,
             bandwidth=self._recover_bandwidth,
         )
+        return self._rejoin
 
     def _note_start(self) -> None:
         if self._journal is None:
@@ -356,6 +357,7 @@ class QemuDriver:
 
     def _go_on(self) -> None:
         assert self._rejoin is not None, "nothing is resumed that was not sent"
+        self._rejoin.require_over()
         if self._journal is not None:
             self._journal.resume(is_peer2peer=False)
         self._rejoin.go_on(self._landing)

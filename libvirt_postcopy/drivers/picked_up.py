@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from libvirt_postcopy.drivers.course import in_background
@@ -23,6 +24,7 @@ class PickedUpDriver(QemuDriver):
 
     :param has_run_there: The destination's vCPUs were seen to run: if they stand still, somebody wants it.
     :param may_run_there: They may have been started, and nobody has seen it.
+    :param resumed: When it was resumed last; seconds since 1970.
     """
 
     def __init__(
@@ -30,11 +32,13 @@ class PickedUpDriver(QemuDriver):
         *args: Any,
         has_run_there: bool,
         may_run_there: bool = False,
+        resumed: float | None = None,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         self._has_run_there = has_run_there
         self._may_run_there = may_run_there
+        self._resumed = resumed
 
     def begin(self, sink: Sink) -> None:
         """Find both halves, and go on; see :class:`libvirt_postcopy.drivers.runner.Driver`."""
@@ -53,7 +57,7 @@ class PickedUpDriver(QemuDriver):
                 side="source",
                 cure="if the guest runs here, destroy the paused domain on the destination; else look at QEMU's log there",
             )
-        self._prepare_rejoin()
+        rejoin = self._prepare_rejoin()
         self._pause.read_on_the_way()
         self._destination.half()  # so that no connection is opened while the guest stands still
         with self._destination.seat.domain() as dom:
@@ -62,6 +66,8 @@ class PickedUpDriver(QemuDriver):
         if self._may_run_there and not self._still_loads():
             self._starter.assume_run()
         self._see(status)
+        if status == Status.POSTCOPY_PAUSED and self._resumed is not None:
+            rejoin.assume_resumed(time.time() - self._resumed)
         in_background(self._run)
 
     def _still_loads(self) -> bool:

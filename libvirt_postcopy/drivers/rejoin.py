@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 
 from libvirt_postcopy.drivers.channel import PORTS, Channel
+from libvirt_postcopy.drivers.connecting import Connecting
 from libvirt_postcopy.drivers.course import Ends
 from libvirt_postcopy.drivers.landing import Landing
 from libvirt_postcopy.errors import PostcopyError
@@ -52,7 +53,30 @@ class Rejoin:
         self._is_frail = is_frail
         self._bandwidth = bandwidth
         self._port: int | None = None  # at which the destination waits
+        self._connecting = Connecting()
+        self._changes = 0  # of the source's status, when it was resumed last
         self.obstacle = ""
+
+    def assume_resumed(self, ago_s: float) -> None:
+        """Another client has resumed it, and what became of that was not heard.
+
+        :param ago_s: When, in seconds before now.
+        """
+        self._changes = self._course.changes
+        self._connecting.assume_tried(self._channel.connecting_uri(0), ago_s)
+
+    def require_over(self) -> None:
+        """Let nothing be sent while QEMU may still be connecting.
+
+        :raises PostcopyError: If it may.
+        """
+        if not self._was_heard:
+            self._connecting.require_over()
+
+    @property
+    def _was_heard(self) -> bool:
+        """The source has said something since it was resumed last."""
+        return self._course.changes != self._changes
 
     def go_on(self, landing: Landing) -> None:
         """Let the destination listen anew and the source connect, and stay with it.
@@ -65,15 +89,16 @@ class Rejoin:
             self._source.control.set_parameters(limit)
         is_last = not self._source.control.has_command("yank")  # since QEMU 6.0
         self._course.forget_source(Status.POSTCOPY_PAUSED.value)
-        changes = self._course.changes
+        self._changes = self._course.changes
         try:
             uri = self._channel.connecting_uri(port)
-            self._source.control.migrate(uri, resume=True)
+            with self._connecting.trying(uri):
+                self._source.control.migrate(uri, resume=True)
             landing.follow(is_resumed=True)
         except CommandError:
             raise  # it was not even tried
         except PostcopyError:
-            if self._course.changes != changes:
+            if self._was_heard:
                 self._port = None  # it came through, and broke again
             elif is_last:
                 self.obstacle = "a resume has reached nobody, and another would crash both QEMUs (3.0 to 5.2)"
@@ -187,6 +212,8 @@ class Rejoin:
         since = self._course.paused_since
         if since is None or status not in _CAN_BREAK:
             return
+        if self._connecting.may_be and not self._was_heard:
+            return  # it may just have come through, and QEMU dies of a break while it recovers
         if time.monotonic() - since >= _NUDGE_S:
             with suppress(PostcopyError):
                 self._destination.readings.pause()

@@ -20,10 +20,18 @@ from driven import (
     migrate_by_qemu,
     nothing_is_left,
 )
-from observers import Awaited, Recorder, Recovered, all_of, wait_until_pages_flow
+from observers import (
+    ANSWERED,
+    Awaited,
+    Recorder,
+    Recovered,
+    all_of,
+    wait_until_pages_flow,
+)
 
 import libvirt_postcopy as postcopy
 from libvirt_postcopy.actions import Resume, Switch
+from libvirt_postcopy.drivers import landing
 from libvirt_postcopy.events import Resumed, Side, StatusSeen, Stopped
 from scenes.stage import Stage
 from waiting import wait_until
@@ -99,6 +107,33 @@ def test_hole_in_a_recovery_is_waited_out(stage: Stage, moved: Check) -> None:
     moved()
 
 
+def test_resume_that_may_still_connect_gets_no_other_beside_it(
+    stage: Stage, moved: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When packets flow again both connect, and up to QEMU 9.0 the source's aborts then: the guest is lost."""
+    monkeypatch.setattr(landing, "_RESUME_S", 4.0)  # the kernel tries ever more rarely
+    there = Awaited(Resumed, is_there)
+    again = Awaited(Resume, lambda seen: seen.attempt == 2)
+
+    observe = all_of(there, again)
+    job = postcopy.start(
+        stage.start(),
+        B,
+        driver="qemu",
+        policy="after:0",
+        params={"bandwidth.postcopy": 8},  # both connect before all has arrived
+        observer=observe,
+    )
+    there.wait()
+    wait_until_pages_flow(job)
+    stage.lab.swallow_migrations()
+    assert stage.lab.break_migrations() > 0
+    again.wait()
+    stage.lab.pass_migrations()
+    job.wait(90)
+    moved()
+
+
 def test_abort_after_the_switch_is_refused(stage: Stage, moved: Check) -> None:
     there = Awaited(Resumed, is_there)
     job = postcopy.start(
@@ -170,6 +205,36 @@ def test_guest_that_nobody_has_started_is_found(stage: Stage, moved: Check) -> N
     )
     done = virsh_postcopy("postcopy-attach", stage.name)
     assert done.returncode == 0, done.stderr
+    moved()
+
+
+def _has_got_pages(stage: Stage) -> bool:
+    requests: int = ask(stage, "a", "query-migrate")["ram"]["postcopy-requests"]
+    return requests > ANSWERED
+
+
+def _is_connecting(stage: Stage) -> bool:
+    seen = stage.lab.host("a").run(["ss", "-tnH", "state", "syn-sent"])
+    return bool(seen.stdout.strip())
+
+
+def test_resume_of_a_killed_client_gets_no_other_beside_it(
+    stage: Stage, moved: Check
+) -> None:
+    """It may connect as long as the kernel tries."""
+    stage.start()
+    options = ["--postcopy-policy", "after:0", "--postcopy-bandwidth", "8"]
+    with Typed([*_OPTIONS, *options]) as typed:
+        typed.wait_for("post-copy, .*blackout")
+        wait_until(lambda: _has_got_pages(stage), "page requests", 30, pause=0.1)
+        stage.lab.swallow_migrations()
+        assert stage.lab.break_migrations() > 0
+        wait_until(lambda: _is_connecting(stage), "the resume", 30, pause=0.1)
+    again = Awaited(Resume)
+    job = postcopy.attach(stage.find("a"), B, observer=again)
+    again.wait()
+    stage.lab.pass_migrations()
+    job.wait(90)
     moved()
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import libvirt
+import pytest
 
 from libvirt_postcopy import events as ev
 from libvirt_postcopy.actions import (
@@ -46,6 +48,15 @@ SPLIT_THERE = (
 SHUT_OFF = (DomainState.VIR_DOMAIN_SHUTOFF, 0)
 CRASHED = (DomainState.VIR_DOMAIN_CRASHED, 0)
 STOPPED = (SHUT_OFF[0], CRASHED[0])
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.passed = 0.0
+        real = time.monotonic
+        monkeypatch.setattr(time, "monotonic", lambda: real() + self.passed)
 
 
 def refused(code: int, message: str, domain: int = 10) -> libvirt.libvirtError:

@@ -5,6 +5,7 @@ import json
 import os
 import stat
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -340,7 +341,7 @@ def test_what_is_written_is_read() -> None:
     entry = j.newest(UUID, "qemu:///system", None)
     assert entry is not None and entry.is_held and entry.pid == os.getpid()
     assert entry.facts == j.replace(FACTS, source_host="aaaa", is_peer2peer=True)
-    assert entry.end is None and not entry.is_over
+    assert entry.end is None and not entry.is_over and entry.resumed is None
     journal.resume(is_peer2peer=False)
     journal.end(Place.SPLIT, Phase.BROKEN)
     await_release(journal)
@@ -348,6 +349,7 @@ def test_what_is_written_is_read() -> None:
     assert entry is not None and not entry.is_held
     assert not entry.facts.is_peer2peer
     assert entry.end is Place.SPLIT and not entry.is_over
+    assert entry.resumed is not None and 0 <= time.time() - entry.resumed < 60
 
 
 @pytest.mark.parametrize(
@@ -372,17 +374,20 @@ def test_a_client_that_is_gone_holds_nothing_and_another_takes_over(
     (path,) = home.iterdir()
     first = next(j.entries())
     assert not j.Journal(FACTS, first).hold()
+    journal.resume(is_peer2peer=True)
     journal.close()
     await_release(journal)
     second = j.Journal(FACTS, first)
     assert second.hold()
     second.attach()
     assert list(home.iterdir()) == [path]
-    assert [record["record"] for record in records(home)] == ["start", "attach"]
-    assert next(j.entries()).is_held
+    kinds = ["start", "resume", "attach"]
+    assert [record["record"] for record in records(home)] == kinds
+    entry = next(j.entries())
+    assert entry.is_held and entry.resumed is not None
     second.see(PassSeen(1))
     second.end(Place.DESTINATION, Phase.COMPLETED)
-    assert [record["record"] for record in records(home)] == ["start", "attach", "end"]
+    assert [record["record"] for record in records(home)] == [*kinds, "end"]
 
 
 def test_a_reader_that_holds_for_a_moment_keeps_nobody_from_taking_over(

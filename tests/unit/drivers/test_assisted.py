@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +8,23 @@ from typing import Any
 import pytest
 
 from libvirt_postcopy.constants import DomainState, RunningReason
-from libvirt_postcopy.drivers import assisted, second_monitor
+from libvirt_postcopy.drivers import assisted, connecting, second_monitor
 from libvirt_postcopy.drivers.assisted import AssistedDriver
 from libvirt_postcopy.drivers.native import Target
 from libvirt_postcopy.drivers.second_monitor import Told
 from libvirt_postcopy.drivers.wishes import Wishes
-from libvirt_postcopy.events import Ended, Event, Half, Place, Remarked, Side
+from libvirt_postcopy.events import (
+    Ended,
+    Event,
+    Half,
+    Place,
+    Remarked,
+    Side,
+    StatusSeen,
+)
 from libvirt_postcopy.phases import conclude
 from unit.drivers.test_native import LIVE, PATIENCE_S, URI, Hosts, hosts
-from unit.fakes import MIGRATED, SPLIT_HERE, SPLIT_THERE, FakeDomain, refused
+from unit.fakes import MIGRATED, SPLIT_HERE, SPLIT_THERE, Clock, FakeDomain, refused
 from unit.qmp.monitors import DEAF, MonitorServer, stand_still
 from unit.qmp.monitors import refuse as refusal
 from waiting import wait_until
@@ -102,12 +109,15 @@ class Source:
     def __init__(self, dom: FakeDomain) -> None:
         self.status = "postcopy-paused"
         self.status_after = "postcopy-recover"
+        self.refusal = ""
         self.version = (10, 1, 0)
         self.sent: list[dict[str, Any]] = []
         dom.answer = self.answer  # type: ignore[method-assign]
 
     def answer(self, command: dict[str, Any]) -> dict[str, Any]:
         self.sent.append(command)
+        if command["execute"] == "migrate" and self.refusal:
+            return refusal(self.refusal)
         if command["execute"] == "migrate":
             self.status = self.status_after
         if command["execute"] == "query-migrate-parameters":
@@ -202,13 +212,17 @@ def test_crashing_daemon_is_gone_round(hosts: Hosts, make: Callable[..., Scene])
 
 
 def _pause_source(scene: Scene) -> None:
+    _say_of_source(scene, "postcopy-paused")
+
+
+def _say_of_source(scene: Scene, status: str) -> None:
     """As its looks see it."""
     looked_at = scene.hosts.control
     before = looked_at.answer
 
     def answer(command: dict[str, Any]) -> dict[str, Any]:
         if command["execute"] == "query-migrate":
-            return {"return": {"status": "postcopy-paused"}}
+            return {"return": {"status": status}}
         return before(command)
 
     looked_at.answer = answer  # type: ignore[method-assign]
@@ -415,15 +429,6 @@ def test_destination_that_takes_no_command_is_recovered_out_of_band(
     assert len(hosts.migrate_calls) == 1  # libvirt was not asked to resume
 
 
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.passed = 0.0
-        real = time.monotonic
-        monkeypatch.setattr(time, "monotonic", lambda: real() + self.passed)
-
-
 @pytest.mark.parametrize(("libvirt", "is_resumed_by_libvirt"), [(SURVIVES, True), (CRASHES, False)])  # fmt: skip
 def test_resume_is_put_off_while_the_second_monitor_is_silent(
     hosts: Hosts,
@@ -548,6 +553,126 @@ def test_source_that_does_not_go_on(
     with MonitorServer(scene.path, {"query-migrate": LISTENING}):
         scene.driver.resume()
         assert "does not go on" in str(scene.ended().error)
+
+
+def _resume_in_vain(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, status: str = "postcopy-paused"
+) -> Source:
+    """Go round, and hear of the source that it does not go on."""
+    monkeypatch.setattr(assisted, "_GO_ON_S", 0.1)
+    _break(scene)
+    scene.driver.look(Side.DESTINATION)
+    source = Source(scene.hosts.for_call.domains[0])
+    source.status_after = status
+    scene.hosts.fresh.domains.append(scene.hosts.for_call.domains[0])
+    scene.driver.resume()
+    assert "does not go on" in str(scene.ended().error)
+    scene.hosts._ours.append(scene.hosts.fresh)
+    return source
+
+
+@pytest.mark.parametrize("is_by_libvirt", [False, True])
+def test_resume_that_may_be_connecting_gets_no_other_beside_it(
+    hosts: Hosts,
+    make: Callable[..., Scene],
+    monkeypatch: pytest.MonkeyPatch,
+    is_by_libvirt: bool,
+) -> None:
+    """Neither through QEMU's monitor nor by libvirt's call."""
+    scene, clock = make(), Clock(monkeypatch)
+    with MonitorServer(scene.path, {"query-migrate": LISTENING}) as qemu:
+        source = _resume_in_vain(scene, monkeypatch)
+        if is_by_libvirt:
+            hosts.destination.libvirt_version = SURVIVES
+            scene.driver.look(Side.DESTINATION)
+        scene.driver.resume()
+        assert "may still be connecting" in str(scene.ended().error)
+        assert len(qemu.sent("migrate-recover")) == 1
+        assert len(hosts.migrate_calls) == 1
+        assert source.arguments("migrate")["resume"], "it was sent once"
+        clock.passed += connecting._CONNECTING_S
+        scene.driver.resume()
+        scene.ended()
+    assert len(qemu.sent("migrate-recover")) == 2 - is_by_libvirt
+    assert len(hosts.migrate_calls) == 1 + is_by_libvirt
+
+
+def test_resume_that_is_announced_is_followed_by_another(
+    make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU 9.1 and later refuse it if the first still connects."""
+    scene = make()
+    with MonitorServer(scene.path, {"query-migrate": LISTENING}) as qemu:
+        _resume_in_vain(scene, monkeypatch, "postcopy-recover-setup")
+        scene.driver.resume()
+        assert "does not go on" in str(scene.ended().error)
+    assert len(qemu.sent("migrate-recover")) == 2
+
+
+def test_break_of_what_went_on_is_resumed_at_once(
+    hosts: Hosts, make: Callable[..., Scene]
+) -> None:
+    scene = make()
+    _break(scene)
+    scene.driver.look(Side.DESTINATION)
+    source = Source(hosts.for_call.domains[0])
+    hosts.fresh.domains.append(hosts.for_call.domains[0])
+    with MonitorServer(scene.path, {"query-migrate": LISTENING}):
+        for _ in range(2):
+            scene.driver.resume()
+            assert "goes on with it" in str(scene.ended().error)
+            hosts._ours.append(hosts.fresh)
+            source.status = "postcopy-paused"
+
+
+@pytest.mark.parametrize("is_seen", [False, True])
+def test_resume_that_has_come_through_or_failed_is_followed_by_another(
+    make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch, is_seen: bool
+) -> None:
+    scene = make()
+    with MonitorServer(scene.path, {"query-migrate": LISTENING}) as qemu:
+        _resume_in_vain(scene, monkeypatch)
+        if is_seen:
+            _say_of_source(scene, "postcopy-recover")
+            scene.driver.look(Side.SOURCE)
+        else:
+            scene.driver._hear_source(StatusSeen(Side.SOURCE, "postcopy-recover"))
+        scene.driver.resume()
+        assert "does not go on" in str(scene.ended().error)
+    assert len(qemu.sent("migrate-recover")) == 2
+
+
+def test_resume_that_is_refused_is_followed_by_another(
+    hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = make()
+    _break(scene)
+    scene.driver.look(Side.DESTINATION)
+    source = Source(hosts.for_call.domains[0])
+    source.refusal = "Cannot resume if there is no paused migration"
+    hosts.fresh.domains.append(hosts.for_call.domains[0])
+    with MonitorServer(scene.path, {"query-migrate": LISTENING}):
+        scene.driver.resume()
+        assert source.refusal in str(scene.ended().error)
+        hosts._ours.append(hosts.fresh)
+        source.refusal = ""
+        scene.driver.resume()
+        assert "goes on with it" in str(scene.ended().error)
+
+
+def test_destination_is_not_told_of_a_break_that_may_just_be_mended(
+    make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be seen to go on before its source is heard to."""
+    monkeypatch.setattr(assisted, "_NUDGE_S", 0.0)
+    scene = make()
+    answers = {"query-migrate": {"return": {**LISTENING["return"], **FLOWS["query-migrate"]["return"]}}}  # fmt: skip
+    with MonitorServer(scene.path, answers) as qemu:
+        _resume_in_vain(scene, monkeypatch)
+        _pause_source(scene)
+        scene.driver.look(Side.SOURCE)
+        scene.driver.look(Side.DESTINATION)
+    assert qemu.sent("migrate-pause") == []
 
 
 @pytest.mark.parametrize(

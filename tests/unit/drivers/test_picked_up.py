@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from unit.drivers.plays import (
     hosts,
     impatient,
     pair,
+    sent,
     until,
 )
 from unit.drivers.qemus import PAUSED_BY_USER, Hosts, Machine, Pair
@@ -44,7 +46,7 @@ def _killed(hosts: Hosts) -> None:
 
 
 def _picked_up(
-    hosts: Hosts, *, run: str = RUN, has_run_there: bool = False, may_run_there: bool = False
+    hosts: Hosts, *, run: str = RUN, has_run_there: bool = False, may_run_there: bool = False, resumed: float | None = None
 ) -> Play:  # fmt: skip
     play = Play(hosts)
     play.driver = PickedUpDriver(
@@ -56,6 +58,7 @@ def _picked_up(
         run=run,
         has_run_there=has_run_there,
         may_run_there=may_run_there,
+        resumed=resumed,
     )
     return play
 
@@ -165,6 +168,23 @@ def test_broken_one_is_resumed(pair: Pair, hosts: Hosts) -> None:
     assert play.ended().error is None
 
 
+@pytest.mark.parametrize(("ago_s", "is_resumed"), [(1.0, False), (1000.0, True)])
+def test_resume_of_the_killed_client_gets_no_other_beside_it(
+    pair: Pair, hosts: Hosts, ago_s: float, is_resumed: bool
+) -> None:
+    """Its QEMU may still be connecting."""
+    _killed(hosts)
+    pair.switch()
+    for peer in ("src", "dst"):
+        pair.say(peer, "postcopy-paused")
+    play = _picked_up(hosts, has_run_there=True, resumed=time.time() - ago_s).begin()
+    play.ended()
+    play.driver.resume()
+    error = str(play.ended().error)
+    assert ("may still be connecting" in error) is not is_resumed
+    assert len(sent(hosts.dom, "migrate")) == 1 + is_resumed
+
+
 def test_domain_of_another_run_is_left_alone(pair: Pair, hosts: Hosts) -> None:
     _killed(hosts)
     pair.switch()
@@ -271,7 +291,7 @@ def test_journal_says_what_is_left(pair: Pair, hosts: Hosts) -> None:
     assert next(journals.entries()).is_over
 
 
-def _left(hosts: Hosts) -> None:
+def _left(hosts: Hosts, *, is_resumed: bool = False) -> None:
     """The journal of a client that is gone."""
     params = {"migrate_uri": "tcp://192.0.2.2", "persistent_xml": "<domain/>"}
     facts = journals.Facts(
@@ -280,6 +300,8 @@ def _left(hosts: Hosts) -> None:
     )  # fmt: skip
     left = journals.Journal(facts)
     left.start(source_host="aaaa", is_peer2peer=False)
+    if is_resumed:
+        left.resume(is_peer2peer=False)
     left.close()
     until(lambda: not next(journals.entries()).is_held)
 
@@ -323,6 +345,28 @@ def test_recover_mends_it(pair: Pair, hosts: Hosts) -> None:
     assert postcopy.recover(hosts.dom, connect=hosts.open).driver == "qemu"
     assert hosts.there.commands.count("migrate-recover") == 1
     assert hosts.dom.calls == [("destroy",)]
+
+
+@pytest.mark.usefixtures("state_home")
+def test_resume_that_the_journal_tells_of_is_waited_for(
+    pair: Pair, hosts: Hosts
+) -> None:
+    _killed(hosts)
+    _left(hosts, is_resumed=True)
+    pair.switch()
+    hosts.there.now = RUNNING
+    for peer in ("src", "dst"):
+        pair.say(peer, "postcopy-paused")
+    seen: list[object] = []
+    job = postcopy.attach(hosts.dom, connect=hosts.open, observer=seen.append)
+    try:
+        until(lambda: any("may still be connecting" in str(it) for it in seen))
+    finally:
+        for status in ("postcopy-recover", "postcopy-active"):
+            pair.say("src", status)
+        pair.complete()
+        job.wait(PATIENCE_S)
+    assert len(sent(hosts.dom, "migrate")) == 1
 
 
 @pytest.mark.usefixtures("state_home")

@@ -6,15 +6,17 @@ from typing import Any
 
 import pytest
 
-from libvirt_postcopy.drivers import rejoin
+from libvirt_postcopy.drivers import connecting, rejoin
 from libvirt_postcopy.drivers.wishes import Wishes
 from unit.drivers.plays import Play, closed, hosts, impatient, pair, sent, split
 from unit.drivers.qemus import Hosts, Pair, ok, refuse
-from unit.fakes import DST, NO_ANSWER, SRC
+from unit.fakes import DST, NO_ANSWER, SRC, Clock
 
 __all__ = ["closed", "hosts", "impatient", "pair"]  # fixtures
 
 pytestmark = pytest.mark.usefixtures("monitor")
+
+TRIGGERED = refuse("Migrate recovery is triggered already")
 
 
 def test_broken_one_gets_a_new_channel(pair: Pair, hosts: Hosts) -> None:
@@ -34,24 +36,101 @@ def test_broken_one_gets_a_new_channel(pair: Pair, hosts: Hosts) -> None:
 
 def test_resume_that_fails_without_a_word(pair: Pair, hosts: Hosts) -> None:
     """QEMU up to 9.0 stays postcopy-paused and announces nothing."""
-    play = split(pair, hosts)
+    _unanswered(pair, hosts)
+    assert hosts.dom.calls == []
+
+
+def _unanswered(pair: Pair, hosts: Hosts, **params: Any) -> Play:
+    """It was resumed, and nothing was heard of that."""
+    play = split(pair, hosts, **params)
     pair.say("src", "postcopy-paused")
     play.ended()
     play.driver.resume()
     assert "has not come back" in str(play.ended().error)
-    assert hosts.dom.calls == []
+    return play
 
 
-def test_destination_that_waits_already_is_used_again(pair: Pair, hosts: Hosts) -> None:
-    """Up to QEMU 7.0 migrate-recover can be sent once."""
+def test_resume_that_may_be_connecting_gets_no_other_beside_it(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to QEMU 9.0 it is not announced, and the source's dies of the second one that connects."""
+    clock = Clock(monkeypatch)
+    play = _unanswered(pair, hosts)
+    play.driver.resume()
+    assert "may still be connecting" in str(play.ended().error)
+    clock.passed += connecting._CONNECTING_S - 10
+    play.driver.resume()
+    assert "may still be connecting" in str(play.ended().error)
+    assert len(sent(hosts.dom, "migrate")) == 2
+    assert len(sent(hosts.there, "migrate-recover")) == 1
+    clock.passed += 10
+    play.driver.resume()
+    assert "has not come back" in str(play.ended().error)
+    assert len(sent(hosts.dom, "migrate")) == 3
+
+
+def test_resume_that_has_come_through_late_is_followed_by_another(
+    pair: Pair, hosts: Hosts
+) -> None:
+    play = _unanswered(pair, hosts)
+    pair.say("src", "postcopy-recover")
+    pair.say("src", "postcopy-paused")
+    play.until_status("postcopy-paused")
+    play.driver.resume()
+    assert "has not come back" in str(play.ended().error)
+    assert len(sent(hosts.dom, "migrate")) == 3
+
+
+def test_resume_that_is_refused_is_followed_by_another(
+    pair: Pair, hosts: Hosts
+) -> None:
     play = split(pair, hosts)
     pair.say("src", "postcopy-paused")
     play.ended()
-    for _ in range(2):
-        play.driver.resume()
-        play.ended()
-        text = "Migrate recovery is triggered already"
-        pair.replies["dst", "migrate-recover"] = refuse(text)
+    pair.replies["src", "migrate"] = refuse("not now")
+    play.driver.resume()
+    assert "not now" in str(play.ended().error)
+    del pair.replies["src", "migrate"]
+    pair.on["src", "migrate"] = lambda: pair.say("src", "postcopy-recover")
+    play.driver.resume()
+    play.until_status("postcopy-recover")
+
+
+def test_destination_is_not_told_of_a_break_that_may_just_be_mended(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU dies of a break while it recovers."""
+    monkeypatch.setattr(rejoin, "_NUDGE_S", 0.0)
+    play = _unanswered(pair, hosts)
+    pair.say("dst", "postcopy-recover")
+    play.driver.look(DST)
+    assert "migrate-pause" not in hosts.there.commands
+    monkeypatch.setattr(connecting, "_CONNECTING_S", 0.0)
+    play.driver.look(DST)
+    assert "migrate-pause" in hosts.there.commands
+
+
+def test_destination_is_told_of_the_break_after_that(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rejoin, "_NUDGE_S", 0.0)
+    play = _unanswered(pair, hosts)
+    for status in ("postcopy-recover", "postcopy-active", "postcopy-paused"):
+        pair.say("src", status)
+    pair.say("dst", "postcopy-active")
+    play.driver.look(DST)
+    assert "migrate-pause" in hosts.there.commands
+
+
+def test_destination_that_waits_already_is_used_again(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to QEMU 7.0 migrate-recover can be sent once.  The source's has given its connection up."""
+    play = _unanswered(pair, hosts)
+    pair.replies["dst", "migrate-recover"] = TRIGGERED
+    monkeypatch.setattr(connecting, "_CONNECTING_S", 0.0)
+    play.driver.resume()
+    play.ended()
     resumes = [
         c["arguments"]["uri"] for c in hosts.dom.sent if c["execute"] == "migrate"
     ]
@@ -192,9 +271,6 @@ def test_newer_source_that_cannot_try_the_way_resumes_without(
     play.until_status("postcopy-recover")
     assert sent(hosts.there, "migrate-recover") == [{"uri": "tcp:192.0.2.2:49185"}]
     assert all(model.sockets == {} for model in pair.models.values())
-
-
-TRIGGERED = refuse("Migrate recovery is triggered already")
 
 
 def test_recovery_whose_answer_was_lost_is_gone_on_with(
