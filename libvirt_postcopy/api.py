@@ -459,7 +459,7 @@ def _check_domain(dom: Domain) -> None:
             cure="start it first; libvirt's own offline migration moves a definition",
         )
     vir.require_writable(dom)
-    if vir.half(dom) in (Half.SPLIT, Half.SPLIT_FAILED):
+    if vir.half(dom).is_split:
         raise StateError(
             f"domain '{dom.name()}' is one half of a split guest",
             side="source",

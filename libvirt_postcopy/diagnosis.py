@@ -27,9 +27,7 @@ from libvirt_postcopy.events import Half, Looked, Place
 from libvirt_postcopy.phases import Status, whereabouts
 
 __all__ = [
-    "ABSENT",
     "Diagnosis",
-    "HALVES",
     "NOT_ON_THE_WAY",
     "ON_THE_WAY",
     "RUNS",
@@ -59,7 +57,7 @@ def diagnose(here: Looked, there: Looked) -> Diagnosis:
     """
     if here.half in (Half.WHOLE, Half.MIGRATING) and here.status in ON_THE_WAY:
         return Diagnosis.FLOWING
-    if here.half in HALVES and here.status in _STILL_SENT and there.half in ABSENT:
+    if here.half.is_split and here.status in _STILL_SENT and there.half.is_absent:
         return Diagnosis.FLOWING  # its pages go somewhere: we look at the wrong host
     if here.half is Half.LEFT:
         return _WHILE_LEFT.get(there.half, Diagnosis.FLOWING)
@@ -70,7 +68,7 @@ def diagnose(here: Looked, there: Looked) -> Diagnosis:
         return Diagnosis.GONE
     if here.half is Half.UNKNOWN:
         return Diagnosis.UNREACHABLE
-    if here.half not in HALVES or here.status is None:
+    if not here.half.is_split or here.status is None:
         return Diagnosis.UNCLEAR
     if here.status in NOT_ON_THE_WAY:
         return Diagnosis.UNCLEAR
@@ -86,7 +84,7 @@ def as_qemu_says(look: Looked) -> Looked:
 
     One that has given up and runs the guest again has all of it; one that has completed has nothing to give any more.
     """
-    if look.half not in HALVES:
+    if not look.half.is_split:
         return look
     if look.run_state == RUNS and look.status in _GIVEN_UP:
         return replace(look, half=Half.WHOLE, status=None)
@@ -96,8 +94,6 @@ def as_qemu_says(look: Looked) -> Looked:
 
 
 RUNS = "running"  # QAPI RunState
-HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
-ABSENT = frozenset((Half.GONE, Half.INACTIVE))
 
 #: A source that says so has somebody who takes its pages, or will be paused before long.
 _STILL_SENT = frozenset((Status.POSTCOPY_ACTIVE,))

@@ -67,6 +67,16 @@ class Half(str, Enum):
     GONE = "gone"
     UNKNOWN = "unknown"  #: the daemon does not answer
 
+    @property
+    def is_split(self) -> bool:
+        """It needs the other half."""
+        return self in (Half.SPLIT, Half.SPLIT_FAILED)
+
+    @property
+    def is_absent(self) -> bool:
+        """No QEMU has any of it."""
+        return self in (Half.GONE, Half.INACTIVE)
+
 
 class Event:
     """Base of all events."""

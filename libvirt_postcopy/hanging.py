@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from libvirt_postcopy.diagnosis import ABSENT, HALVES, RUNS, Diagnosis
+from libvirt_postcopy.diagnosis import RUNS, Diagnosis
 from libvirt_postcopy.events import Half, Looked
 from libvirt_postcopy.phases import Status
 
@@ -66,14 +66,14 @@ class Call:
         if self.here.run_state == RUNS:
             return self.there.half is not Half.UNKNOWN
         if self.here.half is Half.LEFT:
-            return self.runs_there or self.there.half in ABSENT
-        is_split = self.here.half in HALVES and self.runs_there
+            return self.runs_there or self.there.half.is_absent
+        is_split = self.here.half.is_split and self.runs_there
         return is_split and self.diagnosis is Diagnosis.FLOWING
 
     @property
     def runs_there(self) -> bool:
         """The destination runs the guest, so that it does not need the call."""
-        return self.there.half in _RUNS_IT
+        return self.there.half.is_split or self.there.half is Half.WHOLE
 
     @property
     def text(self) -> str:
@@ -102,6 +102,3 @@ _WAITS = frozenset(
 
 #: What both say where a call is waited for in vain; elsewhere it comes back by itself, or may be needed by the guest.
 _IN_VAIN = frozenset((Diagnosis.PAUSED, Diagnosis.HALF_PAUSED))
-
-#: Of a destination that runs the guest.
-_RUNS_IT = frozenset((*HALVES, Half.WHOLE))

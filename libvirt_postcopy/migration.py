@@ -93,7 +93,6 @@ _UNCHECKED = (
 _CAN_ABORT = frozenset((Phase.PREPARING, Phase.PRECOPY))
 _BEFORE_POSTCOPY = _CAN_ABORT | {Phase.SWITCHING}
 _WENT_BACK = frozenset((Phase.GOING_BACK, Phase.CANCELLED, Phase.FAILED))
-_HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
 _WHOLE = frozenset((Place.SOURCE, Place.DESTINATION))
 _STOPPED = frozenset(phase for phase in Phase if phase.is_split) | {
     Phase.SWITCHING,
@@ -493,7 +492,7 @@ class Migration:
             return []
         self._recovery.source_qemu = event.qemu or self._recovery.source_qemu
         self._recovery.begin(now)
-        if event.here in _HALVES or event.there in _HALVES:
+        if event.here.is_split or event.there.is_split:
             self._enter_split(now)
         return []
 
@@ -507,7 +506,7 @@ class Migration:
     def _take_looked(self, event: ev.Looked, now: float) -> list[Action]:
         if event.stats is not None:
             self._learn_beginning(event.stats, now)
-        if self._recovery.is_on and event.half in _HALVES:
+        if self._recovery.is_on and event.half.is_split:
             self._enter_split(now)
         if event.side is Side.SOURCE and event.status is not None:
             # A look may be older than what an event has told.
@@ -527,7 +526,7 @@ class Migration:
         """The source has said that all is sent, and is rid of the guest; nobody can look at the destination."""
         if self._knows_destination or event.side is Side.DESTINATION:
             return False
-        is_rid = event.half in (Half.GONE, Half.INACTIVE)
+        is_rid = event.half.is_absent
         return is_rid and self._source is Phase.COMPLETED
 
     def _take_pause_refused(self, event: ev.PauseRefused, now: float) -> list[Action]:

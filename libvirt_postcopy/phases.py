@@ -273,10 +273,6 @@ def place(source: Phase, destination: Phase) -> Place:
     return Place.SPLIT if in_doubt else _PLACE_BY_SOURCE[source]
 
 
-_OVER = frozenset((Half.GONE, Half.INACTIVE))
-_HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
-
-
 def whereabouts(here: Half, there: Half) -> Place:
     """Say where the guest is, from what both daemons say of the domain after a call that failed.
 
@@ -288,17 +284,17 @@ def whereabouts(here: Half, there: Half) -> Place:
 
     What a completed post-copy has left on the source is all of the guest, though not the newest: nothing is lost by it.
     """
-    if here in _HALVES:
-        return Place.LOST if there in _OVER else Place.SPLIT
-    if there in _HALVES:
-        if here not in _OVER:
+    if here.is_split:
+        return Place.LOST if there.is_absent else Place.SPLIT
+    if there.is_split:
+        if not here.is_absent:
             return Place.SPLIT
         return Place.LOST if there is Half.SPLIT_FAILED else Place.UNKNOWN
-    if here is Half.WHOLE or (here is Half.MIGRATING and there in _OVER):
+    if here is Half.WHOLE or (here is Half.MIGRATING and there.is_absent):
         return Place.SOURCE
-    if here in (*_OVER, Half.LEFT) and there is Half.WHOLE:
+    if (here.is_absent or here is Half.LEFT) and there is Half.WHOLE:
         return Place.DESTINATION
-    if here in _OVER and there in _OVER:
+    if here.is_absent and there.is_absent:
         return Place.LOST
     return Place.UNKNOWN
 
@@ -311,7 +307,7 @@ def conclude(before: Place, ended: Ended, *, has_died: bool = False) -> Place:
     """
     if not ended.was_sent:
         return Place.SOURCE
-    is_nowhere = ended.here in _OVER and ended.there in _OVER
+    is_nowhere = ended.here.is_absent and ended.there.is_absent
     if ended.error is None:
         return Place.LOST if is_nowhere else Place.DESTINATION
     if is_nowhere and before is Place.SOURCE:

@@ -22,7 +22,6 @@ from collections.abc import Callable
 
 from libvirt_postcopy.actions import Action, Look, Note, Pause, Resume
 from libvirt_postcopy.diagnosis import (
-    ABSENT,
     ON_THE_WAY,
     Diagnosis,
     as_qemu_says,
@@ -195,7 +194,7 @@ class Recovery:
             self._waits_since = None
         if self._known.news != self._news:
             self._news, self._news_at = self._known.news, now
-        if event.side is Side.DESTINATION and event.half not in ABSENT:
+        if event.side is Side.DESTINATION and not event.half.is_absent:
             self._was_there_at = now
         if event.side is Side.SOURCE and not event.listens:
             self._cancels_since = None  # what became of it could not be heard
@@ -578,7 +577,7 @@ class Recovery:
         answers nothing; a host that cannot be reached passes nothing on.
         """
         there = self._last(Side.DESTINATION).half
-        if there not in ABSENT or self._cancels_since is None:
+        if not there.is_absent or self._cancels_since is None:
             return False
         since = max(self._diagnosed_at, self._was_there_at, self._cancels_since)
         if now < since + UNCLEAR_S:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from libvirt_postcopy.diagnosis import HALVES, NOT_ON_THE_WAY, RUNS
+from libvirt_postcopy.diagnosis import NOT_ON_THE_WAY, RUNS
 from libvirt_postcopy.events import Half, Looked, Place
 from libvirt_postcopy.features import GOES_ON_BY_ITSELF, after_rejection
 from libvirt_postcopy.phases import Status, whereabouts
@@ -80,7 +80,7 @@ class Known:
     @property
     def may_run_twice(self) -> bool:
         """Both hosts may run the guest, and nothing that is waited for changes that."""
-        runs_here = self.runs_here_again and self.there.half in HALVES
+        runs_here = self.runs_here_again and self.there.half.is_split
         return self.is_twofold or runs_here
 
     @property
@@ -103,7 +103,7 @@ class Known:
     def may_have_been_rejected(self) -> bool:
         """By all that was seen, nothing of the guest has ever run on the destination."""
         here = self.here
-        stands_here = here.half in HALVES and here.run_state not in ("", RUNS)
+        stands_here = here.half.is_split and here.run_state not in ("", RUNS)
         # A later QEMU breaks in post-copy only when the destination has said that it has all it needs.
         is_paused = here.status == Status.POSTCOPY_PAUSED
         was_loaded = is_paused and here.qemu >= GOES_ON_BY_ITSELF
@@ -145,7 +145,7 @@ def why_unclear(known: Known) -> str:
         return _SENT_TO_NOBODY
     if known.may_run_twice:
         return _MAY_RUN_TWICE
-    if here.half not in HALVES:
+    if not here.half.is_split:
         return ""
     if here.status in NOT_ON_THE_WAY:
         text = f"the source's QEMU has given the migration up ({here.status}): it cannot be resumed"

@@ -25,8 +25,6 @@ __all__ = ["Aftermath"]
 
 LOG = logging.getLogger("libvirt_postcopy.drivers")
 
-_ENDED = (Half.GONE, Half.INACTIVE)
-
 
 class Aftermath:
     """The end of one migration.
@@ -89,7 +87,7 @@ class Aftermath:
         here = self._source.half()
         if here is Half.UNKNOWN:
             return "the source's daemon does not answer"
-        if here not in _ENDED:
+        if not here.is_absent:
             info = self._source.ask_migration()
             if info is None:
                 return "the source's QEMU does not answer"

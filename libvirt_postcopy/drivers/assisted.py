@@ -48,7 +48,6 @@ _GO_ON_S = 10.0
 
 _LOOK_S = 0.05
 
-_HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
 
 _NUDGE_S = 5.0
 """How long a destination, or its daemon, may fail to notice what its source has noticed, until something is done."""
@@ -116,7 +115,7 @@ class AssistedDriver(NativeDriver):
             self._connecting.hear(looked.status)
             self._note_break(looked)
             return looked
-        if looked.half not in _HALVES or not self._second.is_there:
+        if not looked.half.is_split or not self._second.is_there:
             return looked
         closer = self._look_closer(looked)
         is_untold = closer.half is not looked.half

@@ -263,7 +263,7 @@ class End:
 
     def has_ended(self) -> bool:
         """Its daemon says that its QEMU does not run."""
-        return self.half() in (Half.GONE, Half.INACTIVE)
+        return self.half().is_absent
 
     def listen_again(self) -> bool:
         """See to it that events are heard; whether some may have been missed.

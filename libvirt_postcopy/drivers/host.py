@@ -35,8 +35,7 @@ Connect = Callable[[str, str], Connection]
 _PROBE_S = 1.0
 """How long a host has to accept a TCP connection before it counts as unreachable."""
 
-_HALVES = frozenset((Half.SPLIT, Half.SPLIT_FAILED))
-_TOLD_BY_QEMU = _HALVES | {Half.LEFT}
+_TOLD_BY_QEMU = frozenset((Half.SPLIT, Half.SPLIT_FAILED, Half.LEFT))
 
 
 @dataclass
@@ -245,10 +244,10 @@ class Host:
         if dom is None:
             return Looked(self.side, Half.GONE)
         half = self._half_of(dom)
-        if self.side is Side.SOURCE and half not in _HALVES:
+        if self.side is Side.SOURCE and not half.is_split:
             half = _missed_by_libvirt(dom) or half
         # What cannot be asked leaves a half unknown, so that it is looked at again and not resumed meanwhile.
-        obstacle = self._obstacle(dom, connection) if half in _HALVES else ""
+        obstacle = self._obstacle(dom, connection) if half.is_split else ""
         if self.side is Side.DESTINATION:
             return Looked(self.side, half, obstacle=obstacle)
         # A whole guest may be one that migrates, so a daemon that cannot tell leaves the half unknown.

@@ -209,7 +209,7 @@ class Landing:
             raise PostcopyError("QEMU has not come back from its break", side="source")
         here, there = self._source.half(), self._destination.half()
         for half, side in ((here, "source"), (there, "destination")):
-            if half in (Half.GONE, Half.INACTIVE):
+            if half.is_absent:
                 raise PostcopyError("its QEMU has ended", side=side)
         if here is Half.UNKNOWN:
             self._be_patient()

@@ -453,7 +453,7 @@ class NativeDriver:
 
     def _doubt(self, found: Looked) -> Looked:
         """Where the source's daemon resolves the URI, the guest's absence may only mean another host of that name."""
-        if found.half not in (Half.GONE, Half.INACTIVE):
+        if not found.half.is_absent:
             self._was_seen_there |= found.half is not Half.UNKNOWN
             return found
         is_ours = not self.is_attached or self._target.was_reached
@@ -614,7 +614,7 @@ class NativeDriver:
         self._connected.wait()
         if vir.has_job(self._dom) or vir.half(self._dom) is not Half.WHOLE:
             return False
-        return self._destination.half() in (Half.GONE, Half.INACTIVE)
+        return self._destination.half().is_absent
 
 
 def _as_half(found: Looked) -> Half:

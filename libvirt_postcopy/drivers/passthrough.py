@@ -225,7 +225,7 @@ class QemuDriver:
             found = Half.SPLIT  # all is sent, but the guest runs nowhere yet
         stats = Stats.from_query_migrate(info)
         self._has_sent_all = stats.has_sent_all
-        is_half = found in (Half.SPLIT, Half.SPLIT_FAILED)
+        is_half = found.is_split
         told = (self._source.ask_vcpus() if is_half else None) or ("", 0)
         return Looked(Side.SOURCE, found, status, stats, self._obstacle(), *told)
 

@@ -58,8 +58,6 @@ _LOOK_S = 0.05
 
 _NEVER_RESUME = "destroy that domain on the destination, and never resume it"
 
-_ENDED = (Half.GONE, Half.INACTIVE)
-
 
 class Undoing:
     """Takes one migration back, as far as the guest allows it."""
@@ -151,7 +149,7 @@ class Undoing:
         if not (self._starter.forbid() and self._aftermath.forbid()):
             return self._halves()  # nothing is ours to undo
         here = self._source.half()
-        stands = self._course.was_sent and here not in _ENDED
+        stands = self._course.was_sent and not here.is_absent
         # The guest first, as the destination may not answer; but what has all of it could be started there.
         if stands and not self._course.has_sent_all:
             stands = not self._goes_on_here(0)
@@ -166,7 +164,7 @@ class Undoing:
         return self._after(here, stands), self._seen_there(bool(left))
 
     def _after(self, before: Half, stands: bool) -> Half:
-        if before in _ENDED:
+        if before.is_absent:
             return before
         if stands:
             return Half.MIGRATING
@@ -202,7 +200,7 @@ class Undoing:
 
     def _halves(self) -> tuple[Half, Half]:
         here = self._source.half()
-        if here not in _ENDED:
+        if not here.is_absent:
             here = Half.SPLIT_FAILED
         return here, self._seen_there(True)
 

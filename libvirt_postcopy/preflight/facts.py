@@ -168,7 +168,7 @@ class Source:
     @property
     def is_in_migration(self) -> bool:
         """Whether it is a half of a guest, or about to be one."""
-        return self.half in (Half.MIGRATING, Half.SPLIT, Half.SPLIT_FAILED)
+        return self.half.is_split or self.half is Half.MIGRATING
 
 
 @dataclass(frozen=True)

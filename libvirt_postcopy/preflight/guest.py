@@ -66,7 +66,7 @@ def split(facts: Facts) -> Iterator[Seen]:
     """A guest whose memory is on two hosts cannot be migrated before it is whole again, and what destroys a half
     loses it."""
     domain = facts.the_domain
-    if domain.half in (Half.SPLIT, Half.SPLIT_FAILED):
+    if domain.half.is_split:
         broken = ", and its post-copy has failed"
         yield Seen(
             f"domain '{domain.name}' is one half of a split guest"

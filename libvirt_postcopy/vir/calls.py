@@ -400,7 +400,7 @@ def migration_side(dom: Domain) -> Side | None:
     with refusals():
         state, reason = dom.state()[:2]
     found = _HALVES.get((state, reason))
-    is_split = found in (Half.SPLIT, Half.SPLIT_FAILED)
+    is_split = found is not None and found.is_split
     if is_split and state == DomainState.VIR_DOMAIN_RUNNING:
         return Side.DESTINATION
     try:

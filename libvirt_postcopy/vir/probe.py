@@ -257,7 +257,7 @@ def may_wait_for_a_guest(dom: Domain) -> bool:
     """
     found = half(dom)
     if found is not Half.WHOLE:
-        return found not in (Half.GONE, Half.INACTIVE)
+        return not found.is_absent
     with refusals("destination"):
         return "-incoming" in cast(_Described, dom).XMLDesc()
 

@@ -201,7 +201,7 @@ def _where_to_look(name: str, facts: Facts | None) -> str:
 
 def _refusal(error: StateError, dom: Domain) -> PostcopyError:
     """What is refused of a split guest ends with the status of one."""
-    if calls.half(dom) not in (Half.SPLIT, Half.SPLIT_FAILED):
+    if not calls.half(dom).is_split:
         return error
     return PostcopyBroken(
         f"{error.what}; the guest is split: destroy, resume and reset neither half",

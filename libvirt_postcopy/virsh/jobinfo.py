@@ -82,7 +82,7 @@ def rows(dom: Domain, *, has_ended: bool) -> Iterator[tuple[str, str]]:
 
 
 def _guest(half: Half, side: Side | None) -> str:
-    if half in (Half.SPLIT, Half.SPLIT_FAILED):
+    if half.is_split:
         where = "here, the rest of its memory on the source"
         if side is Side.SOURCE:
             where = "on the destination, the rest of its memory here"

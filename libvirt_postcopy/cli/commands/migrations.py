@@ -95,12 +95,11 @@ def _row(dom: Domain, uri: str) -> Row | None:
 
 def _incoming(name: str, uuid: str, half: Half) -> Row:
     """A destination cannot tell where its guest comes from, nor QEMU's own status."""
-    guest = Place.SPLIT if half in _SPLIT else Place.SOURCE
+    guest = Place.SPLIT if half.is_split else Place.SOURCE
     return Row(name, uuid, "incoming", _PHASES[half], guest.value, next=_LOOK_THERE)
 
 
 _LOOK_THERE = "look at the source"
-_SPLIT = (Half.SPLIT, Half.SPLIT_FAILED)
 _PHASES: Mapping[Half, str] = {
     **dict.fromkeys(Half, Phase.PREPARING.value),
     Half.WHOLE: Phase.PRECOPY.value,
@@ -111,7 +110,7 @@ _PHASES: Mapping[Half, str] = {
 
 
 def _outgoing(name: str, dom: Domain, half: Half, uri: str) -> Row:
-    phase = _split_phase(dom, half) if half in _SPLIT else _precopy_phase(dom)
+    phase = _split_phase(dom, half) if half.is_split else _precopy_phase(dom)
     left = left_behind(dom)
     destination = (left.entry and left.entry.facts.destination) or ""
     return Row(
@@ -119,7 +118,7 @@ def _outgoing(name: str, dom: Domain, half: Half, uri: str) -> Row:
         uuid=dom.UUIDString(),
         side="outgoing",
         phase=phase,
-        guest=(Place.SPLIT if half in _SPLIT else Place.SOURCE).value,
+        guest=(Place.SPLIT if half.is_split else Place.SOURCE).value,
         destination=destination,
         driven_by=left.driver,
         next="" if left.driver else _command(phase, name, uri, destination),
