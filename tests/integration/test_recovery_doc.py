@@ -12,7 +12,7 @@ from pathlib import Path
 import libvirt
 import pytest
 from commands import Typed
-from main_loop import IDLE, SLOW, Begun, lookout, stop_main_loop
+from main_loop import IDLE, SLOW, Begun, ask_qemu, lookout, stop_main_loop
 from observers import Awaited, all_of, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
@@ -81,7 +81,7 @@ def split(stage: Stage) -> postcopy.Job:
     """Switch, and slowly; nobody will bring it back."""
     seen = Awaited(Resumed, lambda what: what.side is Side.DESTINATION)
     job = postcopy.start(
-        stage.start(),
+        stage.start(qemu_args=lookout(stage)),
         "qemu+tcp://b/system",
         policy="after:0",
         params={"bandwidth.postcopy": 8},
@@ -102,10 +102,24 @@ def flowing(stage: Stage) -> Iterator[None]:
 
 @contextmanager
 def broken(stage: Stage) -> Iterator[None]:
-    job = split(stage)
+    break_off(stage, split(stage))
+    yield
+
+
+def break_off(stage: Stage, job: postcopy.Job) -> None:
     assert stage.lab.break_migrations() > 0
     with pytest.raises(postcopy.PostcopyBroken):
         job.wait(60)
+
+
+@contextmanager
+def stopped_and_broken(stage: Stage) -> Iterator[None]:
+    """The guest stops by itself on the destination, as by a disk's error, before the link breaks."""
+    job = split(stage)
+    with ask_qemu(stage) as qemu:
+        qemu.ask("stop")
+    wait_until(lambda: look(stage)[1].stdout.startswith("paused"), "its stop", 20)
+    break_off(stage, job)
     yield
 
 
@@ -255,6 +269,7 @@ def silent(stage: Stage) -> Iterator[None]:
 SCENES = {
     ("paused (post-copy failed)", "running (post-copy failed)"): broken,
     ("paused (post-copy failed)", "running (post-copy)"): half_noticed,
+    ("paused (post-copy failed)", "paused, for a reason of its own (I/O error, watchdog, user), or running again after that (unpaused)"): stopped_and_broken,
     ("paused (post-copy)", "running (post-copy)"): flowing,
     ("paused (post-copy failed)", "running (post-copy), and the list says post-copy"): client_lost,
     ("no such domain, or shut off", "running (migrated)"): arrived,

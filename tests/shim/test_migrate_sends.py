@@ -36,7 +36,7 @@ ASKED = re.compile(
     re.MULTILINE,
 )
 PARAM = re.compile(r'virDomainMigrate\w+:\d+ : params\["(.*)$', re.MULTILINE)
-REFUSED = re.compile(r": error : virDomainMigrate")
+REFUSED = re.compile(r": error : virDomainMigrate(?!GetMaxSpeed)")
 
 
 def call(pair: Pair, argv: Sequence[str], log: Path) -> Call:
