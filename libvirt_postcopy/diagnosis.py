@@ -10,8 +10,8 @@ both hosts are looked at, and what they say together is the :class:`Diagnosis`:
 - *half paused*: the source waits, the destination has not noticed the break.  It does so when it next asks
   for a page; until then libvirt refuses a resume.
 - *arrived*: all is on the destination, and the source still has what is left of it.  That is a moment of every
-  completion too; where it lasts, libvirt has missed the end, or nobody can look at the source.  A daemon that was started again in the switch may even
-  take what is left for an ordinary guest that is paused.
+  completion too; where it lasts, libvirt has missed the end, or nobody can look at the source.  A daemon that was
+  started again in the switch may even take what is left for an ordinary guest that is paused.
 - *unreachable*: a daemon does not answer.  It is looked at again.
 - *gone*: one half is gone.  That is also the last moment of every completion, so it must last.  A source whose QEMU
   is paused or recovers may stay so for ever then (seen with QEMU 7.2), and libvirt's call with it, so this is found out

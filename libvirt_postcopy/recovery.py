@@ -31,7 +31,13 @@ from libvirt_postcopy.events import Half, Looked, Place, Side, StatusSeen
 from libvirt_postcopy.features import after_rejection
 from libvirt_postcopy.hanging import HANGS_ON, STALLS, WAITS_FOR_NOBODY, Call
 from libvirt_postcopy.phases import Status
-from libvirt_postcopy.verdict import Known, judge, never_ran_there, why_unclear
+from libvirt_postcopy.verdict import (
+    MAY_BE_TWOFOLD,
+    Known,
+    judge,
+    never_ran_there,
+    why_unclear,
+)
 
 __all__ = [
     "Recovery",
@@ -404,8 +410,10 @@ class Recovery:
     def _hang_times(self) -> list[float]:
         """When something is due though no look is."""
         call = self._call
+        if call.is_stuck:
+            return [self._stuck_ends_at + UNCLEAR_S]
         times = [self._is_left_at]
-        if call.is_stuck or not call.hangs:
+        if not call.hangs:
             return times
         times.append(self._hang_ends_at)
         if self._obstacle():
@@ -456,6 +464,8 @@ class Recovery:
         """What we wait for, to be told once, until something was done; empty where there is nothing to tell."""
         if not self._patience_s or self._diagnosis in self._told:
             return ""
+        if self._known.may_be_twofold:
+            return f"{MAY_BE_TWOFOLD}; waiting until somebody can"
         is_watched = self._diagnosis is Diagnosis.FLOWING and self._is_attached
         if is_watched and self._last(Side.SOURCE).half is not Half.SPLIT_FAILED:
             return ""  # nothing was lost

@@ -14,7 +14,7 @@ from libvirt_postcopy.events import Half, Looked, Place
 from libvirt_postcopy.features import GOES_ON_BY_ITSELF, after_rejection
 from libvirt_postcopy.phases import Status, whereabouts
 
-__all__ = ["Known", "judge", "never_ran_there", "why_unclear"]
+__all__ = ["MAY_BE_TWOFOLD", "Known", "judge", "never_ran_there", "why_unclear"]
 
 _SENT_TO_NOBODY = (
     "the source's QEMU has sent all of the guest, and the destination has none: it may have run there and ended since"
@@ -26,7 +26,7 @@ _IS_TWOFOLD = (
     " they do not both run"
 )
 
-_MAY_BE_TWOFOLD = (
+MAY_BE_TWOFOLD = (
     "the source has the guest as a whole one, it had run on the destination before, and nobody can look there now: see"
     " that they do not both run"
 )
@@ -88,8 +88,6 @@ class Known:
         """What the operator should know while a call is waited for; a passing moment of many a migration."""
         if self.is_twofold:
             return _IS_TWOFOLD
-        if self.may_be_twofold:
-            return _MAY_BE_TWOFOLD
         if self.runs_here_again:
             return _MAY_RUN_TWICE if self.may_run_twice else _RUNS_AGAIN
         return _ALL_SENT if self.here.half is Half.LEFT else ""
@@ -115,7 +113,7 @@ def judge(known: Known) -> tuple[Place, str]:
     if known.is_twofold:
         return Place.UNKNOWN, _IS_TWOFOLD
     if known.may_be_twofold:
-        return Place.UNKNOWN, _MAY_BE_TWOFOLD
+        return Place.UNKNOWN, MAY_BE_TWOFOLD
     if known.has_arrived_unseen:
         return Place.DESTINATION, ""
     found = whereabouts(known.here.half, known.there.half)

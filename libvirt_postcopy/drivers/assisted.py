@@ -31,7 +31,14 @@ from libvirt_postcopy.errors import (
     PostcopyError,
     UsageError,
 )
-from libvirt_postcopy.events import Event, Half, Looked, Side, StatusSeen
+from libvirt_postcopy.events import (
+    Event,
+    Half,
+    Looked,
+    Remarked,
+    Side,
+    StatusSeen,
+)
 from libvirt_postcopy.journal import Journal
 from libvirt_postcopy.obstacles import crash_of
 from libvirt_postcopy.phases import Status
@@ -47,7 +54,6 @@ _GO_ON_S = 10.0
 """How long the source may take to leave ``postcopy-paused`` when it was told to go on."""
 
 _LOOK_S = 0.05
-
 
 _NUDGE_S = 5.0
 """How long a destination, or its daemon, may fail to notice what its source has noticed, until something is done."""
@@ -96,7 +102,7 @@ class AssistedDriver(NativeDriver):
         self._silent_since: float | None = None  # the second monitor, at each resume
         # The first and the last look that has seen the source wait, with no resume or other look since.
         self._broken: tuple[float, float] | None = None
-        self._connecting = Connecting()
+        self._connecting = Connecting(lambda text: self._sink(Remarked(text)))
 
     @property
     def notes(self) -> list[str]:

@@ -11,7 +11,7 @@ refuses a second resume.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from libvirt_postcopy.errors import PostcopyError
@@ -24,11 +24,20 @@ _CONNECTING_S = 150.0
 """How long it may take at most: Linux gives a connection up after 127 s by default (``net.ipv4.tcp_syn_retries``), and QEMU is
 given one numeric address."""
 
+_PENDING = (
+    "QEMU may still be connecting, and may not survive another attempt beside that one"
+)
+
 
 class Connecting:
-    """Whether a resume may still make a connection.  May be used by several threads."""
+    """Whether a resume may still make a connection.  May be used by several threads.
 
-    def __init__(self) -> None:
+    :param tell: Takes a line for the operator, the first time that another one must wait.
+    """
+
+    def __init__(self, tell: Callable[[str], None] = lambda text: None) -> None:
+        self._tell = tell
+        self._has_told = False
         self._since: float | None = None
 
     @property
@@ -43,6 +52,7 @@ class Connecting:
         :param uri: Where to; a unix socket takes a connection at once, or not at all.
         :param ago_s: Seconds before now, by a clock that may have been set since.
         """
+        self._has_told = False
         is_slow = not uri.startswith("unix:")
         self._since = time.monotonic() - max(ago_s, 0.0) if is_slow else None
 
@@ -69,6 +79,11 @@ class Connecting:
 
         :raises PostcopyError: If QEMU may be connecting.
         """
-        if self.may_be:
-            text = "its QEMU may still be connecting, and may not survive another attempt beside that one: waiting for it"
-            raise PostcopyError(text, side="source")
+        if not self.may_be:
+            return
+        if not self._has_told:
+            self._has_told = True
+            self._tell(
+                f"the source's {_PENDING}: waiting for that, {_CONNECTING_S:.0f} s at most"
+            )
+        raise PostcopyError(f"its {_PENDING}", side="source")

@@ -200,7 +200,7 @@ class Host:
         try:
             with self.line() as connection:
                 dom = vir.find_domain(connection, self._uuid)
-                return dom, Half.GONE if dom is None else self._half_of(dom)
+                return dom, Half.GONE if dom is None else self._told_half_of(dom)
         except LibvirtError as error:
             LOG.info("the %s cannot be asked for the guest: %s", self.side.value, error)
             return None, Half.UNKNOWN
@@ -253,6 +253,13 @@ class Host:
         # A whole guest may be one that migrates, so a daemon that cannot tell leaves the half unknown.
         told = *_ask_source(dom, half), obstacle, *_ask_vcpus(dom, half)
         return Looked(self.side, half, *told)
+
+    def _told_half_of(self, dom: Domain) -> Half:
+        try:
+            return self._half_of(dom)
+        except LibvirtError as error:
+            LOG.info("what the %s has is not told: %s", self.side.value, error)
+            return Half.UNKNOWN
 
     def _half_of(self, dom: Domain) -> Half:
         return vir.half(dom) if self.side is Side.SOURCE else vir.half_there(dom)

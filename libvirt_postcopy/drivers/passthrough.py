@@ -57,6 +57,7 @@ from libvirt_postcopy.events import (
     Half,
     Looked,
     PauseRefused,
+    Remarked,
     Resumed,
     Side,
     SplitSeen,
@@ -340,6 +341,7 @@ class QemuDriver:
             self._setup.channel,
             is_frail=self._setup.is_frail,
             bandwidth=self._recover_bandwidth,
+            tell=lambda text: self._sink(Remarked(text)),
         )
         return self._rejoin
 
@@ -351,6 +353,10 @@ class QemuDriver:
             host = vir.host_uuid(connection)
         self._journal.start(source_host=host, is_peer2peer=False)
 
+    def _note_resume(self) -> None:
+        if self._journal is not None:
+            self._journal.resume(is_peer2peer=False)
+
     def _note_left(self, what: str) -> None:
         if self._journal is not None:
             self._journal.leave(what)
@@ -358,9 +364,7 @@ class QemuDriver:
     def _go_on(self) -> None:
         assert self._rejoin is not None, "nothing is resumed that was not sent"
         self._rejoin.require_over()
-        if self._journal is not None:
-            self._journal.resume(is_peer2peer=False)
-        self._rejoin.go_on(self._landing)
+        self._rejoin.go_on(self._landing, self._note_resume)
         self._conclude()
 
     def _land(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from libvirt_postcopy.drivers.channel import PORTS, Channel
@@ -40,11 +41,18 @@ class Rejoin:
     :param channel: At whose address the destination has listened before.
     :param is_frail: The way is tried before it is used.
     :param bandwidth: Post-copy's limit in MiB/s from the first recovery on; None keeps the one before.
+    :param tell: Takes a line for the operator.
     :ivar obstacle: Why it must not be tried again; empty where it may.
     """
 
     def __init__(
-        self, ends: Ends, channel: Channel, *, is_frail: bool, bandwidth: int | None
+        self,
+        ends: Ends,
+        channel: Channel,
+        *,
+        is_frail: bool,
+        bandwidth: int | None,
+        tell: Callable[[str], None],
     ) -> None:
         self._source = ends.source
         self._destination = ends.destination
@@ -53,7 +61,7 @@ class Rejoin:
         self._is_frail = is_frail
         self._bandwidth = bandwidth
         self._port: int | None = None  # at which the destination waits
-        self._connecting = Connecting()
+        self._connecting = Connecting(tell)
         self._changes = 0  # of the source's status, when it was resumed last
         self.obstacle = ""
 
@@ -78,9 +86,10 @@ class Rejoin:
         """The source has said something since it was resumed last."""
         return self._course.changes != self._changes
 
-    def go_on(self, landing: Landing) -> None:
+    def go_on(self, landing: Landing, note: Callable[[], None]) -> None:
         """Let the destination listen anew and the source connect, and stay with it.
 
+        :param note: Is called before the source is told.
         :raises PostcopyError: If it breaks again, or cannot be resumed now.
         """
         port = self._listen()
@@ -92,6 +101,7 @@ class Rejoin:
         self._changes = self._course.changes
         try:
             uri = self._channel.connecting_uri(port)
+            note()
             with self._connecting.trying(uri):
                 self._source.control.migrate(uri, resume=True)
             landing.follow(is_resumed=True)

@@ -294,7 +294,9 @@ def half_there(dom: Domain) -> Half:
         return found
     with refusals("destination"):
         has_arrived = tuple(dom.state()[:2]) == _MIGRATED  # its job ends a moment later
-    return Half.SPLIT_FAILED if not has_arrived and _is_coming_in(dom) else found
+    if has_arrived or not _is_coming_in(dom):
+        return half(dom)  # it may have ended meanwhile
+    return Half.SPLIT_FAILED
 
 
 _MIGRATED = (

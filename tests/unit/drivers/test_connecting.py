@@ -45,6 +45,21 @@ def test_attempt_is_waited_for_until_the_kernel_has_given_it_up(
     it.require_over()
 
 
+def test_operator_is_told_once_that_another_must_wait() -> None:
+    told: list[str] = []
+    it = Connecting(told.append)
+    it.assume_tried(URI)
+    assert told == []
+    for _ in range(3):
+        with pytest.raises(PostcopyError):
+            it.require_over()
+    assert len(told) == 1 and "150 s at most" in told[0]
+    it.assume_tried(URI)
+    with pytest.raises(PostcopyError):
+        it.require_over()
+    assert len(told) == 2
+
+
 @pytest.mark.parametrize(
     ("error", "may_be"),
     [

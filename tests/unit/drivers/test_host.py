@@ -314,6 +314,7 @@ def test_destination_that_stops_by_itself_is_told_by_its_job() -> None:
     assert host.look().half is host.half() is Half.SPLIT_FAILED
     dom.errors["jobStats"] = NO_ANSWER
     assert host.look().half is host.half() is Half.UNKNOWN
+    assert host.domain_for_caller() is dom
 
 
 def test_qemu_of_a_guest_that_runs_is_not_asked() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from libvirt_postcopy.drivers import connecting, rejoin
 from libvirt_postcopy.drivers.wishes import Wishes
+from libvirt_postcopy.events import Remarked
 from unit.drivers.plays import Play, closed, hosts, impatient, pair, sent, split
 from unit.drivers.qemus import Hosts, Pair, ok, refuse
 from unit.fakes import DST, NO_ANSWER, SRC, Clock
@@ -58,6 +59,7 @@ def test_resume_that_may_be_connecting_gets_no_other_beside_it(
     play = _unanswered(pair, hosts)
     play.driver.resume()
     assert "may still be connecting" in str(play.ended().error)
+    assert [isinstance(each, Remarked) for each in play.seen].count(True) == 1
     clock.passed += connecting._CONNECTING_S - 10
     play.driver.resume()
     assert "may still be connecting" in str(play.ended().error)
@@ -67,6 +69,27 @@ def test_resume_that_may_be_connecting_gets_no_other_beside_it(
     play.driver.resume()
     assert "has not come back" in str(play.ended().error)
     assert len(sent(hosts.dom, "migrate")) == 3
+
+
+def test_resume_is_noted_when_it_is_sent_and_not_before(
+    pair: Pair, hosts: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who attaches later takes it for one that may still be connecting."""
+    play = split(pair, hosts)
+    pair.say("src", "postcopy-paused")
+    play.ended()
+    noted: list[int] = []
+    monkeypatch.setattr(
+        play.driver, "_note_resume", lambda: noted.append(len(sent(hosts.dom, "migrate")))
+    )  # fmt: skip
+    pair.replies["dst", "migrate-recover"] = refuse("no room")
+    play.driver.resume()
+    assert "no room" in str(play.ended().error)
+    assert noted == []
+    del pair.replies["dst", "migrate-recover"]
+    play.driver.resume()
+    play.ended()
+    assert noted == [1] and len(sent(hosts.dom, "migrate")) == 2
 
 
 def test_resume_that_has_come_through_late_is_followed_by_another(

@@ -270,6 +270,19 @@ def test_destination_without_a_job_is_what_its_state_says(error: Exception) -> N
     assert vir.half_there(dom) is Half.WHOLE
 
 
+def test_destination_that_ends_while_its_job_is_asked_for_is_not_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dom = FakeDomain()
+
+    def end(flags: int = 0) -> dict:
+        dom.now = SHUT_OFF
+        raise refused(INVALID, "domain is not running")
+
+    monkeypatch.setattr(dom, "jobStats", end)
+    assert vir.half_there(dom) is Half.INACTIVE
+
+
 def test_destination_whose_job_cannot_be_asked_for_is_not_told() -> None:
     dom = FakeDomain()
     dom.errors["jobStats"] = NO_ANSWER
