@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event
 
 from guest import GuestParams
@@ -99,8 +100,16 @@ def _wait_until_loaded(stage: Stage) -> None:
         )
 
 
+def _knock(stage: Stage) -> None:
+    """Give the main loop something to do: else it may wait for that, and not for the vCPU's lock."""
+    with suppress(OSError), socket.socket(socket.AF_UNIX) as caller:
+        caller.setblocking(False)  # nobody may answer
+        caller.connect(_path(stage))
+
+
 def _stands_still(stage: Stage) -> bool:
     """Whether the main thread waits for a lock, and a vCPU for a page."""
+    _knock(stage)
     (qemu,) = stage.qemus("b")
     of = f"/proc/{qemu}/task"
     main, all_ = (
