@@ -67,7 +67,7 @@ ALLOWED: dict[tuple[str, str], set[str]] = {
     # of these names, and no domain's
     ("drivers/native.py", "NativeDriver._resume"): {"self._journal.resume"},
     ("drivers/assisted.py", "AssistedDriver._go_round"): {"self._journal.resume"},
-    ("drivers/passthrough.py", "QemuDriver._go_on"): {"self._journal.resume"},
+    ("drivers/passthrough.py", "QemuDriver._note_resume"): {"self._journal.resume"},
     ("drivers/runner.py", "Runner._perform"): {"self._driver.resume"},
     ("migration.py", "Migration._take_resumed"): {"self._figures.resume"},
     ("qmp/socket.py", "SocketMonitor.connect"): {"made.cancel"},

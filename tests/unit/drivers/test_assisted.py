@@ -586,6 +586,8 @@ def test_resume_that_may_be_connecting_gets_no_other_beside_it(
             hosts.destination.libvirt_version = SURVIVES
             scene.driver.look(Side.DESTINATION)
         scene.driver.resume()
+        told = scene.seen.get(timeout=PATIENCE_S)
+        assert isinstance(told, Remarked) and "150 s at most" in told.text
         assert "may still be connecting" in str(scene.ended().error)
         assert len(qemu.sent("migrate-recover")) == 1
         assert len(hosts.migrate_calls) == 1
