@@ -282,12 +282,14 @@ class AssistedDriver(NativeDriver):
         :raises PostcopyError: If it does not.
         """
         end_at = time.monotonic() + _GO_ON_S
-        while (status := source.status()) in _BEFORE:
+        while True:
+            status = source.status()
             self._connecting.hear(status)
+            if status not in _BEFORE:
+                return
             if time.monotonic() >= end_at:
                 raise PostcopyError("QEMU does not go on with it", side="source")
             time.sleep(_LOOK_S)
-        self._connecting.hear(status)
 
     def _channel(self) -> Channel:
         name = host_of(self._there_uri)

@@ -290,13 +290,15 @@ def half_there(dom: Domain) -> Half:
     :raises LibvirtError: If the daemon cannot say.
     """
     found = half(dom)
-    if found is not Half.WHOLE:
+    if found is not Half.WHOLE or _has_arrived(dom):
         return found
+    return Half.SPLIT_FAILED if _is_coming_in(dom) else half(dom)  # or has it ended?
+
+
+def _has_arrived(dom: Domain) -> bool:
+    """By its state; its job ends a moment later."""
     with refusals("destination"):
-        has_arrived = tuple(dom.state()[:2]) == _MIGRATED  # its job ends a moment later
-    if has_arrived or not _is_coming_in(dom):
-        return half(dom)  # it may have ended meanwhile
-    return Half.SPLIT_FAILED
+        return tuple(dom.state()[:2]) == _MIGRATED
 
 
 _MIGRATED = (
@@ -307,10 +309,8 @@ _MIGRATED = (
 
 def _is_coming_in(dom: Domain) -> bool:
     try:
-        return _is_migration(dom.jobStats(), _MIGRATION_IN)
+        return _is_migration(_job(dom), _MIGRATION_IN)
     except libvirt.libvirtError as error:
-        if _ONLY_ON_SOURCE in str(error):
-            return True
         if error.get_error_code() in _WITHOUT_JOB:
             return False
         raise translate(error, "destination") from error
@@ -339,10 +339,10 @@ def find_domain(connection: Connection, uuid: str) -> Domain | None:
 def has_job(dom: Domain) -> bool:
     """Whether a job runs on the domain: a migration, a dump, a backup, anybody's."""
     try:
-        return bool(dom.jobStats().get("type", JobType.VIR_DOMAIN_JOB_NONE))
+        return bool(_job(dom).get("type", JobType.VIR_DOMAIN_JOB_NONE))
     except libvirt.libvirtError as error:
         LOG.debug("no job statistics: %s", error)
-        return _ONLY_ON_SOURCE in str(error)
+        return False
 
 
 def running_qemu_version(dom: Domain) -> int:
@@ -406,16 +406,30 @@ def migration_side(dom: Domain) -> Side | None:
     if is_split and state == DomainState.VIR_DOMAIN_RUNNING:
         return Side.DESTINATION
     try:
-        reply = dom.jobStats()
+        reply = _job(dom)
     except libvirt.libvirtError as error:
-        if _ONLY_ON_SOURCE in str(error):
-            return Side.DESTINATION
         if not is_split:
             raise translate(error) from error
         reply = {}
     if _is_migration(reply, _MIGRATION_IN):
         return Side.DESTINATION
     return Side.SOURCE if is_split or _is_migration(reply, _MIGRATION_OUT) else None
+
+
+def _job(dom: Domain) -> Mapping[str, Any]:
+    """What goes on with a domain.  libvirt tells nothing of what comes in, but by the words with which it refuses.
+
+    :raises libvirt.libvirtError: If it refuses for another reason.
+    """
+    try:
+        return dom.jobStats()
+    except libvirt.libvirtError as error:
+        if _ONLY_ON_SOURCE not in str(error):
+            raise
+    return {
+        "type": JobType.VIR_DOMAIN_JOB_UNBOUNDED,
+        JobField.VIR_DOMAIN_JOB_OPERATION: _MIGRATION_IN,
+    }
 
 
 _ONLY_ON_SOURCE = "available only on the source"
