@@ -103,6 +103,15 @@ def _break(scene: Scene, libvirt: int = CRASHES) -> None:
     assert scene.ended().here is Half.SPLIT
 
 
+def _to_go_round(scene: Scene) -> Source:
+    """It breaks, and the driver has seen that libvirt cannot resume it; gives the source's QEMU."""
+    _break(scene)
+    scene.driver.look(Side.DESTINATION)
+    domain = scene.hosts.for_call.domains[0]
+    scene.hosts.fresh.domains.append(domain)
+    return Source(domain)
+
+
 class Source:
     """The source's QEMU: paused until it is told to go on."""
 
@@ -195,10 +204,7 @@ def test_only_the_crash_is_no_obstacle(
 
 def test_crashing_daemon_is_gone_round(hosts: Hosts, make: Callable[..., Scene]) -> None:  # fmt: skip
     scene = make()
-    _break(scene)
-    scene.driver.look(Side.DESTINATION)
-    source = Source(hosts.for_call.domains[0])
-    hosts.fresh.domains.append(hosts.for_call.domains[0])
+    source = _to_go_round(scene)
     with MonitorServer(scene.path, {"query-migrate": LISTENING}) as qemu:
         scene.driver.resume()
         ended = scene.ended()
@@ -526,13 +532,10 @@ def test_qemu_without_anything_out_of_band_is_resumed_by_libvirt(
 
 
 def test_source_is_left_alone_where_the_destination_refuses(
-    hosts: Hosts, make: Callable[..., Scene]
+    make: Callable[..., Scene],
 ) -> None:
     scene = make()
-    _break(scene)
-    scene.driver.look(Side.DESTINATION)
-    source = Source(hosts.for_call.domains[0])
-    hosts.fresh.domains.append(hosts.for_call.domains[0])
+    source = _to_go_round(scene)
     answers = {"migrate-recover": refusal("Address already in use")}
     with MonitorServer(scene.path, answers):
         scene.driver.resume()
@@ -541,18 +544,11 @@ def test_source_is_left_alone_where_the_destination_refuses(
 
 
 def test_source_that_does_not_go_on(
-    hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+    make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(assisted, "_GO_ON_S", 0.1)
     scene = make()
-    _break(scene)
-    scene.driver.look(Side.DESTINATION)
-    source = Source(hosts.for_call.domains[0])
-    source.status_after = "postcopy-paused"
-    hosts.fresh.domains.append(hosts.for_call.domains[0])
     with MonitorServer(scene.path, {"query-migrate": LISTENING}):
-        scene.driver.resume()
-        assert "does not go on" in str(scene.ended().error)
+        _resume_in_vain(scene, monkeypatch)
 
 
 def _resume_in_vain(
@@ -560,11 +556,8 @@ def _resume_in_vain(
 ) -> Source:
     """Go round, and hear of the source that it does not go on."""
     monkeypatch.setattr(assisted, "_GO_ON_S", 0.1)
-    _break(scene)
-    scene.driver.look(Side.DESTINATION)
-    source = Source(scene.hosts.for_call.domains[0])
+    source = _to_go_round(scene)
     source.status_after = status
-    scene.hosts.fresh.domains.append(scene.hosts.for_call.domains[0])
     scene.driver.resume()
     assert "does not go on" in str(scene.ended().error)
     scene.hosts._ours.append(scene.hosts.fresh)
@@ -615,10 +608,7 @@ def test_break_of_what_went_on_is_resumed_at_once(
     hosts: Hosts, make: Callable[..., Scene]
 ) -> None:
     scene = make()
-    _break(scene)
-    scene.driver.look(Side.DESTINATION)
-    source = Source(hosts.for_call.domains[0])
-    hosts.fresh.domains.append(hosts.for_call.domains[0])
+    source = _to_go_round(scene)
     with MonitorServer(scene.path, {"query-migrate": LISTENING}):
         for _ in range(2):
             scene.driver.resume()
@@ -645,14 +635,11 @@ def test_resume_that_has_come_through_or_failed_is_followed_by_another(
 
 
 def test_resume_that_is_refused_is_followed_by_another(
-    hosts: Hosts, make: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch
+    hosts: Hosts, make: Callable[..., Scene]
 ) -> None:
     scene = make()
-    _break(scene)
-    scene.driver.look(Side.DESTINATION)
-    source = Source(hosts.for_call.domains[0])
+    source = _to_go_round(scene)
     source.refusal = "Cannot resume if there is no paused migration"
-    hosts.fresh.domains.append(hosts.for_call.domains[0])
     with MonitorServer(scene.path, {"query-migrate": LISTENING}):
         scene.driver.resume()
         assert source.refusal in str(scene.ended().error)
@@ -690,11 +677,8 @@ def test_source_that_survives_one_attempt_only_gets_no_other(
 ) -> None:
     monkeypatch.setattr(assisted, "_GO_ON_S", 0.1)
     scene = make(migrate_uri="unix:///run/m.sock")  # no way has to be seen
-    _break(scene)
-    scene.driver.look(Side.DESTINATION)
-    source = Source(hosts.for_call.domains[0])
+    source = _to_go_round(scene)
     source.version, source.status_after = (5, 2, 0), after
-    hosts.fresh.domains.append(hosts.for_call.domains[0])
     hosts._ours.append(hosts.fresh)
     with MonitorServer(scene.path):
         for _ in range(2):
