@@ -429,6 +429,12 @@ def _never_asked(side: str, words: str) -> Alteration:
     return lines(alter)
 
 
+def _never_counted(rows: Rows) -> None:
+    for row in rows:
+        if row["dir"] == "reply" and "remaining" in row["msg"].get("return", ()):
+            row["msg"]["return"]["remaining"] = 0
+
+
 #: A refused recovery is not tried again.
 _NO_RECOVERY = both(refuse("dst", "migrate-recover"), ends_after("dst", "migrate-recover"))  # fmt: skip
 _NO_RESUME = ends_after("dst", "migrate-recover")
@@ -467,6 +473,7 @@ ALSO: list[tuple[str, str, str, Alteration]] = [
     ("capabilities/free-partners", "10.0", "capability-pairs", _dies_of("dst", "validate-uuid")),
     ("capabilities/free-partners", "10.0", "capability-pairs", _never_asked("dst", "validate-uuid")),
     ("capabilities/with-x-ignore-shared", "10.0", "capability-pairs", _dies_of("dst", "x-ignore-shared")),
+    ("numbers/remaining-of-all", "11.1", "post-copy", _never_counted),
 ]  # fmt: skip
 
 #: No released QEMU that is recorded here passes these: what would have to be otherwise.

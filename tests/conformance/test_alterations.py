@@ -132,6 +132,12 @@ def test_a_downtime_that_is_counted_again_is_known() -> None:
     assert judge(check, changed).verdict is Verdict.KNOWN
 
 
+def test_what_is_not_counted_yet_is_no_wrong_figure() -> None:
+    seen, check = recorded("11.1", "post-copy"), CHECKS["numbers/remaining-of-all"]
+    changed = altered(seen, edit_where("src", "query-migrate", "active", lambda value: value.update(remaining=0)))  # fmt: skip
+    assert judge(check, changed).verdict is Verdict.PASS
+
+
 @pytest.mark.parametrize("less, verdict", [("", Verdict.PASS), ("x-postcopy-ram", Verdict.WEAK)])  # fmt: skip
 def test_a_capability_without_a_property_is_weak(less: str, verdict: Verdict) -> None:
     seen, check = recorded("10.0", "introspection"), CHECKS["introspection/lists-agree"]
