@@ -489,7 +489,9 @@ def test_qemu_that_takes_no_command_is_told_apart(idle: Stage, stage: Stage) -> 
     assert "futex" in _waits_in(idle)
     done = typed(f"{commands('Bring it back')[0]} --postcopy-recover 20", idle)
     assert done.returncode == 3, done.stderr
-    assert "does not come back" in done.stderr
+    # By whether libvirt still waited for that QEMU since the guest was started, or had taken note of the break.
+    told = ("call does not come back", "the destination has not yet")
+    assert any(each in done.stderr for each in told), done.stderr
 
 
 def _waits_in(stage: Stage) -> str:
