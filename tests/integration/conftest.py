@@ -13,7 +13,10 @@ from guest import GuestParams
 from labkit import Lab
 from libvirt_postcopy.vir.calls import silence_libvirt
 from libvirt_postcopy.vir.events import ensure_event_loop
+from missed import pytest_runtest_makereport, pytest_runtest_protocol
 from scenes.stage import Stage
+
+__all__ = ["pytest_runtest_makereport", "pytest_runtest_protocol"]
 
 SMALL = GuestParams(memory_mib=128, working_set_mib=48, rate_mib_s=60)
 """Dirties 60 MiB/s where the link carries 32: pre-copy does not converge."""

@@ -11,6 +11,7 @@ from guest import GuestParams
 from libvirt_postcopy.events import PassSeen
 from libvirt_postcopy.qmp.commands import Qemu
 from libvirt_postcopy.qmp.socket import SocketMonitor
+from missed import MissedMoment
 from scenes.stage import Stage
 from waiting import wait_until
 
@@ -57,6 +58,8 @@ def stop_main_loop(stage: Stage) -> None:
     """Switch a migration that is in pre-copy, and break it where the destination's main loop cannot notice.
 
     The daemon that would start the guest there is held until all that the guest asks for is swallowed.
+
+    :raises MissedMoment: If the guest was switched while it worked, so that the page it needs first is another.
     """
     with _held_daemon(stage):
         domain = stage.find("a")
@@ -65,7 +68,7 @@ def stop_main_loop(stage: Stage) -> None:
         _wait_until_loaded(stage)
         stage.lab.swallow_migrations()
     try:
-        wait_until(lambda: _stands_still(stage), "the main loop to wait", _S)
+        _wait_until_stopped(stage)
         assert stage.lab.break_migrations() > 0
     finally:
         stage.lab.pass_migrations()
@@ -98,6 +101,13 @@ def _wait_until_loaded(stage: Stage) -> None:
         wait_until(
             lambda: qemu.run_state() != "inmigrate", "the device state", _LOADED_S
         )
+
+
+def _wait_until_stopped(stage: Stage) -> None:
+    try:
+        wait_until(lambda: _stands_still(stage), "the main loop to wait", _S)
+    except TimeoutError as error:
+        raise MissedMoment(str(error)) from error
 
 
 def _knock(stage: Stage) -> None:
