@@ -7,10 +7,21 @@ from collections.abc import Callable
 from threading import Event
 from typing import Any
 
+import libvirt
+
+import libvirt_postcopy as postcopy
 from libvirt_postcopy.events import Side, StatusSeen
+from libvirt_postcopy.stats import Stats
 from waiting import wait_until
 
-__all__ = ["Recorder", "Awaited", "Recovered", "all_of", "wait_until_pages_flow"]
+__all__ = [
+    "Recorder",
+    "Awaited",
+    "Recovered",
+    "all_of",
+    "wait_until_pages_come",
+    "wait_until_pages_flow",
+]
 
 _LONGEST_S = 30.0
 
@@ -41,12 +52,23 @@ def wait_until_pages_flow(job: Any) -> None:
     have come stops the main loop, no monitor command but an out-of-band one is answered, and libvirt sends none (seen
     with QEMU 7.2 and libvirt 9.0: ``do_interrupt_all`` in ``handle_userfault``).
     """
+    wait_until(
+        lambda: _are_answered(job.stats()), "page requests", _LONGEST_S, pause=0.1
+    )
 
-    def is_flowing() -> bool:
-        stats = job.stats()
-        return stats is not None and (stats.postcopy_requests or 0) > ANSWERED
 
-    wait_until(is_flowing, "page requests", _LONGEST_S, pause=0.1)
+def wait_until_pages_come(domain: libvirt.virDomain) -> None:
+    """The same of a migration that another client drives, as the source's daemon tells it.
+
+    That the guest runs on the destination is no sign of it: that is told before it has got a page.
+    """
+    wait_until(
+        lambda: _are_answered(postcopy.job_stats(domain)), "page requests", _LONGEST_S
+    )
+
+
+def _are_answered(stats: Stats | None) -> bool:
+    return stats is not None and (stats.postcopy_requests or 0) > ANSWERED
 
 
 class Awaited(Recorder):

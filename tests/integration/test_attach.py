@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from commands import URI, Typed, virsh_postcopy
-from observers import Awaited, wait_until_pages_flow
+from observers import Awaited, wait_until_pages_come, wait_until_pages_flow
 
 import libvirt_postcopy as postcopy
 from libvirt_postcopy.actions import Note
@@ -53,10 +53,11 @@ def virsh_migrates(
         process.communicate()
 
 
-def kill_in_postcopy(options: list[str]) -> None:
+def kill_in_postcopy(stage: Stage, options: list[str]) -> None:
     """Leave a migration behind that has switched, by kill -9."""
     with Typed([*SLOW, "--postcopy-after", "0", *options]) as typed:
         typed.wait_for("post-copy, .*blackout")  # it runs on the destination
+        wait_until_pages_come(stage.find("a"))
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_killed_after_the_switch(
     stage: Stage, moved: Check, journals: Callable[[], list[list[dict[str, object]]]], options: list[str]
 ) -> None:  # fmt: skip
     stage.start()
-    kill_in_postcopy(options)
+    kill_in_postcopy(stage, options)
     done = attach("--verbose")
     assert done.returncode == 0, done.stderr
     moved()
@@ -95,7 +96,7 @@ def test_killed_after_the_switch_and_then_broken(
     stage: Stage, moved: Check, options: list[str]
 ) -> None:
     stage.start()
-    kill_in_postcopy(options)
+    kill_in_postcopy(stage, options)
     assert stage.lab.break_migrations() > 0
     done = attach()
     assert done.returncode == 0, done.stderr
@@ -107,6 +108,7 @@ def test_killed_while_broken(stage: Stage, moved: Check, options: list[str]) -> 
     stage.start()
     with Typed([*SLOW, "--postcopy-after", "0", "--postcopy-recover", "never", *options]) as typed:  # fmt: skip
         typed.wait_for("post-copy, .*blackout")
+        wait_until_pages_come(stage.find("a"))
         assert stage.lab.break_migrations() > 0
         code, text = typed.end()
     assert code == 3, text
@@ -210,7 +212,7 @@ def test_recover_brings_back_what_virsh_left_broken(stage: Stage, moved: Check) 
 
 def test_the_other_half_is_told_from_the_source(stage: Stage, moved: Check) -> None:
     stage.start()
-    kill_in_postcopy(["--p2p"])
+    kill_in_postcopy(stage, ["--p2p"])
     wrong = subprocess.run(
         [VENV / "virsh-postcopy", "-c", URI, "postcopy-attach", "busy"],
         capture_output=True,
@@ -246,7 +248,7 @@ def test_what_is_driven_is_refused_and_listed(stage: Stage, moved: Check) -> Non
 def test_where_a_migration_has_gone_to(stage: Stage, moved: Check) -> None:
     """It may have come to its end before anybody attached."""
     stage.start()
-    kill_in_postcopy(["--p2p"])
+    kill_in_postcopy(stage, ["--p2p"])
     stage.wait_until_only_on("b", 60)
     done = attach()
     moved()
@@ -263,7 +265,7 @@ def test_definition_that_a_guest_has_left_behind_is_not_it(
 ) -> None:
     domain = stage.start()
     domain.connect().defineXML(domain.XMLDesc())
-    kill_in_postcopy(["--p2p"])
+    kill_in_postcopy(stage, ["--p2p"])
     stage.wait_until_only_on("b", 60)
     done = attach()
     moved()

@@ -14,7 +14,13 @@ import libvirt_qemu
 import pytest
 from commands import URI, Typed
 from main_loop import ask_qemu, lookout
-from observers import Awaited, Recovered, all_of, wait_until_pages_flow
+from observers import (
+    Awaited,
+    Recovered,
+    all_of,
+    wait_until_pages_come,
+    wait_until_pages_flow,
+)
 
 import libvirt_postcopy as postcopy
 from libvirt_postcopy.actions import Note, Resume
@@ -82,6 +88,7 @@ def test_command_says_where_the_halves_are_and_what_to_type(
     options += ["--postcopy-recover", "never"]
     with Typed([*options, "--verbose"]) as typed:
         typed.wait_for("post-copy, .*blackout")  # it runs on the destination
+        wait_until_pages_come(stage.find("a"))
         assert stage.lab.break_migrations() > 0
         code, text = typed.end()
     assert code == 3
@@ -150,6 +157,7 @@ def test_command_brings_guest_back_and_ends_well(stage: Stage, moved: Check) -> 
     options = ["--live", "--postcopy-after", "0", "--postcopy-bandwidth", "16"]
     with Typed([*options, "--verbose"]) as typed:
         typed.wait_for("post-copy, .*blackout")
+        wait_until_pages_come(stage.find("a"))
         assert stage.lab.break_migrations() > 0
         code, text = typed.end()
     assert code == 0, text

@@ -13,7 +13,12 @@ import libvirt
 import pytest
 from commands import Typed
 from main_loop import IDLE, SLOW, Begun, ask_qemu, lookout, stop_main_loop
-from observers import Awaited, all_of, wait_until_pages_flow
+from observers import (
+    Awaited,
+    all_of,
+    wait_until_pages_come,
+    wait_until_pages_flow,
+)
 
 import libvirt_postcopy as postcopy
 from labkit import Lab
@@ -386,6 +391,7 @@ def virsh_migrates(stage: Stage, *options: str) -> Iterator[None]:
             "the switch",
             60,
         )
+        wait_until_pages_come(stage.find("a"))
         assert stage.lab.break_migrations() > 0
         yield
 
