@@ -79,6 +79,11 @@ def look(stage: Stage) -> list[subprocess.CompletedProcess[str]]:
     return [typed(line, stage) for line in commands("Look")]
 
 
+def state(stage: Stage, host: str) -> str:
+    """What is typed first there says, and no more: a migration goes on meanwhile."""
+    return typed(commands("Look")["ab".index(host)], stage).stdout.strip()
+
+
 # What can have become of the guest
 
 
@@ -108,6 +113,8 @@ def flowing(stage: Stage) -> Iterator[None]:
 @contextmanager
 def broken(stage: Stage) -> Iterator[None]:
     break_off(stage, split(stage))
+    # The call ends when the source has noticed.
+    wait_until(lambda: "failed" in state(stage, "b"), "the destination's notice", 20)
     yield
 
 
@@ -123,7 +130,7 @@ def stopped_and_broken(stage: Stage) -> Iterator[None]:
     job = split(stage)
     with ask_qemu(stage) as qemu:
         qemu.ask("stop")
-    wait_until(lambda: look(stage)[1].stdout.startswith("paused"), "its stop", 20)
+    wait_until(lambda: state(stage, "b").startswith("paused"), "its stop", 20)
     break_off(stage, job)
     yield
 
@@ -163,10 +170,11 @@ def unanswered(stage: Stage) -> int:
 @contextmanager
 def client_lost(stage: Stage) -> Iterator[None]:
     stage.start()
-    slow = ["--live", "--postcopy-after", "0", "--postcopy-bandwidth", "8"]
+    # It goes on while many a program is started.
+    slow = ["--live", "--postcopy-after", "0", "--postcopy-bandwidth", "4"]
     with Typed([*slow, "--verbose"], stage.name) as migrate:
         migrate.wait_for("post-copy, .*blackout")  # it runs on the destination
-    wait_until(lambda: "failed" in look(stage)[0].stdout, "libvirt's notice", 20)
+    wait_until(lambda: "failed" in state(stage, "a"), "libvirt's notice", 20)
     yield
 
 
@@ -201,7 +209,7 @@ def missed(stage: Stage, *, has_disk: bool) -> Iterator[None]:
     there.wait()
     host.kill_daemon(restart_after=None)
     noted.write_text(before)
-    wait_until(lambda: "migrated" in look(stage)[1].stdout, "its arrival", 30)
+    wait_until(lambda: "migrated" in state(stage, "b"), "its arrival", 30)
     host.start_daemon()
     host.wait_ready()
     if has_disk:
@@ -256,6 +264,8 @@ def ended(stage: Stage, host: str) -> Iterator[None]:
     stage.run(host, ["kill", "-KILL", str(qemu)])
     with pytest.raises(postcopy.GuestLost):
         job.wait(60)
+    other = "ab".replace(host, "")
+    wait_until(lambda: "failed" in state(stage, other), "the other one's notice", 20)
     yield
 
 
@@ -385,12 +395,7 @@ def virsh_migrates(stage: Stage, *options: str) -> Iterator[None]:
     words += ["--postcopy-after-precopy", "--postcopy-bandwidth", "8", *options]
     words += [stage.name, "qemu+tcp://b/system"]
     with subprocess.Popen(words, stderr=subprocess.DEVNULL):
-        there = commands("Look")[1]
-        wait_until(
-            lambda: typed(there, stage).stdout.strip() == "running (post-copy)",
-            "the switch",
-            60,
-        )
+        wait_until(lambda: state(stage, "b") == "running (post-copy)", "the switch", 60)
         wait_until_pages_come(stage.find("a"))
         assert stage.lab.break_migrations() > 0
         yield
@@ -459,9 +464,7 @@ def test_destination_is_made_to_notice(stage: Stage, moved: Check) -> None:
         shown = host.run(["bash", "-c", "ss -t -n -p"]).stdout
         assert re.search(r":49\d{3}\b.*qemu", shown), shown
         host.run(["bash", "-c", command])
-    wait_until(
-        lambda: "failed" in look(stage)[1].stdout, "the destination's notice", 20
-    )
+    wait_until(lambda: "failed" in state(stage, "b"), "the destination's notice", 20)
     done = typed(commands("Bring it back")[0], stage)
     assert done.returncode == 0, done.stderr
     moved()
