@@ -21,6 +21,7 @@ __all__ = [
     "Recovered",
     "all_of",
     "check_downtime",
+    "recoveries",
     "wait_until_pages_come",
     "wait_until_pages_flow",
 ]
@@ -128,6 +129,15 @@ def check_downtime(
             result = migrate(result.domain, f"qemu+tcp://{to}/system")
             blackout_ms = stage.blackout_ms(began)
     raise AssertionError(f"downtimes longer than the blackouts: {', '.join(told)}")
+
+
+def recoveries(seen: Recorder) -> int:
+    """How often the source's QEMU has gone on after a break.
+
+    A resume that came while a daemon was still busy with the call before, and was made again, is none.
+    """
+    source = [it.status for it in seen.of(StatusSeen) if it.side is Side.SOURCE]
+    return list(zip(source, source[1:])).count(("postcopy-recover", "postcopy-active"))
 
 
 class Recovered:
