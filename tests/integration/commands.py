@@ -56,7 +56,7 @@ def without_delays(said: str) -> str:
 
 
 _DELAYED = (
-    r"(note: )?the switch to post-copy (waits: the destination's daemon does not answer"
+    r"(note: )?the switch( to post-copy)? (waits: the destination's daemon does not answer( \(\S+\))?"
     r"|was sent but has not come: asking again)$"
 )
 
