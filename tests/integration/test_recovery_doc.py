@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import libvirt
@@ -470,21 +470,32 @@ def test_destination_is_made_to_notice(stage: Stage, moved: Check) -> None:
     moved()
 
 
-@pytest.fixture
-def idle(network: Lab) -> Iterator[Stage]:
-    """A guest that the switch finds waiting."""
-    with Stage(network, IDLE, name="idle") as stage:
-        yield stage
+@contextmanager
+def standing_still(network: Lab) -> Iterator[Stage]:
+    """A broken guest whose destination's QEMU takes no command, and whose break libvirt has noticed there.
+
+    It takes note only when QEMU has answered its order to start the guest.  The guest's first interrupt may stop the
+    main loop before that, and nobody can see to it: then there is another guest.
+    """
+    for _ in range(6):
+        with Stage(network, IDLE, name="idle") as idle:
+            _stand_still(idle)
+            if _is_noticed(idle):
+                yield idle
+                return
+    raise AssertionError("QEMU has never answered libvirt before it stood still")
 
 
-def test_qemu_that_takes_no_command_is_told_apart(idle: Stage, stage: Stage) -> None:
-    with broken(stage):
-        # It says 0 in the moments in which the main loop has something to do.
-        wait_until(lambda: "poll" in _waits_in(stage), "a main loop with leisure", 10)
-    dom = idle.start(qemu_args=lookout(idle))
+def _is_noticed(idle: Stage) -> bool:
+    with suppress(TimeoutError):
+        return wait_until(lambda: "failed" in state(idle, "b"), "the notice", 3)
+    return False
+
+
+def _stand_still(idle: Stage) -> None:
     begun = Begun()
     job = postcopy.start(
-        dom,
+        idle.start(qemu_args=lookout(idle)),
         "qemu+tcp://b/system",
         policy="manual",
         params=SLOW,
@@ -495,10 +506,17 @@ def test_qemu_that_takes_no_command_is_told_apart(idle: Stage, stage: Stage) -> 
     stop_main_loop(idle)
     with pytest.raises(postcopy.PostcopyBroken):
         job.wait(60)
-    assert "futex" in _waits_in(idle)
-    done = typed(f"{commands('Bring it back')[0]} --postcopy-recover 20", idle)
-    assert done.returncode == 3, done.stderr
-    assert "does not come back" in done.stderr
+
+
+def test_qemu_that_takes_no_command_is_told_apart(network: Lab, stage: Stage) -> None:
+    with broken(stage):
+        # It says 0 in the moments in which the main loop has something to do.
+        wait_until(lambda: "poll" in _waits_in(stage), "a main loop with leisure", 10)
+    with standing_still(network) as idle:
+        assert "futex" in _waits_in(idle)
+        done = typed(f"{commands('Bring it back')[0]} --postcopy-recover 20", idle)
+        assert done.returncode == 3, done.stderr
+        assert "does not come back" in done.stderr
 
 
 def _waits_in(stage: Stage) -> str:
