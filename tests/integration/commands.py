@@ -22,6 +22,7 @@ __all__ = [
     "migrate",
     "press_ctrl_c_on_a_terminal",
     "virsh_postcopy",
+    "without_delays",
 ]
 
 URI = "qemu+tcp://b/system"
@@ -46,6 +47,18 @@ def migrate(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``migrate`` to its end."""
     return virsh_postcopy("migrate", *options, name, uri)
+
+
+def without_delays(said: str) -> str:
+    """What was said, but for what a machine that is busy for a second may add: the switch had to wait, or was asked for again."""
+    lines = said.splitlines(keepends=True)
+    return "".join(line for line in lines if not re.match(_DELAYED, line))
+
+
+_DELAYED = (
+    r"(note: )?the switch( to post-copy)? (waits: the destination's daemon does not answer( \(\S+\))?"
+    r"|was sent but has not come: asking again)$"
+)
 
 
 def press_ctrl_c_on_a_terminal(
@@ -108,13 +121,18 @@ class Typed:
     """A ``migrate`` that is under way, its words on stderr, and a hand on Ctrl-C.
 
     :param verb: Another command that takes a domain and the destination.
+    :param uri: The destination; empty for none.
     """
 
     def __init__(
-        self, options: Sequence[str], name: str = "busy", verb: str = "migrate"
+        self,
+        options: Sequence[str],
+        name: str = "busy",
+        verb: str = "migrate",
+        uri: str = URI,
     ) -> None:
         self._process = subprocess.Popen(
-            [*_PROGRAM, verb, *options, name, URI],
+            [*_PROGRAM, verb, *options, name, *filter(None, [uri])],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

@@ -11,6 +11,7 @@ import pytest
 
 from guest import GuestParams
 from labkit import Lab
+from libvirt_postcopy import migration
 from libvirt_postcopy.vir.calls import silence_libvirt
 from libvirt_postcopy.vir.events import ensure_event_loop
 from missed import pytest_runtest_makereport, pytest_runtest_protocol
@@ -45,6 +46,12 @@ def lab() -> Lab:
     silence_libvirt()
     ensure_event_loop()
     return Lab.attach()
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A switch that comes late, on a machine that is busy for a second, is not asked for again: attempts are counted."""
+    monkeypatch.setattr(migration, "VERIFY_S", 8.0)
 
 
 @pytest.fixture

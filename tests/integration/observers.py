@@ -7,10 +7,24 @@ from collections.abc import Callable
 from threading import Event
 from typing import Any
 
+import libvirt
+
+import libvirt_postcopy as postcopy
 from libvirt_postcopy.events import Side, StatusSeen
+from libvirt_postcopy.stats import Stats
+from scenes.stage import Stage
 from waiting import wait_until
 
-__all__ = ["Recorder", "Awaited", "Recovered", "all_of", "wait_until_pages_flow"]
+__all__ = [
+    "Recorder",
+    "Awaited",
+    "Recovered",
+    "all_of",
+    "check_downtime",
+    "recoveries",
+    "wait_until_pages_come",
+    "wait_until_pages_flow",
+]
 
 _LONGEST_S = 30.0
 
@@ -41,12 +55,23 @@ def wait_until_pages_flow(job: Any) -> None:
     have come stops the main loop, no monitor command but an out-of-band one is answered, and libvirt sends none (seen
     with QEMU 7.2 and libvirt 9.0: ``do_interrupt_all`` in ``handle_userfault``).
     """
+    wait_until(
+        lambda: _are_answered(job.stats()), "page requests", _LONGEST_S, pause=0.1
+    )
 
-    def is_flowing() -> bool:
-        stats = job.stats()
-        return stats is not None and (stats.postcopy_requests or 0) > ANSWERED
 
-    wait_until(is_flowing, "page requests", _LONGEST_S, pause=0.1)
+def wait_until_pages_come(domain: libvirt.virDomain) -> None:
+    """The same of a migration that another client drives, as the source's daemon tells it.
+
+    That the guest runs on the destination is no sign of it: that is told before it has got a page.
+    """
+    wait_until(
+        lambda: _are_answered(postcopy.job_stats(domain)), "page requests", _LONGEST_S
+    )
+
+
+def _are_answered(stats: Stats | None) -> bool:
+    return stats is not None and (stats.postcopy_requests or 0) > ANSWERED
 
 
 class Awaited(Recorder):
@@ -77,6 +102,42 @@ def all_of(*observers: Callable[[object], None]) -> Callable[[object], None]:
             each(what)
 
     return observe
+
+
+def check_downtime(
+    stage: Stage,
+    result: postcopy.MigrationResult,
+    blackout_ms: float,
+    migrate: Callable[[libvirt.virDomain, str], postcopy.MigrationResult],
+) -> None:
+    """Asserts that the downtime that was told is no longer than the guest was silent.
+
+    It is the time between two events, each of which a busy machine may tell late: then the guest goes to and fro, as
+    not each of several downtimes is too long by chance.
+
+    :param blackout_ms: That of this migration.
+    :param migrate: Migrates the guest anew, to a host's URI.
+    """
+    told: list[str] = []
+    for to in ("a", "b", "a", ""):
+        assert result.downtime_ms is not None and result.downtime_ms > 0
+        if result.downtime_ms <= blackout_ms + 10:
+            return
+        told.append(f"{result.downtime_ms:.0f} ms of {blackout_ms:.0f} ms")
+        if to:
+            began = time.monotonic()
+            result = migrate(result.domain, f"qemu+tcp://{to}/system")
+            blackout_ms = stage.blackout_ms(began)
+    raise AssertionError(f"downtimes longer than the blackouts: {', '.join(told)}")
+
+
+def recoveries(seen: Recorder) -> int:
+    """How often the source's QEMU has gone on after a break.
+
+    A resume that came while a daemon was still busy with the call before, and was made again, is none.
+    """
+    source = [it.status for it in seen.of(StatusSeen) if it.side is Side.SOURCE]
+    return list(zip(source, source[1:])).count(("postcopy-recover", "postcopy-active"))
 
 
 class Recovered:

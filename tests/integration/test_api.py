@@ -12,11 +12,12 @@ from typing import Any
 
 import libvirt
 import pytest
-from observers import Awaited, Recorder
+from observers import Awaited, Recorder, check_downtime
 
 import libvirt_postcopy as postcopy
 import libvirt_postcopy.vir.calls as vir
 from labkit import Lab
+from libvirt_postcopy import migration
 from libvirt_postcopy.actions import Note, Switch
 from libvirt_postcopy.events import (
     PassSeen,
@@ -96,13 +97,12 @@ def test_both_phases_and_their_figures(stage: Stage, moved: Check) -> None:
     began = time.monotonic()
     result = postcopy.migrate(dom, URI, observer=seen)
     took_ms = (time.monotonic() - began) * 1000
+    blackout_ms = stage.blackout_ms(began)  # before it is stopped to be looked at
     moved()
     statuses = [each.status for each in seen.of(StatusSeen) if each.side == "source"]
-    assert [s for s in statuses if s in ("active", "postcopy-active", "completed")] == [
-        "active",
-        "postcopy-active",
-        "completed",
-    ]
+    phases = [s for s in statuses if s in ("active", "postcopy-active", "completed")]
+    assert phases[:2] == ["active", "postcopy-active"]
+    assert phases[2:] in (["completed"], [])  # which the call's end may overtake
     total = 128 << 20
     assert result.precopy_bytes is not None and result.precopy_bytes > total * 0.9
     assert result.postcopy_bytes is not None and result.postcopy_bytes > 0
@@ -110,10 +110,8 @@ def test_both_phases_and_their_figures(stage: Stage, moved: Check) -> None:
     assert result.total_ms is not None and 0 < result.total_ms <= took_ms
     assert result.setup_ms is not None
     assert result.switch is not None and result.switch.took_effect_ms is not None
-    assert result.downtime_ms is not None
-    blackout_ms = stage.blackout_ms(began)
-    assert 0 < result.downtime_ms <= blackout_ms + 10
-    assert blackout_ms < 2000
+    assert blackout_ms < result.total_ms / 3
+    check_downtime(stage, result, blackout_ms, postcopy.migrate)
 
 
 def test_statistics_are_never_read_faster_than_twice_a_second(
@@ -121,7 +119,8 @@ def test_statistics_are_never_read_faster_than_twice_a_second(
 ) -> None:
     dom = stage.start()
     seen = Recorder()
-    postcopy.migrate(dom, URI, observer=seen)
+    slow = {"bandwidth.postcopy": 8}  # in pre-copy QEMU 7.2 answers once a pass
+    postcopy.migrate(dom, URI, params=slow, observer=seen)
     moved()
     times = seen.times_of(StatsSeen)
     assert len(times) >= 4
@@ -162,6 +161,7 @@ def test_switch_that_was_lost_is_asked_for_again(
             real(dom, *args, **options)
 
     monkeypatch.setattr(vir, "start_postcopy", forgetful)
+    monkeypatch.setattr(migration, "VERIFY_S", 3.0)  # the second one has twice as long
     dom = stage.start()
     seen = Recorder()
     result = postcopy.migrate(dom, URI, policy="after:0", observer=seen)
@@ -173,7 +173,8 @@ def test_switch_that_was_lost_is_asked_for_again(
 @contextmanager
 def hung_daemon(stage: Stage, host: str) -> Iterator[None]:
     """The host's daemon is there, and does not answer."""
-    (pid,) = stage.run(host, ["pgrep", "-x", "libvirtd"]).stdout.split()
+    # The oldest: another one of that name is about to become a program that the daemon starts.
+    (pid,) = stage.run(host, ["pgrep", "-o", "-x", "libvirtd"]).stdout.split()
     assert stage.run(host, ["kill", "-STOP", pid]).returncode == 0
     try:
         yield

@@ -238,7 +238,8 @@ def test_job_that_runs(stage: Stage, stayed: Check) -> None:
 def test_half_of_a_guest_is_told_and_left_alone(stage: Stage, moved: Check) -> None:
     dom = stage.start()
     split = Awaited(StatusSeen, lambda seen: seen.status == "postcopy-active")
-    job = postcopy.start(dom, URI, policy="after:0", observer=split)
+    slow = {"bandwidth.postcopy": 16}
+    job = postcopy.start(dom, URI, policy="after:0", params=slow, observer=split)
     split.wait()
     report = _check_apart(stage)
     assert "guest/split" in errors(report), str(report)

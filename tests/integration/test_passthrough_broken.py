@@ -26,6 +26,7 @@ from observers import (
     Recorder,
     Recovered,
     all_of,
+    recoveries,
     wait_until_pages_flow,
 )
 
@@ -57,7 +58,7 @@ def test_guest_is_brought_back_each_time_its_link_breaks(
     assert job.guest == "split"
     assert stage.lab.break_migrations() > 0
     job.wait(60)
-    assert len(again.of(Resume)) == 2
+    assert recoveries(again) == 2
     moved()
 
 
@@ -189,9 +190,10 @@ def test_killed_client_is_stood_in_for(stage: Stage, moved: Check, policy: str) 
 def test_guest_that_nobody_has_started_is_found(stage: Stage, moved: Check) -> None:
     """The client is killed in the switch, and the guest stands still on both hosts."""
     stage.start()
-    with Typed([*_OPTIONS, "--postcopy-policy", "after:3s"]) as typed:
+    with Typed([*_OPTIONS, "--postcopy-policy", "manual"]) as typed:
         typed.wait_for("pre-copy")
         stage.lab.limit("512KiB")
+        ask(stage, "a", "migrate-start-postcopy")
         wait_until(
             lambda: ask(stage, "a", "query-migrate")["status"] == "postcopy-active",
             "the switch",

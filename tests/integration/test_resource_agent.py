@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from observers import wait_until_pages_come
 
 from labkit import Lab
 from scenes.stage import VENV, Stage
@@ -101,6 +102,7 @@ def test_broken_link_ends_in_success(stage: Stage, agent: Agent, moved: Check) -
     leaving = agent.start("a", "migrate_to", **target)
     try:
         wait_until(lambda: is_split(stage), "the switch", SWITCH_S)
+        wait_until_pages_come(stage.find("a"))
         assert stage.lab.break_migrations() > 0
     except BaseException:
         leaving.kill()

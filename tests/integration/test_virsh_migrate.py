@@ -16,6 +16,7 @@ from commands import (
     migrate,
     press_ctrl_c_on_a_terminal,
     virsh_postcopy,
+    without_delays,
 )
 from observers import Awaited, wait_until_pages_flow
 
@@ -44,7 +45,8 @@ SLOW = ["--live", "--postcopy", "--postcopy-bandwidth", "8", "--verbose"]
 def test_each_way_to_say_when(stage: Stage, moved: Check, options: list[str]) -> None:
     stage.start()
     done = migrate("--live", *options)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+    assert (done.returncode, done.stdout) == (0, "\n")
+    assert without_delays(done.stderr) == ""
     moved()
 
 
@@ -54,7 +56,7 @@ def test_switch_by_hand(stage: Stage, moved: Check, verb: str) -> None:
     with Typed(["--live", "--enable-postcopy", "--verbose"]) as typed:
         typed.wait_for("pre-copy pass")
         done = virsh_postcopy(verb, stage.name)
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (done.returncode, without_delays(done.stderr)) == (0, "")
         code, text = typed.end()
     assert code == 0, text
     moved()
@@ -75,7 +77,9 @@ def test_switch_by_hand_of_a_guest_that_has_switched(
     stage.start()
     with Typed([*SLOW, "--postcopy-after-precopy"]) as typed:
         typed.wait_for("post-copy, guest on destination")
+        stage.lab.limit("1MiB")  # until that program has come to ask
         done = virsh_postcopy("migrate-start-postcopy", stage.name)
+        stage.lab.limit("32MiB")
         code, text = typed.end()
     assert (done.returncode, done.stdout) == (0, "\n")
     assert "is in post-copy already" in done.stderr
@@ -137,8 +141,9 @@ def test_progress_shows_both_phases_and_the_figures(stage: Stage, moved: Check) 
     last = done.stderr.strip().splitlines()[-3:]
     assert max(map(len, last)) < 80
     took, switch, amount = last
+    # A pass takes 1.5 s: on a busy machine the next one may end too before the switch is there.
     assert re.fullmatch(
-        r"Migrated in .* s: downtime \d+ ms, switched after 1 pass", took
+        r"Migrated in .* s: downtime \d+ ms, switched after (1 pass|2 passes)", took
     )
     assert "the first pass is done" in switch and "page request" in amount
     total, switched = (
