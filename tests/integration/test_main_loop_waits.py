@@ -102,7 +102,7 @@ def test_without_a_second_monitor_it_is_told_and_left_split(stage: Stage) -> Non
     with Typed([*options, "--postcopy-recover", "20"]) as typed:
         typed.wait_for("pass 1|pre-copy")
         stop_main_loop(stage)
-        typed.wait_for("the destination's takes no command", timeout=15)
+        typed.wait_for("the destination's takes no command")
         code, text = typed.end()
     assert code == 3, text
     error = text.strip().splitlines()[-1]
