@@ -394,7 +394,24 @@ class Pair:
         if not answer.is_ok:
             return answer
         real = self.real_address(uri, self.dst)
+        self._let_rest()
         return self.migrate(real, resume=True, **more)
+
+    def _let_rest(self) -> None:
+        """Wait until the source has nothing more to do with the channel that broke.
+
+        Before 8.2 (commit ef796ee93b, "migration: Replace the return path retry logic") the thread that reads the return path
+        closes the new channel in the place of the old one, and the source dies of it, if it gets a processor only after a resume that
+        follows the break within milliseconds.  No check is about that, and no one thread's end is told.
+        """
+        if self.facts.version >= (8, 2):
+            return
+        quiet = 0
+        for _ in range(200):
+            quiet = quiet + 1 if self.src.machine.is_at_rest() else 0
+            if quiet == 3:
+                return
+            self.record.pause(0.005)
 
     def finish(self, after: Line | None = None) -> None:
         """Let it come to its end on both sides."""
