@@ -124,7 +124,7 @@ class Side:
 
         :raises Hung: If it does not come.
         """
-        if self.settle(name, 200):
+        if self.settle(name, 500):
             return
         self._pair.record.add(self.name, "timeout", f"run state {name}")
         raise Hung(f"{self.name}: no run state {name}")
@@ -133,6 +133,14 @@ class Side:
         return any(
             line.side == self.name and (line.event in names or line.status in names)
             for line in list(self._pair.record.lines)
+        )
+
+    @property
+    def hangs(self) -> bool:
+        """Whether an answer of its monitor was waited for in vain."""
+        return any(
+            line.dir == "timeout" and line.side == self.name and str(line.msg).startswith("an answer")  # fmt: skip
+            for line in self._pair.record.lines
         )
 
     def settle_or_end(self, *names: str, after: Line, timeout_s: float = 1.0) -> None:
@@ -294,7 +302,7 @@ class Pair:
             if not answer.is_ok:
                 raise Refused(f"{side.name} refuses tls-creds: {answer.desc}")
 
-    def limit(self, pre_mib_s: float = 16, post_mib_s: float | None = 4) -> None:
+    def limit(self, pre_mib_s: float = 8, post_mib_s: float | None = 4) -> None:
         """Keep pre-copy from ending, and post-copy from being over at once."""
         self.src.parameters({"max-bandwidth": int(pre_mib_s * MIB)})
         if post_mib_s is not None:
@@ -488,8 +496,8 @@ class Pair:
                 self.verify_memory()
         for side in self.sides:
             with contextlib.suppress(Gone, Hung):
-                if side.machine.is_alive:
-                    side.cmd("query-status", timeout_s=2)
+                if side.machine.is_alive and not side.hangs:
+                    side.cmd("query-status")
 
     def close(self) -> None:
         """End everything; what the one says of the other's end is not recorded."""

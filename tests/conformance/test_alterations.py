@@ -132,6 +132,23 @@ def test_a_downtime_that_is_counted_again_is_known() -> None:
     assert judge(check, changed).verdict is Verdict.KNOWN
 
 
+@pytest.mark.parametrize("late_s, verdict", [(0.2, Verdict.WEAK), (1.5, Verdict.FAIL)])
+def test_an_event_that_was_overtaken_is_no_clock_that_goes_back(
+    late_s: float, verdict: Verdict
+) -> None:
+    """QEMU reads the clock before it waits for its monitors."""
+    seen, check = recorded("10.0", "post-copy"), CHECKS["protocol/timestamps"]
+
+    def overtaken(rows: Rows) -> None:
+        at = place(rows, "dst", "postcopy-active")
+        stamp = rows[at]["msg"]["timestamp"]
+        micro = stamp["seconds"] * 10**6 + stamp["microseconds"] - int(late_s * 10**6)
+        later = next(r for r in rows[at + 1 :] if r["dir"] == "event" and r["side"] == "dst")  # fmt: skip
+        later["msg"]["timestamp"] = dict(zip(("seconds", "microseconds"), divmod(micro, 10**6)))  # fmt: skip
+
+    assert judge(check, altered(seen, overtaken)).verdict is verdict
+
+
 def test_what_is_not_counted_yet_is_no_wrong_figure() -> None:
     seen, check = recorded("11.1", "post-copy"), CHECKS["numbers/remaining-of-all"]
     changed = altered(seen, edit_where("src", "query-migrate", "active", lambda value: value.update(remaining=0)))  # fmt: skip
