@@ -101,6 +101,7 @@ def events_off(pair: Pair) -> None:
     pair.start_postcopy()
     pair.src.wait("STOP")
     _poll(pair, "src", "completed")
+    pair.let_listener_end()
     _poll(pair, "dst", "completed")
 
 
@@ -180,6 +181,7 @@ def idle_guest(pair: Pair) -> None:
     pair.start_postcopy()
     pair.src.wait(*ENDS)
     pair.dst.wait("completed", "failed")
+    pair.let_listener_end()
     pair.look()
 
 

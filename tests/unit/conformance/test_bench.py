@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -32,6 +33,17 @@ def of_process(pid: int) -> Machine:
     machine = Machine.__new__(Machine)
     machine.process = cast(Any, SimpleNamespace(pid=pid))
     return machine
+
+
+def test_a_thread_that_ends_is_seen_to() -> None:
+    mine, goes = of_process(os.getpid()), threading.Event()
+    thread = threading.Thread(target=goes.wait)
+    before = mine.threads()
+    thread.start()
+    assert mine.threads() == before + 1
+    goes.set()
+    thread.join()
+    wait_until(lambda: mine.threads() == before, "its end", 10)
 
 
 @pytest.mark.programs
