@@ -12,11 +12,14 @@ from conformance.alter import (
     Alteration,
     Rows,
     altered,
+    both,
     edit,
     edit_where,
     late,
+    memory,
     place,
     silence,
+    status_of,
 )
 from conformance.alterations import ALSO, ALTERATIONS, FAIL_AS_RECORDED, MADE
 from libvirt_postcopy import stats
@@ -124,6 +127,15 @@ def test_devices_that_are_still_loaded_are_no_guest_that_runs(
     )
     changed = altered(seen, edit("dst", "query-status", lambda value: value.update(status=status)))  # fmt: skip
     assert judge(check, changed).verdict is verdict
+
+
+def test_a_cancel_that_ends_in_failed_is_known_where_the_guest_runs_on() -> None:
+    seen, check = recorded("10.0", "cancel-precopy"), CHECKS["cancel/active"]
+    failed = status_of("src", "cancelled", "failed")
+    assert judge(check, altered(seen, failed)).verdict is Verdict.KNOWN
+    stays = edit("src", "query-status", lambda value: value.update(status="paused"))
+    assert judge(check, altered(seen, both(failed, stays))).verdict is Verdict.FAIL
+    assert judge(check, altered(seen, both(failed, memory("next", bad_pages=1)))).verdict is Verdict.FAIL  # fmt: skip
 
 
 def test_a_downtime_that_is_counted_again_is_known() -> None:
