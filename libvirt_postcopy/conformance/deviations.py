@@ -31,6 +31,7 @@ class Deviation:
 _GIT = "https://gitlab.com/qemu-project/qemu/-/blob/master"
 
 DEVIATIONS: Sequence[Deviation] = (
+    Deviation("cancel/active", "2.5-11.1", "failed", "a migrate_cancel that comes while memory is being sent can end in failed; the guest runs on on the source (seen with 7.2 and 10.0)", "after a cancel take failed for cancelled", f"{_GIT}/migration/migration.c"),
     Deviation("cancel/postcopy", "2.5-9.2", r"\{\}", "migrate_cancel in post-copy is accepted; the guest is lost", "never send it in post-copy", f"{_GIT}/migration/migration.c"),
     Deviation("cancel/paused", "3.0-9.2", r"\{\}", "migrate_cancel of a broken post-copy is accepted; recovery is impossible then", "never send it after the switch", f"{_GIT}/migration/migration.c"),
     Deviation("cancel/pre-switchover-postcopy", "2.11-9.2", "postmigrate", "the guest is left stopped", "send cont after cancelled", f"{_GIT}/migration/migration.c"),

@@ -41,7 +41,6 @@ class Link:
         self._reset()
 
     def _reset(self) -> None:
-        self.flow()
         with self._lock:
             ends, self._ends = self._ends, []
             self._is_served.clear()
@@ -51,6 +50,7 @@ class Link:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)  # wakes who waits for it
             end.close()
+        self.flow()  # last: what a stall has held must not arrive before the end does
 
     def stall(self, *, answers_only: bool = False) -> None:
         """Pass nothing on; the connections stay.

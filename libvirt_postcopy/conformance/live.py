@@ -170,6 +170,8 @@ class Bench:
         timer.daemon = True
         with self._lock:
             self._pairs.add(pair)
+        if self.stopped.is_set():  # while the pair was made: nobody else knows of it
+            pair.record.close()
         timer.start()
         try:
             yield

@@ -134,6 +134,22 @@ class Machine:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
+    def threads(self) -> int:
+        """How many threads it has; 0 where this machine does not tell."""
+        with contextlib.suppress(OSError):
+            return len(os.listdir(f"/proc/{self.process.pid}/task"))
+        return 0
+
+    def is_at_rest(self) -> bool:
+        """Whether none of its threads has anything to do; so, too, where this machine does not tell."""
+        with contextlib.suppress(OSError):
+            for each in Path(f"/proc/{self.process.pid}/task").iterdir():
+                with contextlib.suppress(FileNotFoundError):  # it has ended
+                    state = (each / "stat").read_text().rpartition(")")[2].split()[0]
+                    if state not in "SI":
+                        return False
+        return True
+
     def kill(self) -> None:
         """End it as a power failure would.
 

@@ -12,11 +12,14 @@ from conformance.alter import (
     Alteration,
     Rows,
     altered,
+    both,
     edit,
     edit_where,
     late,
+    memory,
     place,
     silence,
+    status_of,
 )
 from conformance.alterations import ALSO, ALTERATIONS, FAIL_AS_RECORDED, MADE
 from libvirt_postcopy import stats
@@ -126,10 +129,36 @@ def test_devices_that_are_still_loaded_are_no_guest_that_runs(
     assert judge(check, changed).verdict is verdict
 
 
+def test_a_cancel_that_ends_in_failed_is_known_where_the_guest_runs_on() -> None:
+    seen, check = recorded("10.0", "cancel-precopy"), CHECKS["cancel/active"]
+    failed = status_of("src", "cancelled", "failed")
+    assert judge(check, altered(seen, failed)).verdict is Verdict.KNOWN
+    stays = edit("src", "query-status", lambda value: value.update(status="paused"))
+    assert judge(check, altered(seen, both(failed, stays))).verdict is Verdict.FAIL
+    assert judge(check, altered(seen, both(failed, memory("next", bad_pages=1)))).verdict is Verdict.FAIL  # fmt: skip
+
+
 def test_a_downtime_that_is_counted_again_is_known() -> None:
     seen, check = recorded("10.0", "post-copy-autostart"), CHECKS["numbers/downtime-is-the-sources"]  # fmt: skip
     changed = altered(seen, edit_where("src", "query-migrate", "completed", lambda value: value.update(downtime=value["downtime"] + 1)))  # fmt: skip
     assert judge(check, changed).verdict is Verdict.KNOWN
+
+
+@pytest.mark.parametrize("late_s, verdict", [(0.2, Verdict.WEAK), (1.5, Verdict.FAIL)])
+def test_an_event_that_was_overtaken_is_no_clock_that_goes_back(
+    late_s: float, verdict: Verdict
+) -> None:
+    """QEMU reads the clock before it waits for its monitors."""
+    seen, check = recorded("10.0", "post-copy"), CHECKS["protocol/timestamps"]
+
+    def overtaken(rows: Rows) -> None:
+        at = place(rows, "dst", "postcopy-active")
+        stamp = rows[at]["msg"]["timestamp"]
+        micro = stamp["seconds"] * 10**6 + stamp["microseconds"] - int(late_s * 10**6)
+        later = next(r for r in rows[at + 1 :] if r["dir"] == "event" and r["side"] == "dst")  # fmt: skip
+        later["msg"]["timestamp"] = dict(zip(("seconds", "microseconds"), divmod(micro, 10**6)))  # fmt: skip
+
+    assert judge(check, altered(seen, overtaken)).verdict is verdict
 
 
 def test_what_is_not_counted_yet_is_no_wrong_figure() -> None:

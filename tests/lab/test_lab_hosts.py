@@ -205,10 +205,10 @@ def test_daemon_stays_down_until_it_is_started(lab: Lab, qemu_pid: str) -> None:
 def test_daemon_comes_back_after_the_time_given(lab: Lab, qemu_pid: str) -> None:
     host = lab.host("a")
     began = time.monotonic()
-    host.kill_daemon(0.5)
+    host.kill_daemon(3)
     assert host.daemon()["running"] is False
     wait_until(lambda: bool(host.daemon()["running"]), "libvirtd up", BOUND_S)
-    assert 0.4 < time.monotonic() - began < 2
+    assert time.monotonic() - began > 2.9
 
 
 def test_daemon_that_crashes_by_itself_comes_back(lab: Lab, qemu_pid: str) -> None:

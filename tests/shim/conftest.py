@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -174,6 +175,26 @@ def read_until(file: int, what: bytes) -> bytes:
 
     wait_until(look, f"{what!r} on the terminal", PATIENCE_S)
     return bytes(shown)
+
+
+def rest(terminal: int) -> bytes:
+    """What is left to be read, which may not come at once, of a terminal that nobody holds any more."""
+    os.set_blocking(terminal, True)
+    shown = b""
+    with suppress(OSError):  # the other end is closed, and all has been read
+        while more := os.read(terminal, 65536):
+            shown += more
+    return shown
+
+
+def untouched() -> list[object]:
+    """How a terminal is before anybody has it; whoever is started on one may change it before it can be looked at."""
+    ours, theirs = pty.openpty()
+    try:
+        return termios.tcgetattr(ours)
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,10 @@ from shim.conftest import (
     children_of,
     on_terminal,
     read_until,
+    rest,
     sleeps,
     timeless,
+    untouched,
 )
 from waiting import wait_until
 
@@ -36,8 +38,11 @@ FAILS = b"error: failed to get domain 'nosuch'"
 LOOP = b"\0"
 """Not shown: virsh catches Ctrl-C from then on."""
 
+READS = b"\1"
+"""Not shown: who reads what is typed gets it as it is; our terminal passes it on a moment after it has shown what asks for it."""
+
 Keys = Sequence[tuple[bytes, bytes]]
-"""What is typed, and what is waited for after it to be shown, or :data:`LOOP`."""
+"""What is typed, and what is waited for after it to be shown, or :data:`LOOP` or :data:`READS`."""
 
 
 def is_looping(process: int) -> bool:
@@ -48,6 +53,12 @@ def is_looping(process: int) -> bool:
         return echoes(terminal) and catches(virsh, signal.SIGINT) and sleeps(virsh)
     finally:
         os.close(terminal)
+
+
+def is_read(process: int, terminal: int) -> bool:
+    """Whether what is typed goes to a command of virsh's, also by way of us."""
+    is_virsh = Path(os.readlink(f"/proc/{process}/exe")).name == "virsh"
+    return is_virsh or not echoes(terminal)
 
 
 def environ(env: dict[str, str], folder: Path) -> dict[str, str]:
@@ -82,20 +93,15 @@ def raw_session(
             os.write(terminal, typed)
             if awaited == LOOP:
                 wait_until(lambda: is_looping(process.pid), "its loop", PATIENCE_S)
+            elif awaited == READS:
+                wait_until(
+                    lambda: is_read(process.pid, terminal), "a reader", PATIENCE_S
+                )
             elif awaited:
                 shown += read_until(terminal, awaited)
         status = process.wait(PATIENCE_S)
         shown += rest(terminal)
     return status, timeless(shown)
-
-
-def rest(terminal: int) -> bytes:
-    """What is left to be read, which may not come at once."""
-    shown = b""
-    with suppress(OSError):
-        while more := os.read(terminal, 65536):
-            shown += more
-    return shown
 
 
 def plain(shown: bytes) -> bytes:
@@ -183,7 +189,8 @@ def test_command_that_wants_the_terminal(pair: Pair, tmp_path: Path) -> None:
     keys = [
         (b"event --loop --event lifecycle\r", LOOP),
         (b"\x03", PROMPT),
-        (b"edit test\r", b"30 100"),
+        (b"edit test\r", b"30 100\r\n"),
+        (b"", READS),
         (b"a line\r", PROMPT),
         (b"quit\r", b""),
     ]
@@ -245,7 +252,6 @@ def test_signal_at_the_prompt(
     statuses = []
     for env in pair.environs:
         with on_terminal(VIRSH, environ(env, tmp_path)) as (process, terminal):
-            before = termios.tcgetattr(terminal)
             read_until(terminal, PROMPT)
             wait_until(lambda t=terminal: not echoes(t), "readline", PATIENCE_S)
             wait_until(lambda p=process: sleeps(p.pid), "a wait for a line", PATIENCE_S)
@@ -254,7 +260,7 @@ def test_signal_at_the_prompt(
             else:
                 process.send_signal(number)
             statuses.append(process.wait(PATIENCE_S))
-            assert termios.tcgetattr(terminal) == before
+            assert termios.tcgetattr(terminal) == untouched()
     assert statuses[0] == statuses[1]
 
 
@@ -342,7 +348,7 @@ def test_keys_reach_a_command_that_prints_without_a_pause(
 ) -> None:
     flood = editor(tmp_path, "yes & read line", "kill $!", "echo got $line")
     env = {**environ(pair.environs[1], tmp_path), "VISUAL": flood}
-    shown = session(env, [(b"edit test\r", b"y\r\ny\r\n"), (b"a key\r", PROMPT), (b"quit\r", b"")])[1]  # fmt: skip
+    shown = session(env, [(b"edit test\r", b"y\r\ny\r\n"), (b"", READS), (b"a key\r", PROMPT), (b"quit\r", b"")])[1]  # fmt: skip
     assert b"got a key" in shown
 
 
@@ -363,6 +369,7 @@ def test_no_key_is_lost_while_a_command_does_not_read(
         read_until(terminal, PROMPT)
         os.write(terminal, b"edit test\r")
         read_until(terminal, b"ready")
+        wait_until(lambda: is_read(process.pid, terminal), "a reader", PATIENCE_S)
         at = 0
 
         def type_up_to(end: int) -> bool:
@@ -426,8 +433,8 @@ def test_mistake_in_lines_that_are_pasted_runs_nothing(
     assert b"\na\r" not in shown and FAILS not in shown
 
 
-WAITS = b"event --loop --timeout 1 --event lifecycle\r"
-"""A command that reads nothing, and ends by itself."""
+WAITS = b"event --loop --timeout 3 --event lifecycle\r"
+"""A command that reads nothing, and ends by itself, when there has been time enough to type ahead."""
 
 
 def test_what_is_typed_ahead_of_a_command_is_left_for_the_next_prompt(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shim.conftest import PATIENCE_S, Pair, on_terminal, read_until
+from shim.conftest import PATIENCE_S, Pair, on_terminal, read_until, untouched
 from waiting import wait_until
 
 ASKED = b"Enter username for localhost: Enter alice's password for localhost: "
@@ -52,7 +52,6 @@ def test_ctrl_c_at_its_question_ends_us_and_leaves_the_terminal_as_it_was(
     line = f"migrate --live --postcopy --postcopy-resume --unsafe test {guarded}"
     argv += [] if is_in_shell else line.split()
     with on_terminal(argv, pair.environs[1]) as (process, terminal):
-        before = termios.tcgetattr(terminal)
         if is_in_shell:
             read_until(terminal, b"virsh # ")
             os.write(terminal, line.encode() + b"\r")
@@ -64,4 +63,4 @@ def test_ctrl_c_at_its_question_ends_us_and_leaves_the_terminal_as_it_was(
             wait_until(lambda: not termios.tcgetattr(terminal)[3] & echo, "no echo", PATIENCE_S)  # fmt: skip
         os.write(terminal, b"\x03")
         assert process.wait(PATIENCE_S) == -signal.SIGINT
-        assert termios.tcgetattr(terminal) == before
+        assert termios.tcgetattr(terminal) == untouched()

@@ -115,10 +115,16 @@ def cancel_active(seen: Conversation) -> None:
     if seen.scenario != "cancel-precopy":
         reached(seen, "src", "cancelled", asked.cmd)
         return
-    _in_precopy(seen, asked)
+    end = seen.first("src", "cancelled", "failed", after=asked.cmd)
+    if end is None:
+        end = reached(seen, "src", "cancelled", asked.cmd)
+    alive(seen, "src")
+    _runs_on(seen, end, asked)
     reached(seen, "src", "completed", asked.cmd)
     found = seen.of("memory", "next")
     require(found and not found[0].msg.get("bad-pages"), "the memory is right after the second migration", str(found[0].msg) if found else "it was not compared", *found)  # fmt: skip
+    # Last: the word must not hide that the guest does not run on.
+    require(end.status == "cancelled", "cancelled", end.status, asked, end)
 
 
 def _asked_for_postcopy(seen: Conversation, asked: Exchange) -> bool:

@@ -10,7 +10,7 @@ from libvirt_postcopy.conformance.checks.reading import (
     replies,
     switch,
 )
-from libvirt_postcopy.conformance.evidence import Conversation, Exchange
+from libvirt_postcopy.conformance.evidence import Conversation, Exchange, Line
 from libvirt_postcopy.conformance.introspection import Facts, Schema
 from libvirt_postcopy.conformance.known import CAPABILITIES, STATUSES, Span
 from libvirt_postcopy.conformance.registry import (
@@ -352,14 +352,21 @@ def timestamps(seen: Conversation) -> None:
     if not events or seen.header.get("format") == 1:
         unseen("no event, or the times were taken away")
     last: dict[str, float] = {}
+    # QEMU reads the clock before it waits for its monitors: a thread that is preempted there is overtaken by another's event.
+    overtaken: tuple[float, float, Line] | None = None
     for line in events:
         stamp = line.msg.get("timestamp")
         ok = isinstance(stamp, Mapping) and all(isinstance(stamp.get(part), int) for part in ("seconds", "microseconds"))  # fmt: skip
         require(ok, "timestamp with seconds and microseconds", str(stamp), line)
         when = stamp["seconds"] + stamp["microseconds"] / 1e6
         before = last.get(line.side, 0.0)
-        require(before <= when, f"{before:.6f} or later", f"{when:.6f}", line)
-        last[line.side] = when
+        require(before - when < 1, f"{before:.6f} or later", f"{when:.6f}", line)
+        if when < before:
+            overtaken = before, when, line
+        last[line.side] = max(before, when)
+    if overtaken:
+        before, when, line = overtaken
+        weak(f"{before:.6f} or later", f"{when:.6f}", line)
 
 
 @check("protocol/two-monitors", alias="B5", source="docs/interop/qmp-spec.rst, events")

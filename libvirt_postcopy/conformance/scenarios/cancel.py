@@ -51,7 +51,7 @@ def cancel_pre_switchover(pair: Pair) -> None:
     pair.src.wait("pre-switchover")
     pair.src.cmd("migrate_cancel")
     pair.src.wait("cancelled", "failed")
-    pair.src.settle("running")  # RESUME may come after it
+    pair.src.wait_run_state("running")  # RESUME may come after it
 
 
 @scenario(
@@ -135,7 +135,7 @@ def random_cancels(pair: Pair) -> None:
         if end.status == "completed":
             pair.src.cmd("query-status")
             break
-        pair.src.settle("running")
+        pair.src.wait_run_state("running")
 
 
 @scenario("migrate-on-destination", Setup(guest=BUSY))

@@ -278,7 +278,7 @@ def quit_source(pair: Pair) -> None:
 def _cut_in_device(pair: Pair) -> None:
     """Hold the destination's answers, so that the source cannot leave the switch, and cut."""
     pair.prepare()
-    pair.limit(pre_mib_s=64)
+    pair.limit()
     pair.to_precopy(linked=True)
     assert pair.link is not None
     pair.link.stall(answers_only=True)

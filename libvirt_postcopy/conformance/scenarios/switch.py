@@ -101,6 +101,7 @@ def events_off(pair: Pair) -> None:
     pair.start_postcopy()
     pair.src.wait("STOP")
     _poll(pair, "src", "completed")
+    pair.let_listener_end()
     _poll(pair, "dst", "completed")
 
 
@@ -180,6 +181,7 @@ def idle_guest(pair: Pair) -> None:
     pair.start_postcopy()
     pair.src.wait(*ENDS)
     pair.dst.wait("completed", "failed")
+    pair.let_listener_end()
     pair.look()
 
 
@@ -430,7 +432,7 @@ def onward(pair: Pair) -> None:
     third.machine.monitor.start()
     third.capabilities({"events": True, pair.postcopy: True})
     uri = pair.listen("unix", side=third)
-    pair.dst.parameters({"max-bandwidth": 16 << 20, "max-postcopy-bandwidth": 4 << 20})
+    pair.dst.parameters({"max-bandwidth": 8 << 20, "max-postcopy-bandwidth": 4 << 20})
     begin = pair.dst.cmd("migrate", {"uri": uri})
     pair.dst.wait("active", after=begin.cmd)
     pair.dst.cmd("migrate-start-postcopy")
@@ -451,7 +453,8 @@ def onward(pair: Pair) -> None:
 def bandwidth(pair: Pair) -> None:
     """Cap post-copy at 8 MiB/s and watch it for a second."""
     pair.prepare()
-    pair.limit(post_mib_s=8)
+    # Slow before the switch: there has to be enough left to be watched, also where it comes late.
+    pair.limit(pre_mib_s=2, post_mib_s=8)
     pair.to_postcopy()
     pair.src.cmd("query-migrate")
     for _ in range(10):
