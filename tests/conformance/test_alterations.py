@@ -13,6 +13,7 @@ from conformance.alter import (
     Rows,
     altered,
     both,
+    dies,
     edit,
     edit_where,
     late,
@@ -136,6 +137,14 @@ def test_a_cancel_that_ends_in_failed_is_known_where_the_guest_runs_on() -> None
     stays = edit("src", "query-status", lambda value: value.update(status="paused"))
     assert judge(check, altered(seen, both(failed, stays))).verdict is Verdict.FAIL
     assert judge(check, altered(seen, both(failed, memory("next", bad_pages=1)))).verdict is Verdict.FAIL  # fmt: skip
+
+
+@pytest.mark.parametrize("version, verdict", [("7.2", Verdict.KNOWN), ("10.0", Verdict.FAIL)])  # fmt: skip
+def test_a_source_that_dies_of_a_cancel_is_known_where_it_is_accepted(
+    version: str, verdict: Verdict
+) -> None:
+    seen, check = recorded(version, "cancel-postcopy"), CHECKS["cancel/postcopy"]
+    assert judge(check, altered(seen, dies("src", -11))).verdict is verdict
 
 
 def test_a_downtime_that_is_counted_again_is_known() -> None:

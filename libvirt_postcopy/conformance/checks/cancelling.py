@@ -171,6 +171,8 @@ def cancel_pre_switchover_postcopy(seen: Conversation) -> None:
 @check("cancel/postcopy", alias="I5", source=_CANCEL, scenario="cancel-postcopy")
 def cancel_postcopy(seen: Conversation) -> None:
     """migrate_cancel in post-copy is refused: there is no way back for the guest."""
+    if seen.is_own:
+        alive(seen, "src")  # what it dies of has no answer
     asked = _cancelled_in(seen, "postcopy-active")
     refused(asked, "Postcopy migration in progress, cannot cancel.")
 

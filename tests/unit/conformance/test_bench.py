@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -35,17 +34,6 @@ def of_process(pid: int) -> Machine:
     return machine
 
 
-def test_a_thread_that_ends_is_seen_to() -> None:
-    mine, goes = of_process(os.getpid()), threading.Event()
-    thread = threading.Thread(target=goes.wait)
-    before = mine.threads()
-    thread.start()
-    assert mine.threads() == before + 1
-    goes.set()
-    thread.join()
-    wait_until(lambda: mine.threads() == before, "its end", 10)
-
-
 @pytest.mark.programs
 def test_a_process_is_at_rest_when_it_waits() -> None:
     assert not of_process(os.getpid()).is_at_rest()
@@ -53,5 +41,6 @@ def test_a_process_is_at_rest_when_it_waits() -> None:
         wait_until(
             of_process(waits.pid).is_at_rest, "a wait for what is to be read", 30
         )
+        assert of_process(waits.pid).threads() == 1
         assert waits.stdin is not None
         waits.stdin.close()

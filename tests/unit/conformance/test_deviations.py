@@ -30,4 +30,4 @@ def test_a_deviation_is_of_a_check_has_an_end_a_symptom_and_is_documented(
 def test_version_and_symptom_both_decide() -> None:
     assert known("cancel/postcopy", (9, 2, 1), "{}")
     assert not known("cancel/postcopy", (10, 0, 0), "{}")
-    assert not known("cancel/postcopy", (9, 2, 1), "src ended by itself: signal 11")
+    assert not known("cancel/postcopy", (9, 2, 1), "dst ended by itself: signal 11")
