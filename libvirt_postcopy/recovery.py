@@ -28,7 +28,7 @@ from libvirt_postcopy.diagnosis import (
     diagnose,
 )
 from libvirt_postcopy.events import Half, Looked, Place, Side, StatusSeen
-from libvirt_postcopy.features import after_rejection
+from libvirt_postcopy.features import after_rejection, rests_after_break
 from libvirt_postcopy.hanging import HANGS_ON, STALLS, WAITS_FOR_NOBODY, Call
 from libvirt_postcopy.phases import Status
 from libvirt_postcopy.verdict import (
@@ -45,6 +45,7 @@ __all__ = [
     "HANG_S",
     "KERNELS_S",
     "LOOK_S",
+    "REST_S",
     "SETTLE_S",
     "STALL_S",
     "TELL_S",
@@ -59,6 +60,9 @@ CALM_LOOK_S = 5.0
 
 STALL_S = 20.0
 """Without a byte or a page request for so long, a split migration does not flow any more."""
+
+REST_S = 0.5
+"""How long a source is left alone after a break where its QEMU could die of a resume that comes sooner."""
 
 SETTLE_S = 5.0
 """How long a verdict that is also a passing moment must last until it is believed."""
@@ -97,6 +101,9 @@ _NOT_RESUMED = frozenset((None, Status.POSTCOPY_PAUSED, Status.FAILED))
 
 #: In which QEMU can be told to break the migration.
 _CAN_PAUSE = frozenset((Status.POSTCOPY_ACTIVE, Status.POSTCOPY_RECOVER))
+
+#: The source's QEMU waits for a resume.
+_BROKEN = frozenset((Diagnosis.PAUSED, Diagnosis.HALF_PAUSED))
 
 #: Of a destination: it has all pages, or does not run the guest yet and may still get what it needs for that.
 _NOT_TO_BE_BROKEN = frozenset((Half.WHOLE, Half.MIGRATING))
@@ -208,6 +215,14 @@ class Recovery:
         self._look_at[event.side] = now + (CALM_LOOK_S if self._is_calm else LOOK_S)
         if found is not self._diagnosis:
             self._diagnosis, self._diagnosed_at = found, now
+            if found in _BROKEN:
+                self._rest(now)
+
+    def _rest(self, now: float) -> None:
+        """The source has noticed the break, and may not have put away all of the old channel."""
+        qemu = self._last(Side.SOURCE).qemu or self.source_qemu
+        if rests_after_break(qemu):
+            self._resume_at = max(self._resume_at, now + REST_S)
 
     @property
     def _is_calm(self) -> bool:

@@ -302,11 +302,16 @@ DONE = ended(Place.DESTINATION, None)
 
 
 def looked(
-    side: Side, half: Half, word: str | None = None, obstacle: str = "", **figures: int
+    side: Side,
+    half: Half,
+    word: str | None = None,
+    obstacle: str = "",
+    qemu: int = 10_000_000,
+    **figures: int,
 ) -> ev.Looked:
     """A look found this; of the source also what QEMU said, and sizes in bytes."""
     stats = Stats(**figures) if figures else None
-    return ev.Looked(side, half, word, stats, obstacle)
+    return ev.Looked(side, half, word, stats, obstacle, qemu=qemu)
 
 
 def status(word: str, side: Side = SRC) -> ev.StatusSeen:

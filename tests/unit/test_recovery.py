@@ -20,6 +20,7 @@ from libvirt_postcopy.recovery import (
     HANG_S,
     KERNELS_S,
     LOOK_S,
+    REST_S,
     SETTLE_S,
     STALL_S,
     TELL_S,
@@ -189,6 +190,29 @@ def test_broken_guest_is_resumed_at_once_and_completes() -> None:
     scene.until(11.0)
     assert (scene.phase, scene.migration.place) == (Phase.COMPLETED, Place.DESTINATION)
     assert scene.migration.given_up == ""
+
+
+@pytest.mark.parametrize(
+    "qemu, rest_s", [(0, REST_S), (7_002_022, REST_S), (8_001_005, REST_S), (8_002_000, 0.0)]
+)  # fmt: skip
+def test_source_that_could_die_of_a_resume_is_left_alone_for_a_moment(
+    qemu: int, rest_s: float
+) -> None:
+    """The thread that read the old channel may still be about to close it."""
+    scene = Split().fails(replace(PAUSED[0], qemu=qemu), PAUSED[1])
+    scene.until(11.0)
+    assert scene.resumes[0] == pytest.approx(10.0 + rest_s)
+    again_at = scene.now + MINUTE
+    scene.ending = None
+    scene.until(again_at)
+    scene.find(*flowing(5)).at(scene.now, *walk("postcopy-recover", "postcopy-active"))
+    scene.moves(5)
+    scene.moves(6)
+    before, broken_at = len(scene.resumes), scene.now + 1
+    paused = replace(PAUSED[0], qemu=qemu), PAUSED[1]
+    scene.find(*paused).at(broken_at, *walk("postcopy-paused"), REFUSED)
+    scene.until(broken_at + 1)
+    assert scene.resumes[before] == pytest.approx(broken_at + max(rest_s, 0.2))
 
 
 def test_guest_that_has_arrived_meanwhile_is_a_success() -> None:
