@@ -316,19 +316,20 @@ def after_rejection(qemu: int) -> Rejected:
     return Rejected(None, f"{name} goes on by itself from there, and has not yet")
 
 
-_KEEPS_RETURN_PATH = 8_002_000
-"""First QEMU whose source ends the thread that reads the return path before it takes a new channel (commit ef796ee93b)."""
+_KEEPS_NEW_CHANNEL = 8_001_002
+"""First QEMU whose source ends the thread that reads the return path before it takes a new channel (commit ef796ee93b, and
+its backport)."""
 
 
 def rests_after_break(qemu: int) -> bool:
     """Whether a source must be left alone for a moment after a break.
 
-    Before 8.2 the thread that read the old channel may close a resume's in its place, if the host gave it no time until
-    then: QEMU crashes or hangs, and the guest is lost (seen with 5.2 and 7.2).
+    Before 8.1.2 the thread that read the old channel may close the new one instead, if it has not run since the break:
+    QEMU crashes or hangs, and the guest is lost (seen with 5.2 and 7.2).
 
     :param qemu: As for :func:`after_rejection`; where it is unknown it is taken for an old one.
     """
-    return qemu < _KEEPS_RETURN_PATH
+    return qemu < _KEEPS_NEW_CHANNEL
 
 
 def version_text(number: int) -> str:

@@ -62,7 +62,7 @@ STALL_S = 20.0
 """Without a byte or a page request for so long, a split migration does not flow any more."""
 
 REST_S = 0.5
-"""How long a source is left alone after a break where its QEMU could die of a resume that comes sooner."""
+"""How long a source is left alone after each break where its QEMU could die of a resume that comes sooner."""
 
 SETTLE_S = 5.0
 """How long a verdict that is also a passing moment must last until it is believed."""
@@ -101,9 +101,6 @@ _NOT_RESUMED = frozenset((None, Status.POSTCOPY_PAUSED, Status.FAILED))
 
 #: In which QEMU can be told to break the migration.
 _CAN_PAUSE = frozenset((Status.POSTCOPY_ACTIVE, Status.POSTCOPY_RECOVER))
-
-#: The source's QEMU waits for a resume.
-_BROKEN = frozenset((Diagnosis.PAUSED, Diagnosis.HALF_PAUSED))
 
 #: Of a destination: it has all pages, or does not run the guest yet and may still get what it needs for that.
 _NOT_TO_BE_BROKEN = frozenset((Half.WHOLE, Half.MIGRATING))
@@ -147,6 +144,7 @@ class Recovery:
         self._is_on = False  # no call of ours is under way, and it is not over
         self._is_attached = False  # somebody else has started it
         self._resume_at = 0.0
+        self._rests_since: float | None = None  # the source, after each break
         self._waits_since: float | None = None  # the source, while a call is under way
         self._says_there = ""  # the destination's QEMU, by itself
         self._moved: tuple[int, int] | None = None
@@ -203,8 +201,10 @@ class Recovery:
         """Take what was found on one host."""
         self._looking.discard(event.side)
         self._seen[event.side] = (now, as_qemu_says(event))
-        if event.side is Side.SOURCE and event.status not in _NOT_RESUMED:
-            self._waits_since = None
+        if event.side is Side.SOURCE:
+            self._see_rest(event.status, now)
+            if event.status not in _NOT_RESUMED:
+                self._waits_since = None
         if self._known.news != self._news:
             self._news, self._news_at = self._known.news, now
         if event.side is Side.DESTINATION and not event.half.is_absent:
@@ -215,20 +215,32 @@ class Recovery:
         self._look_at[event.side] = now + (CALM_LOOK_S if self._is_calm else LOOK_S)
         if found is not self._diagnosis:
             self._diagnosis, self._diagnosed_at = found, now
-            if found in _BROKEN:
-                self._rest(now)
-
-    def _rest(self, now: float) -> None:
-        """The source has noticed the break, and may not have put away all of the old channel."""
-        qemu = self._last(Side.SOURCE).qemu or self.source_qemu
-        if rests_after_break(qemu):
-            self._resume_at = max(self._resume_at, now + REST_S)
 
     @property
     def _is_calm(self) -> bool:
         """Somebody else's migration is in pre-copy."""
         here = self._seen.get(Side.SOURCE)
         return self._is_attached and here is not None and here[1].status in ON_THE_WAY
+
+    def _see_rest(self, status: str | None, now: float) -> None:
+        """The source has noticed a break, or goes on."""
+        if status == Status.POSTCOPY_PAUSED:
+            if self._rests_since is None:
+                self._rests_since = now
+        elif status is not None:
+            self._rests_since = None
+
+    @property
+    def _rested_at(self) -> float:
+        """From when on the source can take a resume; one of unknown version is taken for an old one."""
+        is_old = rests_after_break(self._last(Side.SOURCE).qemu)
+        if self._rests_since is None or not is_old:
+            return float("-inf")
+        return self._rests_since + REST_S
+
+    @property
+    def _ready_at(self) -> float:
+        return max(self._resume_at, self._rested_at)
 
     def die_there(self, now: float) -> None:
         """The destination's QEMU has ended: look, though a call may be under way."""
@@ -252,6 +264,7 @@ class Recovery:
             is_paused = event.status == Status.POSTCOPY_PAUSED
             has_stopped = event.status in _NOT_RESUMED
             self._waits_since = now if has_stopped and not self._is_on else None
+            self._see_rest(event.status, now)
             if is_paused and self._moved_at is None:
                 self._moved_at = now  # no reading has told of a page before
         self.hurry(now)
@@ -319,7 +332,7 @@ class Recovery:
         if self._waiting:
             times.append(self._diagnosed_at + TELL_S)
         if self._diagnosis is Diagnosis.PAUSED:
-            times.append(self._resume_at)
+            times.append(self._ready_at)
         due = min(times)
         return None if due == _NEVER else due
 
@@ -434,7 +447,7 @@ class Recovery:
         if self._obstacle():
             times.append(self._diagnosed_at + SETTLE_S)
         if self._can_go_round and self._patience_s:
-            times.append(self._resume_at)
+            times.append(self._ready_at)
         elif self._waiting:
             times.append(self._diagnosed_at + TELL_S)
         return times
@@ -495,10 +508,11 @@ class Recovery:
         obstacle = self._obstacle()
         if obstacle:
             return self._end(obstacle)
-        if now < self._resume_at:
+        if now < self._ready_at:
             return []
         self.attempts += 1
         self._is_on = False
+        self._rests_since = None  # it may break again before anybody has looked
         self._waits_since = now
         self._resumed_at = now  # the outage does not count against what comes now
         self._forget(now)
@@ -560,7 +574,10 @@ class Recovery:
     @property
     def _patience_ends_at(self) -> float:
         if not self._is_attached:
-            return (self._moved_at or 0.0) + self._patience_s
+            ends_at = (self._moved_at or 0.0) + self._patience_s
+            is_in_time = self._rests_since is not None and self._rests_since < ends_at
+            # What was broken in time is resumed once.
+            return max(ends_at, self._rested_at + LOOK_S) if is_in_time else ends_at
         is_watched = self._is_calm or not self._patience_s
         if self._diagnosis is Diagnosis.FLOWING and is_watched:
             return _NEVER

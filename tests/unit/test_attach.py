@@ -24,7 +24,7 @@ from libvirt_postcopy.events import Event, Half, Looked, Place, Side
 from libvirt_postcopy.migration import Migration
 from libvirt_postcopy.phases import Phase
 from libvirt_postcopy.policy import parse
-from libvirt_postcopy.recovery import CALM_LOOK_S, LOOK_S, SETTLE_S, Recovery
+from libvirt_postcopy.recovery import CALM_LOOK_S, LOOK_S, REST_S, SETTLE_S, Recovery
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.units import MIB
 from unit.fakes import (
@@ -175,6 +175,14 @@ def test_a_broken_one_is_resumed() -> None:
     assert Resume(1) in see(migration, 1.0, *BROKEN)
     see(migration, 5.0, ev.Ended(None, here=Half.GONE, there=Half.WHOLE))
     assert migration.is_over and migration.place is Place.DESTINATION
+
+
+def test_a_broken_one_of_an_old_source_rests_first() -> None:
+    migration = attached()
+    found = replace(BROKEN[0], qemu=7_002_022), BROKEN[1]
+    assert Resume(1) not in see(migration, 1.0, *found)
+    assert Resume(1) not in see(migration, 1.0 + REST_S - 0.01, *found)
+    assert Resume(1) in see(migration, 1.0 + REST_S, *found)
 
 
 def test_without_a_destination_a_broken_one_is_told_at_once() -> None:

@@ -192,27 +192,92 @@ def test_broken_guest_is_resumed_at_once_and_completes() -> None:
     assert scene.migration.given_up == ""
 
 
+# A source of an old QEMU: the thread that read the broken channel may still be about to close the next one
+
+
+def old(look: ev.Looked) -> ev.Looked:
+    return replace(look, qemu=7_002_022)
+
+
+OLD_PAUSED = (old(PAUSED[0]), PAUSED[1])
+OLD_HALF_PAUSED = (old(PAUSED[0]), HALF_PAUSED[1])
+OLD_SILENT_THERE = (old(PAUSED[0]), SILENT_THERE[1])
+
+
 @pytest.mark.parametrize(
-    "qemu, rest_s", [(0, REST_S), (7_002_022, REST_S), (8_001_005, REST_S), (8_002_000, 0.0)]
-)  # fmt: skip
-def test_source_that_could_die_of_a_resume_is_left_alone_for_a_moment(
+    "qemu, rest_s",
+    [(0, REST_S), (7_002_022, REST_S), (8_001_001, REST_S), (8_001_002, 0.0)],
+)
+def test_source_that_could_die_of_a_resume_is_left_alone_after_each_break(
     qemu: int, rest_s: float
 ) -> None:
-    """The thread that read the old channel may still be about to close it."""
-    scene = Split().fails(replace(PAUSED[0], qemu=qemu), PAUSED[1])
+    paused = replace(PAUSED[0], qemu=qemu), PAUSED[1]
+    scene = Split().fails(*paused)
     scene.until(11.0)
     assert scene.resumes[0] == pytest.approx(10.0 + rest_s)
-    again_at = scene.now + MINUTE
     scene.ending = None
-    scene.until(again_at)
-    scene.find(*flowing(5)).at(scene.now, *walk("postcopy-recover", "postcopy-active"))
+    scene.until(MINUTE)
+    scene.find(*flowing(5)).at(MINUTE, *walk("postcopy-recover", "postcopy-active"))
     scene.moves(5)
     scene.moves(6)
     before, broken_at = len(scene.resumes), scene.now + 1
-    paused = replace(PAUSED[0], qemu=qemu), PAUSED[1]
     scene.find(*paused).at(broken_at, *walk("postcopy-paused"), REFUSED)
     scene.until(broken_at + 1)
     assert scene.resumes[before] == pytest.approx(broken_at + max(rest_s, 0.2))
+
+
+def test_break_after_a_resume_that_nobody_saw_come_to_something_counts_anew() -> None:
+    scene = Split().fails(*OLD_PAUSED)
+    scene.ending = None
+    scene.until(11.0)
+    assert scene.resumes == [10.0 + REST_S]
+    scene.at(12.0, REFUSED)
+    scene.until(13.0)
+    assert scene.resumes[1:2] == [pytest.approx(12.0 + REST_S)]
+
+
+@pytest.mark.parametrize("found", [OLD_HALF_PAUSED, OLD_SILENT_THERE])
+def test_source_that_has_rested_is_resumed_as_soon_as_it_can_be(found) -> None:
+    scene = Split().fails(*found)
+    scene.until(MINUTE)
+    assert scene.resumes == []
+    scene.find(*OLD_PAUSED).until(MINUTE + LOOK_S)
+    assert len(scene.resumes) == 1
+
+
+def test_source_that_somebody_else_has_resumed_rests_after_the_next_break() -> None:
+    scene = Split().fails(*OLD_HALF_PAUSED)
+    scene.until(20.0)
+    scene.find(old(FLOWING[0]), FLOWING[1]).until(21.0)
+    scene.find(*OLD_PAUSED).at(21.1, *OLD_PAUSED)
+    scene.until(22.0)
+    assert scene.resumes[:1] == [pytest.approx(21.1 + REST_S)]
+
+
+def test_daemon_that_comes_and_goes_does_not_put_off_a_resume() -> None:
+    scene = Split().fails(*OLD_PAUSED)
+    for found in (OLD_SILENT_THERE, OLD_PAUSED):
+        scene.at(scene.now + REST_S / 4, *found)
+    scene.until(10.0 + REST_S)
+    assert scene.resumes == [10.0 + REST_S]
+
+
+def test_rest_counts_from_when_the_source_has_said_so_itself() -> None:
+    scene = Split().find(*OLD_PAUSED)
+    scene.at(10.0, status("postcopy-paused"))
+    scene.at(10.0 + REST_S / 2, REFUSED)
+    scene.until(11.0)
+    assert scene.resumes[0] == pytest.approx(10.0 + REST_S)
+
+
+def test_short_patience_is_not_used_up_by_the_rest() -> None:
+    scene = Split(patience_s=REST_S / 2).fails(*OLD_PAUSED)
+    scene.until(MINUTE)
+    assert scene.resumes == [10.0 + REST_S]
+    assert scene.migration.place is Place.SPLIT and scene.migration.given_up
+    never = Split(patience_s=0.0).fails(*OLD_PAUSED)
+    never.until(MINUTE)
+    assert never.resumes == [] and never.migration.place is Place.SPLIT
 
 
 def test_guest_that_has_arrived_meanwhile_is_a_success() -> None:
