@@ -556,6 +556,8 @@ class Recovery:
         """Patience counts from the last page that moved; a verdict has its time in any case."""
         if self._known.may_run_twice:
             return self._news_at + SETTLE_S
+        if self._known.is_undecided and not self._is_attached:
+            return max(self._patience_ends_at, self._diagnosed_at + UNCLEAR_S)
         if self._diagnosis is Diagnosis.UNCLEAR:
             soonest = self._diagnosed_at + SETTLE_S
             latest = self._diagnosed_at + UNCLEAR_S

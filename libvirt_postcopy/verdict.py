@@ -35,6 +35,11 @@ _RUNS_AGAIN = "the source's QEMU has given the migration up and runs the guest a
 
 _MAY_RUN_TWICE = f"{_RUNS_AGAIN}, while the destination holds a half too: see that it does not run there as well"
 
+_UNDECIDED = (
+    "the source's QEMU still waits for the destination to say that it has the devices, and runs the guest on if it says"
+    " that it has not"
+)
+
 _ALL_SENT = "QEMU has sent all of the guest"
 
 _NEVER_RAN_THERE = (
@@ -70,6 +75,12 @@ class Known:
         """The source has a whole guest again, and the destination, where it ran before, cannot be looked at."""
         is_whole_here = self.here.half is Half.WHOLE
         return is_whole_here and self.there.half is Half.UNKNOWN and self.has_been_there
+
+    @property
+    def is_undecided(self) -> bool:
+        """The source's QEMU has sent the devices, and goes back or into post-copy by what becomes of them."""
+        here = self.here
+        return here.half is Half.MIGRATING and here.status == Status.POSTCOPY_DEVICE
 
     @property
     def has_arrived_unseen(self) -> bool:
@@ -116,6 +127,8 @@ def judge(known: Known) -> tuple[Place, str]:
         return Place.UNKNOWN, MAY_BE_TWOFOLD
     if known.has_arrived_unseen:
         return Place.DESTINATION, ""
+    if known.is_undecided:
+        return Place.UNKNOWN, _UNDECIDED
     found = whereabouts(known.here.half, known.there.half)
     if found is Place.SOURCE and known.runs_here_again:
         return found, _RUNS_AGAIN

@@ -245,7 +245,10 @@ class Host:
             return Looked(self.side, Half.GONE)
         half = self._half_of(dom)
         if self.side is Side.SOURCE and not half.is_split:
-            half = _missed_by_libvirt(dom) or half
+            missed = _missed_by_libvirt(dom)
+            if missed is Half.MIGRATING:
+                return Looked(self.side, missed, Status.POSTCOPY_DEVICE.value)
+            half = missed or half
         # What cannot be asked leaves a half unknown, so that it is looked at again and not resumed meanwhile.
         obstacle = self._obstacle(dom, connection) if half.is_split else ""
         if self.side is Side.DESTINATION:
@@ -355,6 +358,8 @@ def _missed_by_libvirt(dom: Domain) -> Half | None:
         if info.get("status") in _IN_POSTCOPY:
             # In the moment of a switch, too: libvirt is at it, and says so a little later than QEMU.
             return Half.SPLIT if vir.has_job(dom) else Half.SPLIT_FAILED
+        if info.get("status") == Status.POSTCOPY_DEVICE and not vir.has_job(dom):
+            return Half.MIGRATING  # libvirt has let it go, and QEMU has not decided yet
         if _has_sent_it(info) and vir.run_state(dom) == _LEFT_BEHIND:
             return Half.LEFT
     except LibvirtError as error:

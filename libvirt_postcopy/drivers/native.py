@@ -59,6 +59,7 @@ from libvirt_postcopy.features import (
 )
 from libvirt_postcopy.journal import Journal
 from libvirt_postcopy.obstacles import PAUSE_TOO_LATE, crash_of
+from libvirt_postcopy.phases import Status
 from libvirt_postcopy.stats import Stats
 from libvirt_postcopy.vir.events import ensure_event_loop
 from libvirt_postcopy.vir.protocols import Connection, Domain
@@ -618,7 +619,9 @@ class NativeDriver:
 
 
 def _as_half(found: Looked) -> Half:
-    """A whole guest may be one that a daemon goes on migrating without us."""
+    """A whole guest may be one that a daemon goes on migrating without us, or of which QEMU has not decided yet."""
+    if found.status == Status.POSTCOPY_DEVICE:
+        return Half.UNKNOWN
     is_leaving = found.half is Half.WHOLE and found.status is not None
     return Half.MIGRATING if is_leaving else found.half
 

@@ -1000,6 +1000,37 @@ def test_why_it_stays_unclear_is_said(status: str, there: Half, words: str) -> N
     assert words in scene.migration.given_up
 
 
+UNDECIDED = (looked(SRC, Half.MIGRATING, "postcopy-device"), GONE[1])
+
+
+@pytest.mark.parametrize(
+    "then, place",
+    [
+        ((looked(SRC, Half.WHOLE), GONE[1]), Place.SOURCE),
+        ((PAUSED[0], GONE[1]), Place.LOST),
+    ],
+)
+def test_source_whose_qemu_has_not_decided_is_waited_for(then, place: Place) -> None:
+    unknown = ev.Ended(error="failed", here=Half.UNKNOWN, there=Half.GONE)
+    scene = Split()
+    scene.find(*UNDECIDED).at(10.0, unknown)
+    scene.until(40.0)
+    assert not scene.migration.is_over
+    assert scene.resumes == scene.pauses == []
+    scene.find(*then).until(40.0 + LOOK_S + SETTLE_S + LOOK_S)
+    assert scene.migration.place is place
+
+
+def test_source_that_never_decides_is_neither_called_whole_nor_lost() -> None:
+    scene = Split(patience_s=0.0).find(*UNDECIDED)
+    scene.at(10.0, ev.Ended(error="failed", here=Half.UNKNOWN, there=Half.GONE))
+    scene.until(10.0 + UNCLEAR_S - 1)
+    assert not scene.migration.is_over
+    scene.until(10.0 + UNCLEAR_S + LOOK_S)
+    assert scene.migration.place is Place.UNKNOWN
+    assert "waits for the destination" in scene.migration.given_up
+
+
 # Obstacles
 
 

@@ -272,6 +272,34 @@ def test_paused_guest_whose_qemu_does_not_answer_is_not_told_as_whole(
     assert host.look().half is half
 
 
+LET_GO = (
+    DomainState.VIR_DOMAIN_PAUSED,
+    14,
+)  # for an error of a call, as later releases say it
+
+
+@pytest.mark.parametrize(
+    "job, status",
+    [
+        (JobType.VIR_DOMAIN_JOB_NONE, "postcopy-device"),
+        (JobType.VIR_DOMAIN_JOB_UNBOUNDED, "active"),  # as libvirt tells it
+    ],
+)
+def test_source_that_libvirt_has_let_go_before_qemu_has_decided_is_not_whole(
+    job: JobType, status: str
+) -> None:
+    """As seen with libvirt 12.8, which tried to run the guest again and was refused."""
+    source = FakeConnection()
+    dom = FakeDomain(source, state=LET_GO)
+    dom.job = {"type": int(job), "operation": 5, "memory_total": 7}
+    dom.migrate_info = {"status": "postcopy-device"}
+    host = Host(SRC, UUID, None, lambda uri, side: source, shared=source)
+    looked = host.look()
+    assert looked.status == status
+    if job is JobType.VIR_DOMAIN_JOB_NONE:
+        assert looked.half is Half.MIGRATING
+
+
 SUSPENDED = (DomainState.VIR_DOMAIN_PAUSED, 1)  # by its user
 SENT = {"postcopy-requests": 3599, "postcopy-bytes": 130750716}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from libvirt_postcopy.constants import AbortJobFlags, EventID, MigrateFlags
+from libvirt_postcopy.constants import AbortJobFlags, DomainState, EventID, MigrateFlags
 from libvirt_postcopy.drivers import host, native
 from libvirt_postcopy.drivers.attached import AttachedDriver
 from libvirt_postcopy.drivers.native import NativeDriver, Target
@@ -67,6 +67,10 @@ FROM_RPC = 7
 UNREACHABLE = refused(
     38, "operation failed: Failed to connect to remote libvirt URI fake:///b", FROM_RPC
 )
+LET_GO = (
+    DomainState.VIR_DOMAIN_PAUSED,
+    14,
+)  # for an error of a call, as later releases say it
 BROKEN_OFF = refused(9, "operation failed: migration out job: failed", 10)
 
 
@@ -468,6 +472,19 @@ def test_domain_that_is_not_where_we_look_and_was_never_heard_of_may_be_elsewher
     hosts.dom.errors["migrateToURI3"] = BROKEN_OFF
     ended = Run(hosts, to_uri()).ended
     assert (ended.here, ended.there) == (Half.WHOLE, Half.UNKNOWN)
+
+
+def test_end_while_qemu_has_not_decided_is_no_word_of_where_the_guest_is(
+    hosts: Hosts,
+) -> None:
+    def fail(*args: object) -> None:
+        hosts.own.is_dead = True
+        dom = FakeDomain(hosts.fresh, state=LET_GO)
+        dom.migrate_info = {"status": "postcopy-device"}
+        raise BROKEN_OFF
+
+    hosts.dom.on_migrate = fail
+    assert Run(hosts, to_uri()).ended.here is Half.UNKNOWN
 
 
 def test_host_that_does_not_answer_is_not_guessed(hosts: Hosts) -> None:
