@@ -478,9 +478,10 @@ class Collected:
 
 def _pytest(*words: str) -> list[str]:
     collected = Collected()
-    os.environ.pop("PYTEST_ADDOPTS", None)  # of the run that this one is in
     options = ["--collect-only", "-p", "no:cacheprovider", "-p", "no:terminal", "--rootdir", str(ROOT)]  # fmt: skip
-    assert pytest.main([*options, *words], plugins=[collected]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTEST_ADDOPTS", raising=False)  # of the run that this one is in
+        assert pytest.main([*options, *words], plugins=[collected]) == 0
     return collected.ids
 
 
