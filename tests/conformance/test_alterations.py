@@ -14,6 +14,7 @@ from conformance.alter import (
     altered,
     both,
     dies,
+    dies_of,
     edit,
     edit_where,
     late,
@@ -139,12 +140,47 @@ def test_a_cancel_that_ends_in_failed_is_known_where_the_guest_runs_on() -> None
     assert judge(check, altered(seen, both(failed, memory("next", bad_pages=1)))).verdict is Verdict.FAIL  # fmt: skip
 
 
-@pytest.mark.parametrize("version, verdict", [("7.2", Verdict.KNOWN), ("10.0", Verdict.FAIL)])  # fmt: skip
-def test_a_source_that_dies_of_a_cancel_is_known_where_it_is_accepted(
-    version: str, verdict: Verdict
+def _dies_before_cancel(rows: Rows) -> None:
+    """Let the source end in the switch, and be asked all the same."""
+    dies_of("src", "migrate_cancel", -11)(rows)
+    at = next(n for n, row in enumerate(rows) if row["dir"] == "eof")
+    rows[at - 1], rows[at] = rows[at], rows[at - 1]
+
+
+def _dies_unasked(rows: Rows) -> None:
+    """Let the source end in the switch, so that nothing is asked any more."""
+    dies_of("src", "migrate_cancel", -11)(rows)
+    rows[:] = [row for row in rows if "migrate_cancel" not in str(row["msg"])]
+
+
+@pytest.mark.parametrize(
+    "version, alteration, verdict",
+    [
+        ("5.2", dies_of("src", "migrate_cancel", -11), Verdict.KNOWN),
+        ("5.2", dies_of("src", "migrate_cancel", -6), Verdict.FAIL),
+        ("5.2", _dies_before_cancel, Verdict.FAIL),
+        ("5.2", _dies_unasked, Verdict.FAIL),
+        ("5.2", silence("src", "migrate_cancel"), Verdict.FAIL),
+        ("5.2", dies("src", -6), Verdict.KNOWN),  # after it was accepted
+        ("7.2", dies_of("src", "migrate_cancel", -11), Verdict.FAIL),
+        ("10.0", dies_of("src", "migrate_cancel", -11), Verdict.FAIL),
+        ("10.0", dies("src", -11), Verdict.FAIL),  # after it was refused
+    ],
+)
+def test_a_source_that_dies_of_a_cancel_is_known_where_that_was_seen(
+    version: str, alteration: Alteration, verdict: Verdict
 ) -> None:
     seen, check = recorded(version, "cancel-postcopy"), CHECKS["cancel/postcopy"]
-    assert judge(check, altered(seen, dies("src", -11))).verdict is verdict
+    changed = replace(altered(seen, alteration), facts=seen.facts)
+    (finding,) = judge_all([check], [changed], seen.facts)
+    assert finding.verdict is verdict, finding
+
+
+def test_a_source_of_8_1_that_aborts_at_a_cancel_is_known() -> None:
+    seen, check = recorded("7.2", "cancel-postcopy"), CHECKS["cancel/postcopy"]
+    changed = altered(seen, dies_of("src", "migrate_cancel", -6))
+    changed = replace(changed, header={**changed.header, "qemu": "8.1.0"})
+    assert judge(check, changed).verdict is Verdict.KNOWN
 
 
 def test_a_downtime_that_is_counted_again_is_known() -> None:

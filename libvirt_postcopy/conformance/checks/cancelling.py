@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import NoReturn
 
 from libvirt_postcopy.conformance.checks.reading import (
     alive,
@@ -72,9 +73,14 @@ def nothing_to_cancel(seen: Conversation) -> None:
         unseen("nobody cancelled when there was nothing to cancel")
 
 
-def _cancelled_in(seen: Conversation, *states: str) -> Exchange:
-    """The first migrate_cancel while the last announced status was one of some."""
-    for each in _cancels(seen):
+def _cancelled_in(
+    seen: Conversation, *states: str, is_answered: bool = True
+) -> Exchange:
+    """The first migrate_cancel while the last announced status was one of some.
+
+    :param is_answered: Only one that was answered.
+    """
+    for each in _cancels(seen) if is_answered else seen.asked("migrate_cancel", "src"):
         said = [
             line
             for line in seen.events("MIGRATION", "src")
@@ -171,10 +177,22 @@ def cancel_pre_switchover_postcopy(seen: Conversation) -> None:
 @check("cancel/postcopy", alias="I5", source=_CANCEL, scenario="cancel-postcopy")
 def cancel_postcopy(seen: Conversation) -> None:
     """migrate_cancel in post-copy is refused: there is no way back for the guest."""
+    asked = _cancelled_in(seen, "postcopy-active", is_answered=False)
+    if asked.reply is None:
+        _died_of(seen, asked)
+    refused(asked)
     if seen.is_own:
-        alive(seen, "src")  # what it dies of has no answer
-    asked = _cancelled_in(seen, "postcopy-active")
+        alive(seen, "src")
+    # Last: that the text is another one must not hide that the source dies.
     refused(asked, "Postcopy migration in progress, cannot cancel.")
+
+
+def _died_of(seen: Conversation, asked: Exchange) -> NoReturn:
+    """Tell how a source ended that did not answer; one that had ended before did not die of the question."""
+    ends = [*seen.of("eof", "src"), *seen.of("proc", "src")]
+    if not any(seen.is_before(line, asked.cmd) for line in ends):
+        alive(seen, "src")
+    unseen("the source did not answer")
 
 
 @check(
