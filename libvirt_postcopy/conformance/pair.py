@@ -112,7 +112,10 @@ class Side:
         )
 
     def settle(self, name: str, most: int = 50) -> bool:
-        """Wait a second for a run state that may not come; no event tells all of them."""
+        """Wait for a run state that may not come; no event tells all of them.
+
+        :param most: How often it is asked for, fifty times a second.
+        """
         for _ in range(most):
             if self.cmd("query-status").value.get("status") == name:
                 return True
