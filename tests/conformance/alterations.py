@@ -419,6 +419,12 @@ def _never_asked(side: str, words: str) -> Alteration:
     return lines(alter)
 
 
+def _cancels_fail(rows: Rows) -> None:
+    for row in rows:
+        if row["side"] == "src" and row["dir"] == "event" and row["msg"].get("data", {}).get("status") == "cancelled":  # fmt: skip
+            row["msg"]["data"]["status"] = "failed"
+
+
 def _never_counted(rows: Rows) -> None:
     for row in rows:
         if row["dir"] == "reply" and "remaining" in row["msg"].get("return", ()):
@@ -454,6 +460,7 @@ ALSO: list[tuple[str, str, str, Alteration]] = [
     ("cancel/paused", "10.0", "cancel-paused", _NO_RECOVERY),
     ("cancel/paused", "10.0", "cancel-paused", _NO_RESUME),
     ("cancel/paused", "10.0", "cancel-paused", both(refuse("src", "migrate_cancel", desc="Not now."), _NO_RECOVERY)),
+    ("cancel/at-random", "10.0", "random-cancels", _cancels_fail),
     ("mismatch/preempt-source", "10.0", "mismatch-preempt-source", both(drop("dst", "RESUME"), _waits_in_vain("postcopy-paused"))),
     ("mismatch/preempt-source", "10.0", "mismatch-preempt-source", _waits_in_vain("postcopy-paused")),
     ("mismatch/preempt-source", "10.0", "mismatch-preempt-source", drop("src", "postcopy-paused")),
