@@ -31,7 +31,8 @@ class Deviation:
 _GIT = "https://gitlab.com/qemu-project/qemu/-/blob/master"
 
 DEVIATIONS: Sequence[Deviation] = (
-    Deviation("cancel/active", "2.5-11.1", "failed", "a migrate_cancel that comes while memory is being sent can end in failed; the guest runs on on the source (seen with 7.2 and 10.0)", "after a cancel take failed for cancelled", f"{_GIT}/migration/migration.c"),
+    # Certain with a shutdown(2) that returns 0.3 s late: in 5.2, 7.2 and 10.0 each time, in 11.1 not once.
+    Deviation("cancel/active", "2.5-10.0", "failed", "a migrate_cancel in pre-copy can end in failed, as it shuts the return path before it sets cancelling, and the thread that sends may meet that first; the guest runs on on the source", "after a cancel take failed for cancelled", f"{_GIT}/migration/migration.c"),
     Deviation("cancel/postcopy", "2.5-9.2", r"\{\}", "migrate_cancel in post-copy is accepted; the guest is lost", "never send it in post-copy", f"{_GIT}/migration/migration.c"),
     Deviation("cancel/postcopy", "5.2", "src ended by itself: signal 11", "the source can die of migrate_cancel in post-copy before it answers", "never send it in post-copy", f"{_GIT}/migration/migration.c"),
     Deviation("cancel/postcopy", "8.1", "src ended by itself: signal 6", "the source aborts at migrate_cancel in post-copy", "never send it in post-copy", f"{_GIT}/migration/migration.c"),
