@@ -29,7 +29,7 @@ def post_copy(pair: Pair) -> None:
     pair.src.capabilities({"xbzrle": True})
     pair.src.cmd("query-migrate-capabilities")
     pair.dst.cmd("migrate_cancel")
-    _await_count(pair)
+    await_count(pair)
     pair.look()
     pair.migrate()
     pair.start_postcopy()
@@ -54,7 +54,7 @@ def post_copy(pair: Pair) -> None:
         side.machine.monitors[1].cmd("query-status")
 
 
-def _await_count(pair: Pair) -> None:
+def await_count(pair: Pair) -> None:
     """Let the source count what remains of all, where it tells that; its first answer may come before that."""
     first = pair.src.cmd("query-migrate")
     if first.value.get("remaining") == 0:

@@ -15,6 +15,7 @@ from libvirt_postcopy.conformance.live import Bench
 from libvirt_postcopy.conformance.machine import Machine
 from libvirt_postcopy.conformance.monitor import Hung, Record
 from libvirt_postcopy.conformance.pair import Pair
+from libvirt_postcopy.conformance.scenarios import switch
 from waiting import wait_until
 
 
@@ -94,3 +95,20 @@ def test_a_listener_is_waited_for_where_a_question_could_kill_it(
     pair, _, dst = pair_of(version)
     pair.let_listener_end()
     assert dst.seen == (["threads"] if waits else [])
+
+
+@pytest.mark.parametrize("value, waits", [({}, False), ({"remaining": 9}, False), ({"remaining": 0}, True)])  # fmt: skip
+def test_a_source_that_has_not_counted_yet_is_asked_again_after_a_pass(
+    value: dict[str, int], waits: bool
+) -> None:
+    waited = []
+
+    class Source:
+        def cmd(self, name: str) -> Any:
+            return SimpleNamespace(value=value, cmd=name)
+
+        def wait(self, name: str, after: str) -> None:
+            waited.append((name, after))
+
+    switch.await_count(cast(Any, SimpleNamespace(src=Source())))
+    assert waited == ([("MIGRATION_PASS", "query-migrate")] if waits else [])
