@@ -198,6 +198,17 @@ def dies(side: str, rc: int = -6) -> Alteration:
     return _end(side, {"rc": rc, "alive": False})
 
 
+def dies_of(side: str, words: str, rc: int = -6) -> Alteration:
+    """Let a QEMU die of the first command that has some words, in the place of an answer."""
+
+    def alter(rows: Rows) -> None:
+        place = next(n for n, r in enumerate(rows) if r["side"] == side and r["dir"] == "cmd" and words in str(r["msg"]))  # fmt: skip
+        eof = {"t": rows[place]["t"], "side": side, "dir": "eof", "msg": None}
+        rows[place + 1 :] = [eof, *(r for r in rows[place + 1 :] if r["dir"] == "proc")]
+
+    return both(alter, dies(side, rc))
+
+
 def lives_on(side: str) -> Alteration:
     """Let a QEMU not end before it is killed."""
     return _end(side, {"rc": None, "alive": True})

@@ -12,6 +12,7 @@ from conformance.alter import (
     add,
     both,
     dies,
+    dies_of,
     drop,
     edit,
     edit_where,
@@ -408,17 +409,6 @@ def _waits_in_vain(status: str) -> Alteration:
     return lines(alter)
 
 
-def _dies_of(side: str, words: str) -> Alteration:
-    """Let a QEMU die of the first command that has some words."""
-
-    def alter(rows: Rows) -> None:
-        place = next(n for n, r in enumerate(rows) if r["side"] == side and r["dir"] == "cmd" and words in str(r["msg"]))  # fmt: skip
-        eof = {"t": rows[place]["t"], "side": side, "dir": "eof", "msg": None}
-        rows[place + 1 :] = [eof, *(r for r in rows[place + 1 :] if r["dir"] == "proc")]
-
-    return both(lines(alter), dies(side))
-
-
 def _never_asked(side: str, words: str) -> Alteration:
     """Take the commands that have some words away, with their answers."""
 
@@ -427,6 +417,12 @@ def _never_asked(side: str, words: str) -> Alteration:
         rows[:] = [r for r in rows if r["side"] != side or r["dir"] not in ("cmd", "reply") or r["msg"].get("id") not in ids]  # fmt: skip
 
     return lines(alter)
+
+
+def _cancels_fail(rows: Rows) -> None:
+    for row in rows:
+        if row["side"] == "src" and row["dir"] == "event" and row["msg"].get("data", {}).get("status") == "cancelled":  # fmt: skip
+            row["msg"]["data"]["status"] = "failed"
 
 
 def _never_counted(rows: Rows) -> None:
@@ -464,15 +460,16 @@ ALSO: list[tuple[str, str, str, Alteration]] = [
     ("cancel/paused", "10.0", "cancel-paused", _NO_RECOVERY),
     ("cancel/paused", "10.0", "cancel-paused", _NO_RESUME),
     ("cancel/paused", "10.0", "cancel-paused", both(refuse("src", "migrate_cancel", desc="Not now."), _NO_RECOVERY)),
+    ("cancel/at-random", "10.0", "random-cancels", _cancels_fail),
     ("mismatch/preempt-source", "10.0", "mismatch-preempt-source", both(drop("dst", "RESUME"), _waits_in_vain("postcopy-paused"))),
     ("mismatch/preempt-source", "10.0", "mismatch-preempt-source", _waits_in_vain("postcopy-paused")),
     ("mismatch/preempt-source", "10.0", "mismatch-preempt-source", drop("src", "postcopy-paused")),
     ("mismatch/preempt-source", "10.0", "mismatch-preempt-source", both(drop("dst", "RESUME"), status_of("src", "postcopy-paused", "failed"))),
     ("loss/source-quits", "10.0", "quit-source", lives_on("src")),
     ("loss/source-quits", "10.0", "quit-source", dies("src", 1)),
-    ("capabilities/free-partners", "10.0", "capability-pairs", _dies_of("dst", "validate-uuid")),
+    ("capabilities/free-partners", "10.0", "capability-pairs", dies_of("dst", "validate-uuid")),
     ("capabilities/free-partners", "10.0", "capability-pairs", _never_asked("dst", "validate-uuid")),
-    ("capabilities/with-x-ignore-shared", "10.0", "capability-pairs", _dies_of("dst", "x-ignore-shared")),
+    ("capabilities/with-x-ignore-shared", "10.0", "capability-pairs", dies_of("dst", "x-ignore-shared")),
     ("numbers/remaining-of-all", "11.1", "post-copy", _never_counted),
 ]  # fmt: skip
 

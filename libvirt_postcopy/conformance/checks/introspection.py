@@ -347,7 +347,7 @@ def ids_come_back(seen: Conversation) -> None:
     scenario="*",
 )
 def timestamps(seen: Conversation) -> None:
-    """Every event has seconds and microseconds, which never go back on one monitor."""
+    """Every event has seconds and microseconds, which do not go back on one monitor by a second or more (less is weak)."""
     events = seen.events()
     if not events or seen.header.get("format") == 1:
         unseen("no event, or the times were taken away")

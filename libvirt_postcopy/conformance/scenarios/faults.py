@@ -98,7 +98,7 @@ def recover_second_failure(pair: Pair) -> None:
     through = pair.through_link()
     assert pair.link is not None
     pair.link.stall(answers_only=True)
-    pair.migrate(through, resume=True)
+    pair.resume(through)
     pair.src.wait("postcopy-recover", "postcopy-paused", after=first)
     pair.dst.wait("postcopy-recover", after=first)
     pair.src.cmd("migrate-pause")
@@ -130,7 +130,7 @@ def recover_fd_preempt(pair: Pair) -> None:
     _broken(pair, **{"postcopy-preempt": True})
     hand_sockets(pair)
     pair.dst.cmd("migrate-recover", {"uri": "fd:mig"}, oob=True)
-    pair.migrate("fd:mig", resume=True)
+    pair.resume("fd:mig")
     pair.look()
     begin = pair.src.cmd("query-migrate").cmd
     pair.recover()

@@ -29,6 +29,7 @@ def post_copy(pair: Pair) -> None:
     pair.src.capabilities({"xbzrle": True})
     pair.src.cmd("query-migrate-capabilities")
     pair.dst.cmd("migrate_cancel")
+    await_count(pair)
     pair.look()
     pair.migrate()
     pair.start_postcopy()
@@ -51,6 +52,13 @@ def post_copy(pair: Pair) -> None:
     pair.look()
     for side in pair.sides:  # the second monitors are read up to here, too
         side.machine.monitors[1].cmd("query-status")
+
+
+def await_count(pair: Pair) -> None:
+    """Let the source count what remains of all, where it tells that; its first answer may come before that."""
+    first = pair.src.cmd("query-migrate")
+    if first.value.get("remaining") == 0:
+        pair.src.wait("MIGRATION_PASS", after=first.cmd)
 
 
 @scenario("post-copy-autostart", Setup(dst_is_stopped=False, guest=BUSY), quick=True)
