@@ -14,10 +14,18 @@ from labkit import Lab
 from libvirt_postcopy import migration
 from libvirt_postcopy.vir.calls import silence_libvirt
 from libvirt_postcopy.vir.events import ensure_event_loop
-from missed import pytest_runtest_makereport, pytest_runtest_protocol
+from missed import (
+    pytest_runtest_makereport,
+    pytest_runtest_protocol,
+    pytest_terminal_summary,
+)
 from scenes.stage import Stage
 
-__all__ = ["pytest_runtest_makereport", "pytest_runtest_protocol"]
+__all__ = [
+    "pytest_runtest_makereport",
+    "pytest_runtest_protocol",
+    "pytest_terminal_summary",
+]
 
 SMALL = GuestParams(memory_mib=128, working_set_mib=48, rate_mib_s=60)
 """Dirties 60 MiB/s where the link carries 32: pre-copy does not converge."""
