@@ -10,7 +10,8 @@ from typing import Any
 import libvirt
 
 import libvirt_postcopy as postcopy
-from libvirt_postcopy.events import Side, StatusSeen
+from libvirt_postcopy.actions import Resume
+from libvirt_postcopy.events import Ended, Side, StatusSeen
 from libvirt_postcopy.stats import Stats
 from scenes.stage import Stage
 from waiting import wait_until
@@ -21,7 +22,7 @@ __all__ = [
     "Recovered",
     "all_of",
     "check_downtime",
-    "recoveries",
+    "check_resumes",
     "wait_until_pages_come",
     "wait_until_pages_flow",
 ]
@@ -131,26 +132,46 @@ def check_downtime(
     raise AssertionError(f"downtimes longer than the blackouts: {', '.join(told)}")
 
 
-def recoveries(seen: Recorder) -> int:
-    """How often the source's QEMU has gone on after a break.
+def check_resumes(seen: Recorder, breaks: int) -> None:
+    """Asserts that the source's QEMU has gone on after each break, and that none was resumed more often than it had to be.
 
-    A resume that came while a daemon was still busy with the call before, and was made again, is none.
+    That is once, and again only where the resume before has ended without bringing the guest back: a daemon may still be
+    busy with the call before.  One beside another may cost the guest.
     """
+    assert _recoveries(seen) == breaks
+    attempt, refused = 0, 0  # the one that is under way, if any
+    for _, what in seen.seen:
+        if isinstance(what, Resume):
+            assert not attempt, f"resume {what.attempt} beside resume {attempt}"
+            attempt = what.attempt
+        elif isinstance(what, Ended) and what.call in (None, attempt):
+            refused += bool(attempt and what.error)
+            attempt = 0
+        elif what == StatusSeen(Side.SOURCE, "postcopy-active"):
+            attempt = 0  # what ends it from here on is another break
+    resumes = len(seen.of(Resume))
+    assert breaks <= resumes <= breaks + refused, f"{resumes} resumes"
+
+
+def _recoveries(seen: Recorder) -> int:
+    """How often the source's QEMU has gone on after a break; what lies between the two may pass unseen."""
+    ends = ("postcopy-paused", "postcopy-active")
     source = [it.status for it in seen.of(StatusSeen) if it.side is Side.SOURCE]
-    return list(zip(source, source[1:])).count(("postcopy-recover", "postcopy-active"))
+    told = [status for status in source if status in ends]
+    return list(zip(told, told[1:])).count(ends)
 
 
 class Recovered:
-    """Whether the source's QEMU is in post-copy again after a recovery.
+    """Whether the source's QEMU is in post-copy again after a break.
 
     Not sooner: a destination of QEMU 7.2 dies if the link breaks between the two.
     """
 
     def __init__(self) -> None:
-        self._has_begun = False
+        self._was_broken = False
 
     def __call__(self, seen: StatusSeen) -> bool:
         if seen.side is Side.DESTINATION:
             return False
-        self._has_begun |= seen.status == "postcopy-recover"
-        return self._has_begun and seen.status == "postcopy-active"
+        self._was_broken |= seen.status == "postcopy-paused"
+        return self._was_broken and seen.status == "postcopy-active"

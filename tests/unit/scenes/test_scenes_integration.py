@@ -1,0 +1,70 @@
+"""What the integration tests judge a recovery by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from integration.observers import Recorder, Recovered, check_resumes
+from libvirt_postcopy.actions import Resume
+from libvirt_postcopy.events import Ended, Event, Side, StatusSeen
+
+
+def says(*statuses: str, side: Side = Side.SOURCE) -> list[Event]:
+    return [StatusSeen(side, status) for status in statuses]
+
+
+SWITCHED = says("active", "postcopy-active")
+BROKEN = says("postcopy-paused")
+BACK = says("postcopy-recover", "postcopy-active")
+FIRST_BREAK = [*SWITCHED, *BROKEN, Ended("broken", call=0)]
+SECOND_BREAK = [*BACK, *BROKEN, Ended("broken", call=1)]
+
+
+def seen(*what: object) -> Recorder:
+    recorder = Recorder()
+    for each in what:
+        recorder(each)
+    return recorder
+
+
+def test_one_resume_a_break_is_right() -> None:
+    check_resumes(seen(*FIRST_BREAK, Resume(1), *SECOND_BREAK, Resume(2), *BACK), 2)
+
+
+def test_so_is_one_where_nobody_tells_the_recovery_between() -> None:
+    check_resumes(seen(*FIRST_BREAK, Resume(1), *says("postcopy-active")), 1)
+
+
+@pytest.mark.parametrize("call", [1, None], ids=["native", "qemu"])
+def test_one_that_was_refused_is_made_again(call: int | None) -> None:
+    refused = Ended("another job is active", call=call)
+    check_resumes(seen(*FIRST_BREAK, Resume(1), refused, Resume(2), *BACK), 1)
+
+
+@pytest.mark.parametrize(
+    "resumes",
+    [
+        (Resume(1), Resume(2), *BACK),
+        (Resume(1), Ended("broken", call=0), Resume(2), *BACK),
+        (Resume(1), *BACK, Resume(2)),
+        (Resume(1), Resume(2), Ended("another job is active", call=2), *BACK),
+    ],
+    ids=["beside", "the call before ended", "not broken", "refused beside"],
+)
+def test_any_other_is_wrong(resumes: Iterable[object]) -> None:
+    with pytest.raises(AssertionError, match="resume"):
+        check_resumes(seen(*FIRST_BREAK, *resumes), 1)
+
+
+def test_break_after_which_nothing_goes_on_is_told() -> None:
+    with pytest.raises(AssertionError):
+        check_resumes(seen(*FIRST_BREAK, Resume(1), *SECOND_BREAK, Resume(2)), 2)
+
+
+def test_source_has_recovered_when_it_is_in_postcopy_after_a_break() -> None:
+    recovered = Recovered()
+    there = says("postcopy-paused", "postcopy-active", side=Side.DESTINATION)
+    told = [*SWITCHED, *there, *BROKEN, *there, *BACK]
+    assert [recovered(each) for each in told] == [False] * (len(told) - 1) + [True]
