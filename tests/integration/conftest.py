@@ -56,10 +56,14 @@ def lab() -> Lab:
     return Lab.attach()
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A switch that comes late, on a machine that is busy for a second, is not asked for again: attempts are counted."""
-    monkeypatch.setattr(migration, "VERIFY_S", 8.0)
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """A switch that comes late, on a machine that is busy for a second, is not asked for again.
+
+    :return: A migration's parameters: where attempts are counted, post-copy must last until it is looked whether it has come.
+    """
+    monkeypatch.setattr(migration, "VERIFY_S", 3.0)
+    return {"bandwidth.postcopy": SMALL.working_set_mib // 4}
 
 
 @pytest.fixture

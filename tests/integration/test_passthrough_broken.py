@@ -276,7 +276,7 @@ def _make_certificates(folder: Path) -> None:
     (folder / "ca-key.pem").unlink()
 
 
-@pytest.mark.usefixtures("certificates")
+@pytest.mark.usefixtures("certificates", "patience")
 def test_encrypted_and_recovered(stage: Stage, moved: Check) -> None:
     there = Awaited(Resumed, is_there)
     job = postcopy.start(

@@ -1,4 +1,4 @@
-"""What the integration tests judge a recovery by."""
+"""What the integration tests judge by."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from integration.commands import without_delays
 from integration.observers import Recorder, Recovered, check_resumes
 from libvirt_postcopy.actions import Resume
 from libvirt_postcopy.events import Ended, Event, Side, StatusSeen
@@ -68,3 +69,21 @@ def test_source_has_recovered_when_it_is_in_postcopy_after_a_break() -> None:
     there = says("postcopy-paused", "postcopy-active", side=Side.DESTINATION)
     told = [*SWITCHED, *there, *BROKEN, *there, *BACK]
     assert [recovered(each) for each in told] == [False] * (len(told) - 1) + [True]
+
+
+# What a busy machine adds to what a command says
+
+_WAITS = "note: the switch waits: the destination's daemon does not answer (qemu+tcp://b/system)\n"
+_AGAIN = "the switch to post-copy was sent but has not come: asking again\n"
+
+
+def test_wait_for_a_daemon_is_no_word_of_the_switch() -> None:
+    assert without_delays(f"{_WAITS}else\n{_WAITS}") == "else\n"
+    assert without_delays(_WAITS.strip()) == ""
+    assert without_delays(f"{_WAITS.strip()}, and more\n") != ""
+
+
+def test_switch_may_be_asked_for_again_once_and_only_where_that_is_said() -> None:
+    assert without_delays(_AGAIN) == _AGAIN
+    assert without_delays(_AGAIN, is_asked_again=True) == ""
+    assert without_delays(_WAITS + _AGAIN * 2, is_asked_again=True) == _AGAIN
