@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from threading import Event
@@ -113,23 +114,25 @@ def check_downtime(
 ) -> None:
     """Asserts that the downtime that was told is no longer than the guest was silent.
 
-    It is the time between two events, each of which a busy machine may tell late: then the guest goes to and fro, as
-    not each of several downtimes is too long by chance.
+    It is the time between two events, each of which a busy machine may tell late.  So the guest goes to and fro until more
+    downtimes are right than too long, two at least, or three are too long, which is no chance any more.
 
     :param blackout_ms: That of this migration.
     :param migrate: Migrates the guest anew, to a host's URI.
     """
-    told: list[str] = []
-    for to in ("a", "b", "a", ""):
+    right, too_long = 0, []
+    for to in itertools.cycle("ab"):
         assert result.downtime_ms is not None and result.downtime_ms > 0
         if result.downtime_ms <= blackout_ms + 10:
+            right += 1
+        else:
+            too_long.append(f"{result.downtime_ms:.0f} ms of {blackout_ms:.0f} ms")
+        assert len(too_long) < 3, f"longer than the blackouts: {', '.join(too_long)}"
+        if right > max(len(too_long), 1):
             return
-        told.append(f"{result.downtime_ms:.0f} ms of {blackout_ms:.0f} ms")
-        if to:
-            began = time.monotonic()
-            result = migrate(result.domain, f"qemu+tcp://{to}/system")
-            blackout_ms = stage.blackout_ms(began)
-    raise AssertionError(f"downtimes longer than the blackouts: {', '.join(told)}")
+        began = time.monotonic()
+        result = migrate(result.domain, f"qemu+tcp://{to}/system")
+        blackout_ms = stage.blackout_ms(began)
 
 
 def check_resumes(seen: Recorder, breaks: int) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from integration.commands import without_delays
-from integration.observers import Recorder, Recovered, check_resumes
+from integration.observers import Recorder, Recovered, check_downtime, check_resumes
+from libvirt_postcopy import MigrationResult
 from libvirt_postcopy.actions import Resume
 from libvirt_postcopy.events import Ended, Event, Side, StatusSeen
+from scenes.stage import Stage
 
 
 def says(*statuses: str, side: Side = Side.SOURCE) -> list[Event]:
@@ -69,6 +73,53 @@ def test_source_has_recovered_when_it_is_in_postcopy_after_a_break() -> None:
     there = says("postcopy-paused", "postcopy-active", side=Side.DESTINATION)
     told = [*SWITCHED, *there, *BROKEN, *there, *BACK]
     assert [recovered(each) for each in told] == [False] * (len(told) - 1) + [True]
+
+
+# The downtime
+
+_STAGE = cast(Stage, SimpleNamespace(blackout_ms=lambda since: 100.0))
+_SHORT, _LONG = 90.0, 300.0
+
+
+def _check_downtime(*downtimes_ms: float) -> list[str]:
+    """Judge one migration after the other; where each but the first went."""
+    results = (SimpleNamespace(downtime_ms=ms, domain=None) for ms in downtimes_ms)
+    went: list[str] = []
+
+    def migrate(domain: object, to: str) -> MigrationResult:
+        went.append(to)
+        return cast(MigrationResult, next(results))
+
+    check_downtime(_STAGE, cast(MigrationResult, next(results)), 100.0, migrate)
+    return went
+
+
+@pytest.mark.parametrize(
+    "downtimes_ms",
+    [
+        (_SHORT, _SHORT),
+        (_LONG, _SHORT, _SHORT),
+        (_SHORT, _LONG, _SHORT),
+        (_LONG, _SHORT, _LONG, _SHORT, _SHORT),
+    ],
+)
+def test_downtimes_of_which_most_are_right(downtimes_ms: tuple[float, ...]) -> None:
+    went = _check_downtime(*downtimes_ms)
+    to_and_fro = ["qemu+tcp://a/system", "qemu+tcp://b/system"] * 2
+    assert went == to_and_fro[: len(downtimes_ms) - 1]
+
+
+@pytest.mark.parametrize(
+    "downtimes_ms",
+    [
+        (_LONG, _LONG, _LONG),
+        (_SHORT, _LONG, _LONG, _LONG),
+        (_LONG, _SHORT, _LONG, _SHORT, _LONG),
+    ],
+)
+def test_downtimes_of_which_most_are_too_long(downtimes_ms: tuple[float, ...]) -> None:
+    with pytest.raises(AssertionError, match="300 ms of 100 ms, 300 ms of 100 ms"):
+        _check_downtime(*downtimes_ms)
 
 
 # What a busy machine adds to what a command says
