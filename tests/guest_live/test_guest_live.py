@@ -194,9 +194,8 @@ def test_guest_fills_beats_and_dirties_at_its_rate(
     collector.wait_for_fill(60)
     wanted = pytest.approx(PARAMS.rate_mib_s, rel=0.1)
     best, rates = 0.0, []
-    for _ in range(
-        5
-    ):  # a host that is busy for a moment merges beats, and a guest makes up for little of it
+    # A host that is busy for a moment merges beats, and a guest makes up for little of it.
+    for _ in range(5):
         start = time.monotonic()
         collector.wait_for_beats(4000, 30)
         rates.append(collector.dirty_rate_mib_s(PARAMS, since=start))
@@ -206,6 +205,8 @@ def test_guest_fills_beats_and_dirties_at_its_rate(
             break
     assert best >= 1000
     assert wanted in rates, rates
+    # One more may seem too fast: its first message was heard late.
+    assert sum((rate or 0) > 1.1 * PARAMS.rate_mib_s for rate in rates) <= 1, rates
     assert_nothing_lost(collector)
 
 

@@ -14,10 +14,18 @@ from labkit import Lab
 from libvirt_postcopy import migration
 from libvirt_postcopy.vir.calls import silence_libvirt
 from libvirt_postcopy.vir.events import ensure_event_loop
-from missed import pytest_runtest_makereport, pytest_runtest_protocol
+from missed import (
+    pytest_runtest_makereport,
+    pytest_runtest_protocol,
+    pytest_terminal_summary,
+)
 from scenes.stage import Stage
 
-__all__ = ["pytest_runtest_makereport", "pytest_runtest_protocol"]
+__all__ = [
+    "pytest_runtest_makereport",
+    "pytest_runtest_protocol",
+    "pytest_terminal_summary",
+]
 
 SMALL = GuestParams(memory_mib=128, working_set_mib=48, rate_mib_s=60)
 """Dirties 60 MiB/s where the link carries 32: pre-copy does not converge."""
@@ -48,10 +56,14 @@ def lab() -> Lab:
     return Lab.attach()
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A switch that comes late, on a machine that is busy for a second, is not asked for again: attempts are counted."""
-    monkeypatch.setattr(migration, "VERIFY_S", 8.0)
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """A switch that comes late, on a machine that is busy for a second, is not asked for again.
+
+    :return: A migration's parameters: where attempts are counted, post-copy must last until it is looked whether it has come.
+    """
+    monkeypatch.setattr(migration, "VERIFY_S", 3.0)
+    return {"bandwidth.postcopy": SMALL.working_set_mib // 4}
 
 
 @pytest.fixture

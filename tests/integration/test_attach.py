@@ -293,6 +293,7 @@ def test_definition_that_a_guest_has_left_behind_is_not_it(
     assert done.stderr == f"'{stage.name}' has arrived on {URI}\n"
 
 
+@pytest.mark.usefixtures("patience")
 def test_attach_of_the_library_takes_the_journal(stage: Stage, moved: Check) -> None:
     domain = stage.start()
     with Typed([*SLOW, "--p2p", "--postcopy-policy", "after:10m"]) as typed:

@@ -44,12 +44,15 @@ def counted(
 
 
 def test_binding_without_the_switch(
-    stage: Stage, moved: Check, monkeypatch: pytest.MonkeyPatch
+    stage: Stage,
+    moved: Check,
+    monkeypatch: pytest.MonkeyPatch,
+    patience: dict[str, int],
 ) -> None:
     dom = stage.start()
     monkeypatch.delattr(libvirt.virDomain, "migrateStartPostCopy")
     made = counted(monkeypatch, call, "start_postcopy")
-    result = postcopy.migrate(dom, URI)
+    result = postcopy.migrate(dom, URI, params=patience)
     moved()
     assert len(made) == 1
     assert result.switch is not None and result.switch.attempts == 1

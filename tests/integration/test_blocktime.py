@@ -37,6 +37,7 @@ def _arguments(xml: str) -> list[str]:
 @pytest.mark.versions
 @pytest.mark.upwards
 @pytest.mark.parametrize("peer2peer", [True, False])
+@pytest.mark.usefixtures("patience")
 def test_blocktime(
     stage: Stage, moved: Check, counted: Wishes, peer2peer: bool
 ) -> None:
@@ -49,6 +50,7 @@ def test_blocktime(
 
 
 @pytest.mark.parametrize("is_persistent", [True, False])
+@pytest.mark.usefixtures("patience")
 def test_to_and_fro_leaves_the_definition_as_it_was(
     stage: Stage, counted: Wishes, is_persistent: bool
 ) -> None:
@@ -74,6 +76,7 @@ def test_destination_that_this_machine_cannot_look_into(stage: Stage) -> None:
     assert stage.verify("b").ok
 
 
+@pytest.mark.usefixtures("patience")
 def test_socket_that_qemu_cannot_make(stage: Stage, moved: Check) -> None:
     """As where AppArmor confines it."""
     folder = stage.lab.shared / "closed"
@@ -92,6 +95,7 @@ def test_socket_that_qemu_cannot_make(stage: Stage, moved: Check) -> None:
 
 @pytest.mark.versions
 @pytest.mark.upwards
+@pytest.mark.usefixtures("patience")
 def test_link_that_breaks(stage: Stage, moved: Check, counted: Wishes) -> None:
     """Where libvirt's own resume would kill its daemon, too."""
     dom = stage.start()

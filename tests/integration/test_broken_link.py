@@ -18,7 +18,7 @@ from observers import (
     Awaited,
     Recovered,
     all_of,
-    recoveries,
+    check_resumes,
     wait_until_pages_come,
     wait_until_pages_flow,
 )
@@ -127,7 +127,7 @@ def test_guest_is_brought_back_each_time_its_link_breaks(
     assert stage.lab.break_migrations() > 0
     result = job.wait(60)
     assert result.is_peer2peer is not is_managed
-    assert recoveries(again) == 2
+    check_resumes(again, breaks=2)
     moved()
 
 

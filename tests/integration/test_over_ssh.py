@@ -49,6 +49,7 @@ def test_waits_are_counted(
 
 
 @pytest.mark.parametrize("driver", ["native", "qemu"])
+@pytest.mark.usefixtures("patience")
 def test_link_that_breaks(
     stage: Stage, moved: Check, server: SshServer, split: Awaited, driver: str
 ) -> None:
@@ -71,6 +72,7 @@ def test_link_that_breaks(
     moved()
 
 
+@pytest.mark.usefixtures("patience")
 def test_server_that_ends_costs_the_figures_only(
     stage: Stage, moved: Check, server: SshServer, split: Awaited
 ) -> None:
