@@ -777,7 +777,7 @@ def test_split_guest_is_told_of_though_the_resume_could_not_be_sent(
         first(*args)
 
     stage.dom.on_migrate = migrate
-    job = api.start(stage.dom, URI, policy="manual", recover=0.1)
+    job = api.start(stage.dom, URI, policy="manual", recover=1)
     error = fails(job, PostcopyBroken, "split", "broken")
     assert "no way to write it" in str(error) and "resume and reset neither" in str(
         error

@@ -104,7 +104,7 @@ def test_late_reply_is_not_taken_for_the_next(tmp_path: Path, make: Make) -> Non
         waiting.append(server.asked[-1]["id"])
 
     with MonitorServer(tmp_path / "qmp", {"query-migrate": late}) as server:
-        monitor = make(server.path, answer_s=0.1)
+        monitor = make(server.path, answer_s=1.0)
         monitor.connect()
         with pytest.raises(MonitorSilent, match="not answered query-migrate within"):
             monitor.execute("query-migrate")
