@@ -82,7 +82,8 @@ def diagnose(here: Looked, there: Looked) -> Diagnosis:
 def as_qemu_says(look: Looked) -> Looked:
     """Take half of a guest for what its source's QEMU says that it is, whatever libvirt calls it.
 
-    One that has given up and runs the guest again has all of it; one that has completed has nothing to give any more.
+    One that has given up and runs the guest again has all of it; one that has completed has nothing to give any more; one
+    that has sent the devices may still go back.
     """
     if not look.half.is_split:
         return look
@@ -90,6 +91,8 @@ def as_qemu_says(look: Looked) -> Looked:
         return replace(look, half=Half.WHOLE, status=None)
     if look.status == Status.COMPLETED:
         return replace(look, half=Half.LEFT)
+    if look.status == Status.POSTCOPY_DEVICE:
+        return replace(look, half=Half.MIGRATING)
     return look
 
 

@@ -33,6 +33,7 @@ from libvirt_postcopy.hanging import HANGS_ON, STALLS, WAITS_FOR_NOBODY, Call
 from libvirt_postcopy.phases import Status
 from libvirt_postcopy.verdict import (
     MAY_BE_TWOFOLD,
+    UNDECIDED,
     Known,
     judge,
     never_ran_there,
@@ -145,6 +146,7 @@ class Recovery:
         self._is_attached = False  # somebody else has started it
         self._resume_at = 0.0
         self._rests_since: float | None = None  # the source, after each break
+        self._undecided_since: float | None = None  # the source's QEMU
         self._waits_since: float | None = None  # the source, while a call is under way
         self._says_there = ""  # the destination's QEMU, by itself
         self._moved: tuple[int, int] | None = None
@@ -152,7 +154,7 @@ class Recovery:
         self._paused_at = self._resumed_at = float("-inf")
         self._diagnosis = Diagnosis.UNCLEAR
         self._diagnosed_at = 0.0
-        self._told: set[Diagnosis] = set()
+        self._told: set[Diagnosis | str] = set()
         self._told_of_stall: set[str] = set()  # since a page has moved
         self._was_asked_for_pages = False
         self._has_died_there = False
@@ -175,7 +177,8 @@ class Recovery:
     @property
     def is_in_doubt(self) -> bool:
         """A call has failed, and no look has told what became of the guest."""
-        return self._is_on and self._diagnosis is not Diagnosis.FLOWING
+        is_flowing = self._diagnosis is Diagnosis.FLOWING
+        return self._is_on and not (is_flowing and self._undecided_since is None)
 
     def is_past(self, call: int | None) -> bool:
         """Whether a call was left to itself, so that its failure says nothing of the one that came after it."""
@@ -187,6 +190,8 @@ class Recovery:
         """No call is under way (any more), and the guest is not wholly on one host as far as is known."""
         self._is_on = True
         self._waits_since = self._cancels_since = None
+        if self.attempts:
+            self._rests_since = None  # what was seen may be of the break before
         self._forget(now)
         if self._moved_at is None:
             self._moved_at = now
@@ -205,6 +210,10 @@ class Recovery:
             self._see_rest(event.status, now)
             if event.status not in _NOT_RESUMED:
                 self._waits_since = None
+        if not self._known.is_undecided:
+            self._undecided_since = None
+        elif self._undecided_since is None:
+            self._undecided_since = now
         if self._known.news != self._news:
             self._news, self._news_at = self._known.news, now
         if event.side is Side.DESTINATION and not event.half.is_absent:
@@ -331,7 +340,7 @@ class Recovery:
         times = [*looks, self._gives_up_at]
         if self._waiting:
             times.append(self._diagnosed_at + TELL_S)
-        if self._diagnosis is Diagnosis.PAUSED:
+        if self._diagnosis is Diagnosis.PAUSED and self._patience_s:
             times.append(self._ready_at)
         due = min(times)
         return None if due == _NEVER else due
@@ -473,7 +482,7 @@ class Recovery:
             return self._end_lost_unsaid()
         if now >= self._gives_up_at:
             return self._end(self._impatience())
-        if diagnosis is Diagnosis.PAUSED:
+        if diagnosis is Diagnosis.PAUSED and self._patience_s:
             return self._resume(now)
         if diagnosis is Diagnosis.UNREACHABLE and self._why_in_vain(now):
             return self._end(self._why_in_vain(now))
@@ -484,14 +493,21 @@ class Recovery:
         text = self._waiting
         if not text or now < self._diagnosed_at + TELL_S:
             return []
-        self._told.add(self._diagnosis)
+        self._told.add(self._situation)
         return [Note(text.format(side=self._silent_side(), silence=self._silence()))]
+
+    @property
+    def _situation(self) -> Diagnosis | str:
+        """What the operator is told of once."""
+        return self._diagnosis if self._undecided_since is None else UNDECIDED
 
     @property
     def _waiting(self) -> str:
         """What we wait for, to be told once, until something was done; empty where there is nothing to tell."""
-        if not self._patience_s or self._diagnosis in self._told:
+        if not self._patience_s or self._situation in self._told:
             return ""
+        if self._undecided_since is not None:
+            return f"{UNDECIDED}: waiting for it"
         if self._known.may_be_twofold:
             return f"{MAY_BE_TWOFOLD}; waiting until somebody can"
         is_watched = self._diagnosis is Diagnosis.FLOWING and self._is_attached
@@ -556,8 +572,9 @@ class Recovery:
         """Patience counts from the last page that moved; a verdict has its time in any case."""
         if self._known.may_run_twice:
             return self._news_at + SETTLE_S
-        if self._known.is_undecided and not self._is_attached:
-            return max(self._patience_ends_at, self._diagnosed_at + UNCLEAR_S)
+        if self._undecided_since is not None:
+            since = self._undecided_since if self._moved_at is None else self._moved_at
+            return max(since + self._patience_s, self._undecided_since + UNCLEAR_S)
         if self._diagnosis is Diagnosis.UNCLEAR:
             soonest = self._diagnosed_at + SETTLE_S
             latest = self._diagnosed_at + UNCLEAR_S
@@ -577,9 +594,11 @@ class Recovery:
     def _patience_ends_at(self) -> float:
         if not self._is_attached:
             ends_at = (self._moved_at or 0.0) + self._patience_s
-            is_in_time = self._rests_since is not None and self._rests_since < ends_at
+            since = self._rests_since
+            is_in_time = since is not None and since < ends_at
+            has_time = is_in_time and self._patience_s > 0
             # What was broken in time is resumed once.
-            return max(ends_at, self._rested_at + LOOK_S) if is_in_time else ends_at
+            return max(ends_at, self._rested_at + LOOK_S) if has_time else ends_at
         is_watched = self._is_calm or not self._patience_s
         if self._diagnosis is Diagnosis.FLOWING and is_watched:
             return _NEVER

@@ -14,7 +14,14 @@ from libvirt_postcopy.events import Half, Looked, Place
 from libvirt_postcopy.features import GOES_ON_BY_ITSELF, after_rejection
 from libvirt_postcopy.phases import Status, whereabouts
 
-__all__ = ["MAY_BE_TWOFOLD", "Known", "judge", "never_ran_there", "why_unclear"]
+__all__ = [
+    "MAY_BE_TWOFOLD",
+    "UNDECIDED",
+    "Known",
+    "judge",
+    "never_ran_there",
+    "why_unclear",
+]
 
 _SENT_TO_NOBODY = (
     "the source's QEMU has sent all of the guest, and the destination has none: it may have run there and ended since"
@@ -35,9 +42,13 @@ _RUNS_AGAIN = "the source's QEMU has given the migration up and runs the guest a
 
 _MAY_RUN_TWICE = f"{_RUNS_AGAIN}, while the destination holds a half too: see that it does not run there as well"
 
-_UNDECIDED = (
+UNDECIDED = (
     "the source's QEMU still waits for the destination to say that it has the devices, and runs the guest on if it says"
     " that it has not"
+)
+
+_HALF_THERE = (
+    "; the destination holds a half too: see that it does not run there as well"
 )
 
 _ALL_SENT = "QEMU has sent all of the guest"
@@ -128,7 +139,9 @@ def judge(known: Known) -> tuple[Place, str]:
     if known.has_arrived_unseen:
         return Place.DESTINATION, ""
     if known.is_undecided:
-        return Place.UNKNOWN, _UNDECIDED
+        return Place.UNKNOWN, UNDECIDED + (
+            _HALF_THERE if known.there.half.is_split else ""
+        )
     found = whereabouts(known.here.half, known.there.half)
     if found is Place.SOURCE and known.runs_here_again:
         return found, _RUNS_AGAIN

@@ -247,7 +247,7 @@ class Host:
         if self.side is Side.SOURCE and not half.is_split:
             missed = _missed_by_libvirt(dom)
             if missed is Half.MIGRATING:
-                return Looked(self.side, missed, Status.POSTCOPY_DEVICE.value)
+                return Looked(self.side, missed, *_ask_in_the_switch(dom))
             half = missed or half
         # What cannot be asked leaves a half unknown, so that it is looked at again and not resumed meanwhile.
         obstacle = self._obstacle(dom, connection) if half.is_split else ""
@@ -358,8 +358,8 @@ def _missed_by_libvirt(dom: Domain) -> Half | None:
         if info.get("status") in _IN_POSTCOPY:
             # In the moment of a switch, too: libvirt is at it, and says so a little later than QEMU.
             return Half.SPLIT if vir.has_job(dom) else Half.SPLIT_FAILED
-        if info.get("status") == Status.POSTCOPY_DEVICE and not vir.has_job(dom):
-            return Half.MIGRATING  # libvirt has let it go, and QEMU has not decided yet
+        if info.get("status") == Status.POSTCOPY_DEVICE:
+            return Half.MIGRATING
         if _has_sent_it(info) and vir.run_state(dom) == _LEFT_BEHIND:
             return Half.LEFT
     except LibvirtError as error:
@@ -426,6 +426,15 @@ def _ask_source(dom: Domain, half: Half) -> tuple[str | None, Stats | None]:
         return None, None
     status = info.get("status")
     return None if status is None else str(status), Stats.from_query_migrate(info)
+
+
+def _ask_in_the_switch(dom: Domain) -> tuple[str, Stats | None]:
+    """What libvirt says while it is at it, and QEMU's own word where libvirt has let the guest go and QEMU has not decided.
+
+    :raises LibvirtError: If libvirt cannot say whether it migrates.
+    """
+    status, stats = _ask_source(dom, Half.MIGRATING)
+    return (Status.POSTCOPY_DEVICE.value, None) if status is None else (status, stats)
 
 
 def _ask_vcpus(dom: Domain, half: Half) -> tuple[str, int]:

@@ -454,7 +454,7 @@ def test_what_is_typed_ahead_of_a_command_is_left_for_the_next_prompt(
 
 
 def test_typed_ahead_looks_as_at_virsh(pair: Pair, tmp_path: Path) -> None:
-    keys = [(WAITS, LOOP), (b"domstate test\recho", b"running\r\n"), (b" b\r", b"\rb\r\n"), (b"quit\r", b"")]  # fmt: skip
+    keys = [(WAITS, LOOP), (b"domstate test\recho", PROMPT + b"echo"), (b" b\r", b"\rb\r\n"), (b"quit\r", b"")]  # fmt: skip
     compare_bytes(pair, tmp_path, keys)
 
 
@@ -546,7 +546,7 @@ def test_ctrl_z_just_after_a_line_loses_nothing(pair: Pair, tmp_path: Path) -> N
     """The system stops nobody here: no shell is there to let us go on."""
     argv = [sys.executable, "-c", LATE, *VIRSH[1:]]
     env = environ(pair.environs[1], tmp_path)
-    status, shown = session(env, [(b"echo a\r", b"late\r\n"), (b"quit\r", b"")], argv)
+    status, shown = session(env, [(b"echo a\r", PROMPT), (b"quit\r", b"")], argv)
     assert status == 0 and b"late\r\na\r\n" in shown
 
 

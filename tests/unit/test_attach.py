@@ -185,6 +185,22 @@ def test_a_broken_one_of_an_old_source_rests_first() -> None:
     assert Resume(1) in see(migration, 1.0 + REST_S, *found)
 
 
+def test_one_that_libvirt_lets_go_before_qemu_has_decided_is_not_watched_for_ever() -> (
+    None
+):
+    migration = attached()
+    left = looked(SRC, Half.MIGRATING, "postcopy-device"), looked(DST, Half.GONE)
+    see(migration, 1.0, *left)
+    for second in range(2, 40):
+        see(migration, float(second), *left)
+    assert not migration.is_over
+    for second in range(40, 4000, 5):
+        if not migration.is_over:
+            see(migration, float(second), *left)
+    assert migration.is_over and migration.place is Place.UNKNOWN
+    assert "waits for the destination" in migration.given_up
+
+
 def test_without_a_destination_a_broken_one_is_told_at_once() -> None:
     migration = attached(knows=False)
     unknown = looked(DST, Half.UNKNOWN, obstacle=NO_DESTINATION)

@@ -138,7 +138,7 @@ def expected(here: Half, there: Half, word: str | None) -> Diagnosis:
         return elsewhere(here, there)
     if there in (Half.GONE, Half.INACTIVE):
         # Whoever is still sent pages has somebody who takes them.
-        return D.FLOWING if word == "postcopy-active" else D.GONE
+        return D.FLOWING if word in ("postcopy-active", "postcopy-device") else D.GONE
     if word is None or word in STUCK:
         return D.UNCLEAR
     return PAUSED_WITH[there] if word == "postcopy-paused" else D.FLOWING
@@ -278,6 +278,30 @@ def test_short_patience_is_not_used_up_by_the_rest() -> None:
     never = Split(patience_s=0.0).fails(*OLD_PAUSED)
     never.until(MINUTE)
     assert never.resumes == [] and never.migration.place is Place.SPLIT
+
+
+def test_break_that_is_seen_late_is_never_resumed_where_that_is_not_wanted() -> None:
+    """The look that tells of it brings newer figures, as if pages had moved since."""
+    scene = Split(patience_s=0.0)
+    scene.moves(5)
+    scene.at(9.9, status("postcopy-paused"))
+    here = replace(old(PAUSED[0]), stats=flowing(6)[0].stats)
+    scene.find(here, PAUSED[1]).at(10.05, REFUSED)
+    scene.until(10.1)
+    assert scene.migration.is_over and scene.migration.place is Place.SPLIT
+    assert scene.resumes == []
+
+
+def test_look_from_before_a_resume_came_to_something_is_none_of_the_next_break() -> (
+    None
+):
+    scene = Split().fails(*OLD_PAUSED)
+    scene.ending = None
+    scene.until(11.0)
+    scene.at(11.0, OLD_PAUSED[0])  # it was on its way
+    scene.at(15.0, REFUSED)
+    scene.until(16.0)
+    assert scene.resumes[1:2] == [pytest.approx(15.0 + REST_S)]
 
 
 def test_guest_that_has_arrived_meanwhile_is_a_success() -> None:
@@ -1016,9 +1040,22 @@ def test_source_whose_qemu_has_not_decided_is_waited_for(then, place: Place) -> 
     scene.find(*UNDECIDED).at(10.0, unknown)
     scene.until(40.0)
     assert not scene.migration.is_over
+    assert scene.migration.place is not Place.SOURCE
     assert scene.resumes == scene.pauses == []
+    (note,) = scene.notes
+    assert note.endswith("if it says that it has not: waiting for it")
     scene.find(*then).until(40.0 + LOOK_S + SETTLE_S + LOOK_S)
     assert scene.migration.place is place
+
+
+def test_nobody_is_told_meanwhile_that_the_destination_may_be_removed() -> None:
+    scene = Scene(patience_s=30 * MINUTE)
+    scene.at(0.0, *walk("setup", "active", "device", "postcopy-device"))
+    scene.find(*UNDECIDED)
+    scene.at(10.0, ev.Ended(error="failed", here=Half.UNKNOWN, there=Half.GONE))
+    scene.until(20.0)
+    assert not scene.migration.is_over
+    assert scene.migration.place is Place.UNKNOWN
 
 
 def test_source_that_never_decides_is_neither_called_whole_nor_lost() -> None:
