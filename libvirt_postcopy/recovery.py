@@ -177,8 +177,7 @@ class Recovery:
     @property
     def is_in_doubt(self) -> bool:
         """A call has failed, and no look has told what became of the guest."""
-        is_flowing = self._diagnosis is Diagnosis.FLOWING
-        return self._is_on and not (is_flowing and self._undecided_since is None)
+        return self._is_on and self._situation is not Diagnosis.FLOWING
 
     def is_past(self, call: int | None) -> bool:
         """Whether a call was left to itself, so that its failure says nothing of the one that came after it."""
@@ -498,7 +497,7 @@ class Recovery:
 
     @property
     def _situation(self) -> Diagnosis | str:
-        """What the operator is told of once."""
+        """What the hosts say, or that the source's QEMU has not decided yet; each is told of once."""
         return self._diagnosis if self._undecided_since is None else UNDECIDED
 
     @property
@@ -595,10 +594,10 @@ class Recovery:
         if not self._is_attached:
             ends_at = (self._moved_at or 0.0) + self._patience_s
             since = self._rests_since
-            is_in_time = since is not None and since < ends_at
-            has_time = is_in_time and self._patience_s > 0
-            # What was broken in time is resumed once.
-            return max(ends_at, self._rested_at + LOOK_S) if has_time else ends_at
+            if self._patience_s and since is not None and since < ends_at:
+                # What was broken in time is resumed once.
+                return max(ends_at, self._rested_at + LOOK_S)
+            return ends_at
         is_watched = self._is_calm or not self._patience_s
         if self._diagnosis is Diagnosis.FLOWING and is_watched:
             return _NEVER

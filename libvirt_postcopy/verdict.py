@@ -40,15 +40,13 @@ MAY_BE_TWOFOLD = (
 
 _RUNS_AGAIN = "the source's QEMU has given the migration up and runs the guest again"
 
-_MAY_RUN_TWICE = f"{_RUNS_AGAIN}, while the destination holds a half too: see that it does not run there as well"
+_HALF_THERE = "the destination holds a half too: see that it does not run there as well"
+
+_MAY_RUN_TWICE = f"{_RUNS_AGAIN}, while {_HALF_THERE}"
 
 UNDECIDED = (
     "the source's QEMU still waits for the destination to say that it has the devices, and runs the guest on if it says"
     " that it has not"
-)
-
-_HALF_THERE = (
-    "; the destination holds a half too: see that it does not run there as well"
 )
 
 _ALL_SENT = "QEMU has sent all of the guest"
@@ -139,9 +137,8 @@ def judge(known: Known) -> tuple[Place, str]:
     if known.has_arrived_unseen:
         return Place.DESTINATION, ""
     if known.is_undecided:
-        return Place.UNKNOWN, UNDECIDED + (
-            _HALF_THERE if known.there.half.is_split else ""
-        )
+        is_split = known.there.half.is_split
+        return Place.UNKNOWN, f"{UNDECIDED}; {_HALF_THERE}" if is_split else UNDECIDED
     found = whereabouts(known.here.half, known.there.half)
     if found is Place.SOURCE and known.runs_here_again:
         return found, _RUNS_AGAIN
