@@ -27,6 +27,7 @@ __all__ = [
     "verify_domain",
     "verify_memory",
     "last_heard",
+    "read_status",
     "MemoryReport",
     "SuspendableDomain",
     "Listener",
@@ -99,7 +100,7 @@ def verify_memory(
         is old as a whole, status page included, passes for right.
     """
     try:
-        status = Status.from_bytes(bytes(read(STATUS_ADDRESS, PAGE_BYTES)))
+        status = read_status(read)
     except ValueError as problem:
         return MemoryReport((str(problem),), {}, None, 0, 0, None)
     problems = _check_status(status, params)
@@ -120,6 +121,14 @@ def verify_memory(
         status,
         lost_beats=max(ahead, 0),
     )
+
+
+def read_status(read: Reader) -> Status:
+    """Read what the guest has written about itself.
+
+    :raises ValueError: If there is no status page.
+    """
+    return Status.from_bytes(bytes(read(STATUS_ADDRESS, PAGE_BYTES)))
 
 
 def _check_status(status: Status, params: GuestParams) -> list[str]:
@@ -313,7 +322,7 @@ def last_heard(read: Reader, collector: Listener) -> Optional[int]:
     Waits for what it sent before, which may be on its way.
     """
     try:
-        status = Status.from_bytes(bytes(read(STATUS_ADDRESS, PAGE_BYTES)))
+        status = read_status(read)
     except ValueError:
         return None
     return collector.wait_until_heard(status.ticks, _SETTLE_S)

@@ -25,9 +25,9 @@ from guest import (
 )
 from guest.damage import Damage
 from guest.heartbeat import GuestFault
-from guest.pattern import PAGE_BYTES, PATTERN_START, STATUS_ADDRESS, Status
+from guest.pattern import PATTERN_START
 from guest.readers import Reader
-from guest.verify import last_heard
+from guest.verify import last_heard, read_status
 from waiting import wait_until
 
 QEMU = os.environ.get("QEMU") or shutil.which("qemu-system-x86_64")
@@ -185,7 +185,7 @@ def _verify(emulator: Emulator, collector: Collector) -> MemoryReport:
 
 def _ticks(read: Reader) -> int:
     """How many beats the guest has sent, by its own memory."""
-    return Status.from_bytes(bytes(read(STATUS_ADDRESS, PAGE_BYTES))).ticks
+    return read_status(read).ticks
 
 
 def test_guest_fills_beats_and_dirties_at_its_rate(

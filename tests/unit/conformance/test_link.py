@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import subprocess
 import time
@@ -43,8 +44,12 @@ def test_what_a_stall_has_held_does_not_arrive_when_it_is_cut(
         destination.listen()
         link = Link(str(tmp_path / "mig"))
         flow = link.flow
-        # Time enough for a thread of the link's.
-        monkeypatch.setattr(link, "flow", lambda: (flow(), time.sleep(0.1)))
+
+        def flow_until_something_is_heard() -> None:
+            """It is the end, or what was held, which a thread of the link's passes on."""
+            flow()
+            select.select([source], [], [], 10)
+
         try:
             port = int(link.uri.rpartition(":")[2])
             with socket.create_connection(("127.0.0.1", port), 5) as source:
@@ -52,7 +57,9 @@ def test_what_a_stall_has_held_does_not_arrive_when_it_is_cut(
                 with far:
                     link.stall(answers_only=True)
                     far.sendall(b"an answer")
-                    link.cut()
+                    with monkeypatch.context() as patch:
+                        patch.setattr(link, "flow", flow_until_something_is_heard)
+                        link.cut()
                 try:
                     heard = source.recv(64)
                 except ConnectionResetError:
